@@ -1,0 +1,1 @@
+"""Holdfast: learn something new without losing what was known."""
