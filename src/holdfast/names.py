@@ -1,0 +1,136 @@
+"""Canonical names: the same parameter has the same name, whatever wraps the model."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias, cast
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from holdfast.errors import ConfigurationError
+
+__all__ = ["Select", "canonical_modules", "canonical_parameters", "selected", "unwrap"]
+
+Select: TypeAlias = "str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None"
+
+
+def _inner(module: nn.Module) -> nn.Module | None:
+    """The module inside a wrapper, recognised by type; ``None`` for anything that is not a wrapper."""
+    # By type, not by attribute: a user's own attribute called `module` must survive.
+    if isinstance(module, DistributedDataParallel | DataParallel):
+        return cast("nn.Module", module.module)
+    # torch.compile's class lives in a module that is slow to import; it is only there once someone compiled.
+    if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo"):
+        inner = module._modules["_orig_mod"]
+        assert inner is not None
+        return inner
+    return None
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Strip ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel`` from the outside of a model.
+
+    Example:
+        >>> import torch
+        >>> plain = torch.nn.Linear(2, 2)
+        >>> unwrap(torch.nn.DataParallel(plain)) is plain
+        True
+    """
+    while (inner := _inner(module)) is not None:
+        module = inner
+    return module
+
+
+def canonical_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module once, outermost first, by canonical name (wrappers in mid-path leave no trace).
+
+    Args:
+        model: any module, wrapped or not.
+
+    Yields:
+        ``(name, module)``; the root's name is ``""``.
+    """
+    seen: set[int] = set()
+
+    def walk(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        module = unwrap(module)
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        yield prefix, module
+        for name, child in module._modules.items():
+            if child is not None:
+                yield from walk(f"{prefix}.{name}" if prefix else name, child)
+
+    yield from walk("", model)
+
+
+def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter once, by canonical name; a shared parameter goes by the first of its names.
+
+    Args:
+        model: any module, wrapped or not.
+
+    Returns:
+        name -> live parameter, trainable or not, in the order of registration.
+
+    Example:
+        >>> import torch
+        >>> list(canonical_parameters(torch.nn.DataParallel(torch.nn.Linear(2, 2))))
+        ['weight', 'bias']
+    """
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for prefix, module in canonical_modules(model):
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                found[f"{prefix}.{name}" if prefix else name] = parameter
+    return found
+
+
+def _as_predicate(select: Select) -> Callable[[str, nn.Parameter], bool]:
+    if select is None:
+        return lambda name, parameter: True
+    if callable(select):
+        return select
+    patterns = [select] if isinstance(select, str) else list(select)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ConfigurationError(f"select holds {pattern!r}; expected parameter names or patterns like 'layer1.*'")
+
+    def matches(name: str, parameter: nn.Parameter) -> bool:
+        # A pattern also selects everything below the module that it names.
+        return any(fnmatch.fnmatchcase(name, p) or fnmatch.fnmatchcase(name, f"{p}.*") for p in patterns)
+
+    return matches
+
+
+def selected(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
+    """The trainable parameters that a selection names.
+
+    Args:
+        model: any module, wrapped or not.
+        select: ``None`` for all; a name, a module's name or a shell pattern (``"encoder.*"``), or several;
+            or a function ``(name, parameter) -> bool``.
+
+    Returns:
+        name -> live trainable parameter.
+
+    Raises:
+        ConfigurationError: if nothing is selected.
+    """
+    keep = _as_predicate(select)
+    everything = canonical_parameters(model)
+    found = {n: p for n, p in everything.items() if p.requires_grad and keep(n, p)}
+    if not found:
+        shown = "" if select is None else f" that select={_describe(select)} names"
+        names = ", ".join(list(everything)[:5]) or "no parameter at all"
+        raise ConfigurationError(f"the model has no trainable parameter{shown}; it has {names}")
+    return found
+
+
+def _describe(select: Any) -> str:
+    return getattr(select, "__name__", repr(select)) if callable(select) else repr(select)

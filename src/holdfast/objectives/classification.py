@@ -1,0 +1,102 @@
+"""One class out of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from holdfast.errors import ConfigurationError, DataError
+from holdfast.objectives.base import Batch, Forward, Plain, logits_of, multinomial, targets_of
+
+__all__ = ["Classification"]
+
+
+class Classification(Plain):
+    r"""One class out of ``K`` per sample: softmax and cross-entropy.
+
+    .. math:: \ell = -\log p(y \mid x), \qquad p = \mathrm{softmax}(f(x))
+
+    Args:
+        classes: the columns of the model's outputs that compete, when not all do. Targets are column
+            numbers of the model's full outputs.
+        head: which of several outputs to use, when the model returns a sequence or a dict of them.
+            Targets count within the head.
+        forward: ``(model, batch) -> whatever the model returns``, when ``model(inputs)`` is not the call.
+
+    Example:
+        >>> objective = Classification(classes=(2, 3))
+        >>> batch = (torch.eye(4)[:2], torch.tensor([2, 3]))
+        >>> objective.losses(objective.outputs(torch.nn.Identity(), batch), batch).shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[int] | None = None,
+        *,
+        head: int | str | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        super().__init__(forward)
+        if classes is not None and (len(classes) < 1 or len(set(classes)) != len(classes)):
+            raise ConfigurationError(f"classes is {classes!r}; expected at least one column, none of them twice")
+        self.classes = None if classes is None else tuple(int(c) for c in classes)
+        self.head = head
+
+    def __repr__(self) -> str:
+        return f"Classification(classes={self.classes}, head={self.head!r})"
+
+    def select(self, raw: Any) -> Tensor:
+        """The columns ``classes`` of the head ``head``, ``[B, K]``."""
+        if self.head is not None:
+            try:
+                raw = raw[self.head]
+            except (KeyError, IndexError, TypeError) as error:
+                raise DataError(f"the model's outputs have no head {self.head!r}: {error}") from error
+        logits = logits_of(raw)
+        if self.classes is None:
+            return logits
+        if max(self.classes) >= logits.shape[-1]:
+            raise DataError(f"classes={self.classes} needs more than the model's {logits.shape[-1]} outputs")
+        first, last = self.classes[0], self.classes[-1]
+        if self.classes == tuple(range(first, last + 1)):
+            return logits[:, first : last + 1]
+        return logits[:, list(self.classes)]
+
+    def _columns(self, targets: Tensor) -> Tensor:
+        """Targets as positions among the outputs used, ``[B]``."""
+        if targets.is_floating_point() or targets.dim() != 1:
+            raise DataError(
+                f"targets have shape {tuple(targets.shape)} and dtype {targets.dtype}; Classification expects "
+                "integers [B]: use Regression or MultiLabel, or a callable of your own"
+            )
+        if self.classes is None:
+            return targets
+        table = torch.tensor(self.classes, device=targets.device)
+        hit = targets[:, None] == table
+        if targets.device.type == "cpu" and not bool(hit.any(1).all()):
+            missing = int(targets[~hit.any(1)][0])
+            raise DataError(f"target {missing} is not among classes={self.classes}")
+        return hit.to(torch.int8).argmax(1)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy per sample, ``[B]``, in nats."""
+        return F.cross_entropy(outputs, self._columns(targets_of(batch)), reduction="none")
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Batch:
+        """Targets drawn from the softmax of the outputs."""
+        drawn = multinomial(outputs.detach().softmax(-1), generator)
+        if self.classes is not None:
+            drawn = torch.tensor(self.classes, device=drawn.device)[drawn]
+        return (None, drawn)
+
+    def factors(self, outputs: Tensor) -> Iterator[Tensor]:
+        r"""For each class :math:`\sqrt{p_y}\,(-\log p_y)`, the root held constant, ``[B]``."""
+        log_p = outputs.log_softmax(-1)
+        root = (0.5 * log_p.detach()).exp()
+        for k in range(outputs.shape[-1]):
+            yield -root[:, k] * log_p[:, k]
