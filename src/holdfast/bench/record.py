@@ -1,0 +1,257 @@
+"""One run, as a frozen and typed record that lives on disk as JSON.
+
+A record holds everything that a report needs and everything that is needed to repeat the run. Accuracies are
+fractions in ``[0, 1]``, times are seconds, memory is bytes. A number that is not finite is written as the string
+``"NaN"``, ``"Infinity"`` or ``"-Infinity"``, so that the file stays standard JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from holdfast.errors import StateError
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Costs",
+    "Curves",
+    "Environment",
+    "Hyperparameter",
+    "Record",
+    "RunConfig",
+    "filename",
+    "load",
+    "load_all",
+    "save",
+    "without_times",
+]
+
+SCHEMA_VERSION = 1
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Scenario = Literal["task", "domain", "class"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Hyperparameter(_Frozen):
+    """A value that a method was given, and how that value was chosen.
+
+    ``detail`` says what the source alone cannot: the candidates of a grid, the validation score, the number of trials.
+    """
+
+    value: float | int | bool | str | None
+    source: Literal["default", "given", "grid", "tuned", "auto", "recipe"]
+    detail: str = ""
+
+
+class RunConfig(_Frozen):
+    """What was asked for: enough to run it again. ``epochs`` are per task."""
+
+    stream: str
+    scenario: Scenario
+    training_outputs: Literal["all", "seen", "current"]
+    tasks: int = Field(ge=1)
+    method: str
+    model: str
+    optimizer: str
+    lr: float
+    optimizer_options: dict[str, Any] = {}
+    optimizer_between_tasks: Literal["fresh", "kept"]
+    epochs: int = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    validation_fraction: float = Field(ge=0.0, lt=1.0)
+    seed: int
+    hyperparameters: dict[str, Hyperparameter] = {}
+    device: str = "cpu"
+    precision: str = "float32"
+    extra: dict[str, Any] = {}
+
+
+class Environment(_Frozen):
+    """Where it ran: versions, machine, and the UTC date in ISO form."""
+
+    python: str
+    torch: str
+    holdfast: str
+    platform: str
+    processor: str
+    threads: int
+    device_name: str
+    date: str
+
+
+class Costs(_Frozen):
+    """What it cost. ``seconds_per_step`` is the median over training steps; ``parameters`` counts scalars."""
+
+    steps: int = Field(ge=0)
+    seconds_total: float
+    seconds_training: float
+    seconds_per_step: float
+    seconds_consolidate: float
+    seconds_evaluate: float
+    peak_memory_bytes: int = Field(ge=0)
+    parameters: int = Field(ge=0)
+    state_bytes: int = Field(ge=0)
+
+    @property
+    def state_bytes_per_parameter(self) -> float:
+        """Bytes that the method remembers for each parameter of the model."""
+        return self.state_bytes / self.parameters if self.parameters else 0.0
+
+
+class Curves(_Frozen):
+    """The training loss, sampled sparsely: four columns of equal length."""
+
+    task: list[int] = []
+    step: list[int] = []
+    loss: list[float] = []
+    penalty_share: list[float | None] = []
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> Self:
+        lengths = {len(self.task), len(self.step), len(self.loss), len(self.penalty_share)}
+        if len(lengths) > 1:
+            raise ValueError("the columns of curves must have one length")
+        return self
+
+
+class Record(_Frozen):
+    """One run of one method with one seed.
+
+    ``matrix[i][j]`` is the test accuracy on task ``j`` after learning task ``i``. A method that learns all tasks at
+    once (joint) has exactly one row, the state after all of them. ``initial`` is the untrained model's row.
+    ``validation`` has the shape of ``matrix`` and is empty where no validation part was split off.
+    """
+
+    schema_version: Literal[1] = 1
+    status: Literal["finished", "failed", "interrupted"]
+    failure: str = ""
+    config: RunConfig
+    environment: Environment
+    task_names: list[str]
+    initial: list[Fraction] = []
+    matrix: list[list[Fraction]]
+    validation: list[list[Fraction]] = []
+    curves: Curves = Curves()
+    costs: Costs
+    diagnostics: dict[str, Any] = {}
+    warnings: list[str] = []
+    command: str = ""
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        tasks = len(self.task_names)
+        if tasks != self.config.tasks:
+            raise ValueError(f"task_names has {tasks} names for {self.config.tasks} tasks")
+        if self.initial and len(self.initial) != tasks:
+            raise ValueError(f"initial has {len(self.initial)} values for {tasks} tasks")
+        for name, matrix in (("matrix", self.matrix), ("validation", self.validation)):
+            if len(matrix) > tasks or any(len(row) != tasks for row in matrix):
+                raise ValueError(f"{name} must have at most {tasks} rows of {tasks} values each")
+        if self.status == "finished" and not self.matrix:
+            raise ValueError("a finished run must have at least one row in its matrix")
+        return self
+
+
+def filename(record: Record) -> str:
+    """Name of the record's file in the folder of its comparison: ``<method>-seed<k>.json``."""
+    method = re.sub(r"[^A-Za-z0-9._-]", "_", record.config.method)
+    return f"{method}-seed{record.config.seed}.json"
+
+
+def save(record: Record, path: str | os.PathLike[str]) -> Path:
+    """Write a record so that the file is at every moment either the old one or the whole new one.
+
+    Args:
+        record: what to write.
+        path: the file; its folder is created where it is missing.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        StateError: if the folder or the file cannot be written.
+    """
+    path = Path(path)
+    # One line per field: small enough to commit, and a diff shows which field changed.
+    fields = json.loads(record.model_dump_json())
+    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    # Not tempfile.mkstemp: its files are private to the user, and a record is to be shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise StateError(f"Cannot write the record {path}: {error.strerror or error}.") from error
+    return path
+
+
+def load(path: str | os.PathLike[str]) -> Record:
+    """Read one record.
+
+    Raises:
+        StateError: if the file cannot be read or is not a record of this schema version.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+        raise StateError(f"Cannot read the record {path}: {getattr(error, 'strerror', None) or error}.") from error
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        # ascii(): the file may be anything, and its bytes must not reach a terminal as control characters
+        problem = ascii(f"{where}: {first['msg']}" if where else first["msg"])[1:-1]
+        raise StateError(f"{path} is not a holdfast record (schema version {SCHEMA_VERSION}): {problem}.") from error
+
+
+def load_all(folder: str | os.PathLike[str]) -> list[Record]:
+    """Read every record of a comparison, in the order of the file names.
+
+    Args:
+        folder: the comparison's folder, with the records in ``records/``, or a folder of records itself.
+
+    Returns:
+        The records; empty where the folder holds none.
+
+    Raises:
+        StateError: if the folder is missing, or a ``.json`` file in it is not a record.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StateError(f"{folder} is not a folder of records.")
+    inner = folder / "records"
+    return [load(path) for path in sorted((inner if inner.is_dir() else folder).glob("*.json"))]
+
+
+def without_times(record: Record) -> dict[str, Any]:
+    """Everything in a record that one machine and one seed must reproduce bit for bit.
+
+    Drops the date, the seconds and the peak memory, which differ from run to run.
+    """
+    fields: dict[str, Any] = json.loads(record.model_dump_json())
+    del fields["environment"]["date"]
+    for name in [name for name in fields["costs"] if name.startswith("seconds_") or name == "peak_memory_bytes"]:
+        del fields["costs"][name]
+    return fields
