@@ -1,0 +1,115 @@
+r"""Elastic weight consolidation: stay where the Fisher information says it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import ConfigurationError
+from holdfast.importance import FisherKind, fisher
+from holdfast.names import Select
+from holdfast.objectives import Batch, Objective
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, check_not_negative, fold
+
+__all__ = ["EWC", "OnlineEWC"]
+
+
+class _FisherPenalty(QuadraticPenalty):
+    """What EWC and online EWC share: an importance that is a diagonal Fisher."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float,
+        fisher: FisherKind = "auto",
+        coupling: Coupling = "gradient",
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        if fisher not in ("auto", "exact", "sampled", "empirical", "batched"):
+            raise ConfigurationError(
+                f"fisher is {fisher!r}; expected 'auto', 'exact', 'sampled', 'empirical' or 'batched'"
+            )
+        self.fisher = fisher
+
+    def _estimate(
+        self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        return fisher(
+            self.model, batches, objective=objective, kind=self.fisher, names=list(self.params), generator=generator
+        )
+
+
+class EWC(_FisherPenalty):
+    r"""Elastic weight consolidation, one term per task, folded into two tensors per parameter.
+
+    .. math:: \tfrac{\lambda}{2} \sum_t \sum_i F_{t,i} (\theta_i - \theta_{t,i})^2
+
+    Source: Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3. Differs: the Fisher is per sample and exact by
+    default, and the sum over tasks is folded into one term (exactly).
+
+    Args:
+        model: the model to protect.
+        strength: λ, >= 0. The Fisher is a mean over samples, so λ does not depend on batch size or sample count.
+        fisher: ``"exact"``, ``"sampled"``, ``"empirical"`` or ``"batched"`` (not a Fisher; for comparison);
+            ``"auto"`` is exact up to 20 outputs, sampled beyond, empirical for a bare callable.
+        coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
+        select: which trainable parameters to protect.
+        objective: what a batch means; all outputs compete by default.
+
+    Raises:
+        ConfigurationError: for a wrong argument.
+    """
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        self._fold_in(self._estimate(batches, objective, generator))
+
+
+class OnlineEWC(_FisherPenalty):
+    r"""Elastic weight consolidation with one running Fisher and the latest anchor.
+
+    .. math:: \tfrac{\lambda}{2} \sum_i \bar F_i (\theta_i - \theta_i^*)^2, \qquad \bar F \leftarrow \gamma \bar F + F_t
+
+    Source: Schwarz et al. 2018, arXiv:1805.06370, sec. 4. Differs: the Fisher is per sample and exact by default.
+
+    Args:
+        model: the model to protect.
+        strength: λ, >= 0.
+        decay: γ, in [0, 1]: how much of the older tasks' Fisher is kept.
+        fisher: as for :class:`EWC`.
+        coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
+        select: which trainable parameters to protect.
+        objective: what a batch means.
+
+    Raises:
+        ConfigurationError: for a wrong argument.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float,
+        decay: float = 1.0,
+        fisher: FisherKind = "auto",
+        coupling: Coupling = "gradient",
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(
+            model, strength=strength, fisher=fisher, coupling=coupling, select=select, objective=objective
+        )
+        self.decay = check_not_negative("decay", decay)
+        if self.decay > 1:
+            raise ConfigurationError(f"decay is {decay!r}; expected a number from 0 to 1")
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        estimate = self._estimate(batches, objective, generator)
+        for name in estimate.keys() & self.state.keys():
+            estimate[name] += self.decay * self.state[name]["importance"]
+        self._anchor_here(estimate)

@@ -1,0 +1,60 @@
+r"""L2-SP: stay near the starting point. The control that every importance has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import ConfigurationError
+from holdfast.names import Select
+from holdfast.objectives import Batch, Objective
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, fold
+from holdfast.state import anchor_of
+
+__all__ = ["L2SP"]
+
+
+class L2SP(QuadraticPenalty):
+    r"""Squared distance from the anchor, every weight alike.
+
+    .. math:: \tfrac{\lambda}{2} \lVert \theta - \theta^* \rVert^2
+
+    Source: Li et al. 2018, arXiv:1802.01483, eq. 2. Differs: parameters without an anchor are left alone.
+
+    Args:
+        model: the model to protect.
+        strength: λ, in loss / parameter², >= 0.
+        anchors: ``"latest"`` holds to the end of the latest task; ``"all"`` adds one term per task (folded).
+        coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
+        select: which trainable parameters to protect.
+        objective: not used; here so that methods can be exchanged.
+
+    Raises:
+        ConfigurationError: for a wrong argument.
+    """
+
+    needs_data: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float,
+        anchors: Literal["latest", "all"] = "latest",
+        coupling: Coupling = "gradient",
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        if anchors not in ("latest", "all"):
+            raise ConfigurationError(f"anchors is {anchors!r}; expected 'latest' or 'all'")
+        self.anchors = anchors
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        if self.anchors == "latest":
+            self.state.update({name: {"anchor": anchor_of(p)} for name, p in self.params.items()})
+        else:
+            self._fold_in({name: torch.ones_like(anchor_of(p)) for name, p in self.params.items()})

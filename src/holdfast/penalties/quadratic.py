@@ -1,0 +1,271 @@
+r"""The quadratic penalty that EWC, L2-SP, SI, MAS, RWalk, ANPyC and Anastrophic share.
+
+.. math:: R(\theta) = a \sum_i F_i (\theta_i - \theta_i^*)^2
+
+``a`` is half the strength where a method's paper writes the one half, and the strength where it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from holdfast.dispatch import Step
+from holdfast.errors import ConfigurationError
+from holdfast.method import Method
+from holdfast.names import Select
+from holdfast.objectives import Batch, Objective
+from holdfast.state import anchor_of
+from holdfast.step_size import check_step_size_known, step_size
+
+__all__ = ["Coupling", "QuadraticPenalty", "add_quadratic_gradient", "fold", "pull", "quadratic_penalty"]
+
+Coupling: TypeAlias = Literal["gradient", "loss", "proximal"]
+
+
+def quadratic_penalty(
+    params: Sequence[Tensor], anchors: Sequence[Tensor], importances: Sequence[Tensor] | None, factor: float
+) -> Tensor:
+    r"""Importance-weighted squared distance from the anchor.
+
+    .. math:: a \sum_i F_i (\theta_i - \theta_i^*)^2
+
+    Source: Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3 (with :math:`a = \lambda/2`). Differs: no.
+
+    Args:
+        params: the weights, each ``[*p]``.
+        anchors: where they should stay, each ``[*p]``.
+        importances: how much each weight matters, each ``[*p]``, >= 0; ``None`` for 1 everywhere.
+        factor: ``a``, >= 0.
+
+    Returns:
+        Scalar ``[]``, in loss units; differentiable in ``params``.
+    """
+    total = params[0].new_zeros((), dtype=anchors[0].dtype)
+    for i, (p, anchor) in enumerate(zip(params, anchors, strict=True)):
+        distance = p.to(anchor.dtype) - anchor
+        weighted = distance if importances is None else distance * importances[i].to(anchor.dtype)
+        total = total + (weighted * distance).sum().to(total.device)
+    return factor * total
+
+
+@torch.no_grad()
+def add_quadratic_gradient(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    importances: Sequence[Tensor] | None,
+    factor: float,
+    grad_scale: Tensor | None = None,
+) -> None:
+    r"""Add the gradient of :func:`quadratic_penalty` to ``grads``, in place.
+
+    .. math:: g_i \leftarrow g_i + 2 a F_i (\theta_i - \theta_i^*)
+
+    Args:
+        params: the weights, each ``[*p]``.
+        grads: their gradients, each ``[*p]``; changed.
+        anchors: where the weights should stay, each ``[*p]``.
+        importances: how much each weight matters, each ``[*p]``; ``None`` for 1 everywhere.
+        factor: ``a``, >= 0.
+        grad_scale: what ``grads`` are multiplied by, ``[]``; ``None`` for 1.
+    """
+    if not params:
+        return
+    same = all(
+        p.dtype == g.dtype == a.dtype and (importances is None or importances[i].dtype == p.dtype)
+        for i, (p, g, a) in enumerate(zip(params, grads, anchors, strict=True))
+    )
+    if not same:
+        for i, (p, g, a) in enumerate(zip(params, grads, anchors, strict=True)):
+            pull_back = (p.to(a.dtype) - a).mul_(2 * factor)
+            if importances is not None:
+                pull_back.mul_(importances[i])
+            if grad_scale is not None:
+                pull_back.mul_(grad_scale)
+            g.add_(pull_back.to(g.dtype))
+        return
+    distances = torch._foreach_sub(list(params), list(anchors))
+    if grad_scale is not None:
+        torch._foreach_mul_(distances, grad_scale)
+    if importances is None:
+        torch._foreach_add_(list(grads), distances, alpha=2 * factor)
+    else:
+        torch._foreach_addcmul_(list(grads), distances, list(importances), value=2 * factor)
+
+
+@torch.no_grad()
+def pull(param: Tensor, anchor: Tensor, stiffness: Tensor | float, found_inf: Tensor | None = None) -> None:
+    r"""Implicit step on the quadratic penalty: stable at any strength.
+
+    .. math:: \theta \leftarrow \theta^* + \frac{\theta - \theta^*}{1 + k}, \qquad k = 2 a D F
+
+    Equals the gradient form only to first order in the learning rate, and only under plain SGD; the two rest
+    at the same point. ``k = 0`` leaves the weight alone to the last bit, ``k = inf`` gives the anchor.
+
+    Args:
+        param: the weights, ``[*p]``; changed.
+        anchor: where they should stay, ``[*p]``.
+        stiffness: ``k``, a number, ``[]`` or ``[*p]``, >= 0.
+        found_inf: > 0 if the optimizer skipped its step; then nothing is pulled.
+    """
+    k = torch.as_tensor(stiffness, dtype=anchor.dtype, device=anchor.device)
+    weight = 1 / (1 + 1 / k)  # k / (1 + k), exact at 0 and at infinity
+    if found_inf is not None:
+        weight = torch.where(found_inf.to(weight.device) > 0, 0.0, weight)
+    if param.dtype == anchor.dtype:
+        param.lerp_(anchor, weight)
+    else:
+        param.copy_(param.to(anchor.dtype).lerp(anchor, weight))
+
+
+def fold(
+    anchor: Tensor, importance: Tensor, new_anchor: Tensor, new_importance: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""One quadratic penalty that equals the sum of two, up to a constant.
+
+    .. math:: F' = \bar F + F_t,\quad \bar\theta' = \bar\theta + r(\theta_t - \bar\theta),\quad r = F_t / F'
+
+    Exact for any number of tasks, so many-task EWC costs two tensors per parameter.
+
+    Args:
+        anchor: of the penalties so far, ``[*p]``.
+        importance: of the penalties so far, ``[*p]``, >= 0.
+        new_anchor: of the penalty to add, ``[*p]``.
+        new_importance: of the penalty to add, ``[*p]``, >= 0.
+
+    Returns:
+        ``(anchor, importance, constant)``: the folded penalty and the ``[]`` that must be added to its sum.
+    """
+    total = importance + new_importance
+    share = torch.where(total > 0, new_importance / total, torch.zeros_like(total))
+    gap = new_anchor - anchor
+    constant = (importance * share * gap.square()).sum()
+    folded = torch.where(total > 0, anchor + share * gap, new_anchor)
+    return folded, total, constant
+
+
+class QuadraticPenalty(Method):
+    """What all quadratic penalties share: strength, coupling, and the three ways to apply them.
+
+    Args:
+        model: the model to protect.
+        strength: how much the penalty weighs against the loss, >= 0.
+        coupling: ``"gradient"`` adds the closed-form gradient before each step; ``"loss"`` makes ``penalty()`` a
+            differentiable term for the loss; ``"proximal"`` pulls the weights after each step.
+        select: which trainable parameters to protect.
+        objective: what a batch means.
+
+    Raises:
+        ConfigurationError: for a negative or non-finite strength, or an unknown coupling.
+    """
+
+    halved: ClassVar[bool] = True  # whether the paper writes the one half
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float,
+        coupling: Coupling = "gradient",
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, select=select, objective=objective)
+        self.strength = check_not_negative("strength", strength)
+        if coupling not in ("gradient", "loss", "proximal"):
+            raise ConfigurationError(f"coupling is {coupling!r}; expected 'gradient', 'loss' or 'proximal'")
+        self.coupling = coupling
+
+    @property
+    def factor(self) -> float:
+        """What the weighted squared distance is multiplied by."""
+        return self.strength / 2 if self.halved else self.strength
+
+    @property
+    def needs_penalty(self) -> bool:
+        """Whether training must add :meth:`penalty` to its loss."""
+        return self.coupling == "loss"
+
+    def weights_of(self, name: str) -> Tensor | None:
+        """The importance of a parameter ``[*p]``; ``None`` for 1 everywhere."""
+        return self.state[name].get("importance")
+
+    def _lists(self, names: list[str]) -> tuple[list[Tensor], list[Tensor] | None]:
+        importances = [w for name in names if (w := self.weights_of(name)) is not None]
+        assert len(importances) in (0, len(names))
+        return [self.state[name]["anchor"] for name in names], importances or None
+
+    def value(self) -> Tensor:
+        """The penalty now, ``[]``, in loss units, whatever the coupling; differentiable."""
+        names = [name for name in self.state if name in self.params]
+        if self.num_tasks == 0 or not names:
+            return next(iter(self.params.values())).new_zeros(())
+        anchors, importances = self._lists(names)
+        constant = self.buffers.get("constant")
+        total = quadratic_penalty([self.params[n] for n in names], anchors, importances, self.factor)
+        return total if constant is None else total + self.factor * constant
+
+    def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
+        return self.value() if self.needs_penalty else super()._penalty(batch, outputs)
+
+    def add_gradient(self, step: Step) -> None:
+        """Add the penalty's gradient, where the coupling says so."""
+        if self.coupling != "gradient":
+            return
+        names = self.live(step)
+        if names:
+            anchors, importances = self._lists(names)
+            params = [self.params[name] for name in names]
+            grads = [p.grad for p in params if p.grad is not None]
+            add_quadratic_gradient(params, grads, anchors, importances, self.factor, step.grad_scale)
+
+    def pull_weights(self, step: Step) -> None:
+        """Pull the weights towards their anchors, where the coupling says so."""
+        if self.coupling != "proximal":
+            return
+        names = self.live(step)
+        params = [self.params[name] for name in names]
+        for name, p, moves in zip(names, params, step_size(step.optimizer, params), strict=True):
+            weights = self.weights_of(name)
+            stiffness = 2 * self.factor * moves
+            if weights is not None:
+                stiffness = stiffness * weights
+            pull(p, self.state[name]["anchor"], stiffness, step.found_inf)
+
+    def _fold_in(self, importances: Mapping[str, Tensor]) -> None:
+        """Add one term anchored at the weights as they are now, exactly, to what is held already."""
+        constant = self.buffers.get("constant", torch.zeros((), dtype=torch.float64))
+        for name, importance in importances.items():
+            anchor = anchor_of(self.params[name])
+            if name in self.state:
+                held = self.state[name]
+                anchor, importance, more = fold(held["anchor"], held["importance"], anchor, importance)
+                constant = constant.to(more.device) + more.double()
+            self.state[name] = {"anchor": anchor, "importance": importance}
+        self.buffers["constant"] = constant
+
+    def _anchor_here(self, importances: Mapping[str, Tensor]) -> None:
+        """Replace what is held by one term anchored at the weights as they are now."""
+        for name, importance in importances.items():
+            self.state[name] = {"anchor": anchor_of(self.params[name]), "importance": importance}
+
+    def _check_optimizer(self, optimizer: Optimizer) -> None:
+        if self.coupling == "proximal":
+            check_step_size_known(optimizer)
+
+
+def check_not_negative(name: str, value: float) -> float:
+    """A finite number >= 0.
+
+    Raises:
+        ConfigurationError: naming the argument and its value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ConfigurationError(f"{name} is {value!r}; expected a finite number >= 0")
+    return float(value)

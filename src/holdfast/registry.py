@@ -1,0 +1,129 @@
+"""Every method, optimizer and baseline: one line each. Nothing else lists them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from holdfast.errors import ConfigurationError
+from holdfast.optim import CLASSP
+from holdfast.penalties.ewc import EWC, OnlineEWC
+from holdfast.penalties.l2sp import L2SP
+
+__all__ = ["Choice", "Entry", "Range", "Value", "entries", "lookup"]
+
+Value: TypeAlias = "float | int | bool | str | None"
+Kind: TypeAlias = Literal["method", "optimizer", "baseline"]
+Family: TypeAlias = Literal["penalty", "projection", "distillation", "optimizer", "baseline"]
+Promise: TypeAlias = Literal["quadratic", "exact-weights", "retrains", "through-loss"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A hyperparameter between two bounds, searched on a logarithmic scale unless told otherwise."""
+
+    low: float
+    high: float
+    log: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A hyperparameter out of a few values."""
+
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the command line, the runner, the docs table and the contract tests know of a method.
+
+    Args:
+        name: what users type.
+        kind: a ``Method``, a ``torch.optim.Optimizer``, or a baseline that does nothing by itself.
+        family: which part of a training step it acts on.
+        build: ``(model, **hyperparameters)`` for a method, ``(params, **hyperparameters)`` for an optimizer.
+        defaults: hyperparameter -> default value; also the valid keys and their types.
+        search: hyperparameter -> where a search looks.
+        source: the paper.
+        state: tensors of the size of a parameter that it keeps, as shown to users.
+        needs_data: whether ``consolidate`` needs data of the task just learned.
+        needs_task_id: whether a task must be named when it is tested.
+        keeps_optimizer: whether the optimizer is the memory and must survive the task change.
+        control: whether every claim should be held against it.
+        promises: what the contract tests hold it to beyond what they ask of all.
+    """
+
+    name: str
+    kind: Kind
+    family: Family
+    build: Callable[..., Any] | None
+    source: str
+    state: str
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    search: Mapping[str, Range | Choice] = field(default_factory=dict)
+    needs_data: bool = False
+    needs_task_id: bool = False
+    keeps_optimizer: bool = False
+    control: bool = False
+    promises: frozenset[Promise] = frozenset()
+
+
+_STRENGTH = {"coupling": "gradient"}
+_QUADRATIC: frozenset[Promise] = frozenset({"quadratic"})
+
+_ENTRIES = (
+    Entry("finetune", "baseline", "baseline", None, "no protection: the floor", "0", control=True),
+    Entry("joint", "baseline", "baseline", None, "all data at once: the ceiling", "0", control=True),
+    Entry(
+        "l2sp", "method", "penalty", L2SP, "Li et al. 2018, arXiv:1802.01483", "1",
+        {"strength": 1e-2, **_STRENGTH}, {"strength": Range(1e-5, 1e2)}, control=True, promises=_QUADRATIC,
+    ),
+    Entry(
+        "ewc", "method", "penalty", EWC, "Kirkpatrick et al. 2017, arXiv:1612.00796", "2",
+        {"strength": 1e4, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
+        needs_data=True, promises=_QUADRATIC,
+    ),
+    Entry(
+        "online-ewc", "method", "penalty", OnlineEWC, "Schwarz et al. 2018, arXiv:1805.06370", "2",
+        {"strength": 1e4, "decay": 1.0, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
+        needs_data=True, promises=_QUADRATIC,
+    ),
+    Entry(
+        "classp", "optimizer", "optimizer", CLASSP, "Ludwig 2024, arXiv:2405.09637", "1",
+        {"lr": 0.2, "threshold": 0.5, "eps": 1e-5, "power": 1.0, "scaling": True, "variant": "paper"},
+        {"lr": Range(1e-3, 1.0), "threshold": Range(1e-8, 1.0)}, keeps_optimizer=True,
+    ),
+    Entry(
+        "adagrad", "optimizer", "optimizer", torch.optim.Adagrad, "Duchi et al. 2011, JMLR 12", "1",
+        {"lr": 0.01}, {"lr": Range(1e-3, 1.0)}, keeps_optimizer=True, control=True,
+    ),
+)  # fmt: skip
+
+_BY_NAME: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+
+
+def entries() -> tuple[Entry, ...]:
+    """All entries, in the order in which they are shown."""
+    return _ENTRIES
+
+
+def lookup(name: str) -> Entry:
+    """The entry of that name.
+
+    Raises:
+        ConfigurationError: naming the nearest names.
+
+    Example:
+        >>> lookup("ewc").needs_data
+        True
+    """
+    if name not in _BY_NAME:
+        near = difflib.get_close_matches(name, _BY_NAME, n=3, cutoff=0.4) or sorted(_BY_NAME)
+        raise ConfigurationError(f"there is no method {name!r}; the nearest are {', '.join(near)}")
+    return _BY_NAME[name]

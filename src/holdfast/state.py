@@ -1,0 +1,83 @@
+"""The shape of a saved state: tensors and plain values, keyed by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import StateError
+
+__all__ = ["anchor_of", "check_fits", "pack", "unpack"]
+
+
+def anchor_of(parameter: Tensor) -> Tensor:
+    """A copy of a parameter to hold on to, in float32 or better."""
+    value = parameter.detach()
+    if value.dtype in (torch.bfloat16, torch.float16):
+        return value.float()
+    return value.clone()
+
+
+def check_fits(state: Mapping[str, Mapping[str, Tensor]], params: Mapping[str, nn.Parameter]) -> None:
+    """Refuse a state that names parameters which the model lacks, or has in another shape.
+
+    Raises:
+        StateError: naming the first such parameter.
+    """
+    for name, tensors in state.items():
+        if name not in params:
+            raise StateError(f"something is remembered of parameter {name!r}, but the model has no such parameter")
+        for kind, tensor in tensors.items():
+            if tensor.shape != params[name].shape:
+                raise StateError(
+                    f"{kind} of parameter {name!r} has shape {tuple(tensor.shape)}, "
+                    f"but the parameter has {tuple(params[name].shape)}"
+                )
+
+
+def pack(
+    method: str,
+    version: int,
+    meta: Mapping[str, Any],
+    state: Mapping[str, Mapping[str, Tensor]],
+    buffers: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """A state dict, its tensors detached but not copied (as ``torch.nn.Module.state_dict`` does)."""
+    return {
+        "method": method,
+        "version": version,
+        "meta": dict(meta),
+        "state": {name: {k: t.detach() for k, t in tensors.items()} for name, tensors in state.items()},
+        "buffers": {name: t.detach() for name, t in buffers.items()},
+    }
+
+
+def unpack(
+    saved: Mapping[str, Any], method: str, version: int, params: Mapping[str, nn.Parameter]
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """The parts of a state dict, checked and copied to where the parameters live.
+
+    Returns:
+        ``(meta, state, buffers)``.
+
+    Raises:
+        StateError: for another method's or version's state, a missing part, an unknown name or another shape.
+    """
+    missing = [key for key in ("method", "version", "meta", "state", "buffers") if key not in saved]
+    if missing:
+        raise StateError(f"the state lacks {missing[0]!r}; expected what {method}.state_dict() returns")
+    if (saved["method"], saved["version"]) != (method, version):
+        raise StateError(
+            f"the state is of {saved['method']} version {saved['version']}; expected {method} version {version}"
+        )
+    check_fits(saved["state"], params)
+    state = {
+        name: {k: t.detach().to(params[name].device, copy=True) for k, t in tensors.items()}
+        for name, tensors in saved["state"].items()
+    }
+    device = next(iter(params.values())).device
+    buffers = {name: t.detach().to(device, copy=True) for name, t in saved["buffers"].items()}
+    return dict(saved["meta"]), state, buffers
