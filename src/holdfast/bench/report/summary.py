@@ -1,0 +1,350 @@
+"""Records -> one row per method: the one place that computes what tables, charts and exports show.
+
+Records are grouped by what makes them comparable (stream, scenario, number of tasks, which outputs the loss sees). In a
+group, runs that differ in their seed only form one row. Runs of one method under different settings form one row each,
+and the label says what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from holdfast.bench import metrics
+from holdfast.bench.record import Hyperparameter, Record
+from holdfast.errors import DataError
+
+__all__ = [
+    "BOUNDS",
+    "CONTROLS",
+    "METRICS",
+    "Estimate",
+    "Group",
+    "Metric",
+    "PublishedValue",
+    "SummaryRow",
+    "groups",
+    "hyperparameter_text",
+    "rows",
+]
+
+BOUNDS = frozenset({"finetune", "joint"})
+"""The floor and the ceiling: shown beside the methods, never marked best."""
+
+CONTROLS = BOUNDS | {"l2sp", "adagrad"}
+"""What a method has to beat before it has shown anything."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: its words, its unit on the page, and the direction in which it is better."""
+
+    key: str
+    title: str
+    short: str
+    unit: str
+    better: Literal["higher", "lower"]
+    scale: float
+    digits: int
+    signed: bool
+    meaning: str
+    exact: bool = False  # not a measurement: no interval where all seeds agree
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("average_accuracy", "Average accuracy", "Avg. acc.", "%", "higher", 100, 2, False,
+           "mean test accuracy over all tasks after the last one"),
+    Metric("forgetting", "Forgetting", "Forgetting", "points", "lower", 100, 2, False,
+           "mean drop of each earlier task from its best accuracy"),
+    Metric("backward_transfer", "Backward transfer", "Backward", "points", "higher", 100, 2, True,
+           "mean change of each earlier task since it was learned"),
+    Metric("learning_accuracy", "Learning accuracy", "Learning", "%", "higher", 100, 2, False,
+           "mean accuracy on each task right after learning it"),
+    Metric("forward_transfer", "Forward transfer", "Forward", "points", "higher", 100, 2, True,
+           "mean gain on each task before learning it, over the untrained model"),
+    Metric("step_time", "Time per step", "Step time", "\u00d7 finetune", "lower", 1, 2, False,
+           "median time of a training step, as a multiple of plain fine-tuning"),
+    Metric("consolidate_seconds", "Consolidation", "Consolidate", "s", "lower", 1, 2, False,
+           "seconds spent remembering, over the whole run"),
+    Metric("peak_memory", "Peak memory", "Peak mem.", "MiB", "lower", 2**-20, 0, False,
+           "largest memory in use during the run"),
+    Metric("state_bytes", "State per parameter", "State", "bytes", "lower", 1, 1, False,
+           "bytes that the method remembers for each parameter of the model", exact=True),
+)  # fmt: skip
+_BY_KEY = {metric.key: metric for metric in METRICS}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One value per seed, their mean, and the half-width of the 95 % interval (``None`` for one seed)."""
+
+    mean: float
+    half: float | None
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Estimate | None:
+        """Summarise the values that exist; ``None`` where none does."""
+        known = tuple(value for value in values if value is not None)
+        return cls(*metrics.interval(known), known) if known else None
+
+
+@dataclass(frozen=True)
+class PublishedValue:
+    """A number that somebody else reported, in the unit of the record (accuracies as fractions).
+
+    ``method`` matches a row's method or its whole label. ``stream`` and ``scenario`` narrow it where given.
+    """
+
+    method: str
+    metric: str
+    value: float
+    source: str
+    stream: str | None = None
+    scenario: str | None = None
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One method under one setting, over its seeds. ``estimates`` are in the units of the record."""
+
+    stream: str
+    scenario: str
+    method: str
+    label: str
+    control: bool
+    bound: bool
+    seeds: tuple[int, ...]
+    hyperparameters: tuple[tuple[str, str], ...]
+    settings: dict[str, str]
+    estimates: dict[str, Estimate | None]
+    best: frozenset[str]
+    failures: tuple[tuple[int, str, str], ...]
+    records: tuple[Record, ...]
+    every_record: tuple[Record, ...] = field(repr=False)
+
+    @property
+    def untuned(self) -> bool:
+        """Whether every hyperparameter stands at its documented default."""
+        chosen = [value for record in self.every_record for value in record.config.hyperparameters.values()]
+        return bool(chosen) and all(value.source == "default" for value in chosen)
+
+    def published(self, metric: str, values: Sequence[PublishedValue]) -> PublishedValue | None:
+        """The published value that belongs to this row's metric, if one does."""
+        for value in values:
+            if (
+                value.metric == metric
+                and value.method in (self.method, self.label)
+                and value.stream in (None, self.stream)
+                and value.scenario in (None, self.scenario)
+            ):
+                return value
+        return None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be compared, best average accuracy first, and the settings that all of them share."""
+
+    stream: str
+    scenario: str
+    training_outputs: str
+    task_names: tuple[str, ...]
+    rows: tuple[SummaryRow, ...]
+    common: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """The stream and the scenario in words."""
+        return f"{self.stream}, {self.scenario}-incremental"
+
+
+def hyperparameter_text(values: Sequence[Hyperparameter]) -> str:
+    """The value over the seeds, and how it was chosen: ``0.1 (default, untuned)``."""
+    first = values[0]
+    shown = ", ".join(dict.fromkeys(_text(value.value) for value in values))
+    how = "default, untuned" if first.source == "default" else first.source
+    details = dict.fromkeys(value.detail for value in values if value.detail)
+    detail = next(iter(details), "") if len(details) <= 1 else "chosen for each seed"
+    return f"{shown} ({how}{': ' + detail if detail else ''})"
+
+
+def rows(
+    records: Iterable[Record], *, controls: Collection[str] = CONTROLS, reference: str = "finetune"
+) -> list[SummaryRow]:
+    """Every row of every group, in the order in which the tables show them.
+
+    Args:
+        records: any runs, of any streams and methods.
+        controls: methods to mark as controls.
+        reference: the method whose time per step counts as 1.
+
+    Returns:
+        One row per method and setting.
+
+    Raises:
+        DataError: if there is no record, or two of them differ in nothing but their results.
+    """
+    return [row for group in groups(records, controls=controls, reference=reference) for row in group.rows]
+
+
+def groups(
+    records: Iterable[Record], *, controls: Collection[str] = CONTROLS, reference: str = "finetune"
+) -> list[Group]:
+    """The rows in their groups; the arguments are those of `rows`."""
+    split: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        config = record.config
+        names = (config.stream, config.scenario, config.training_outputs, *record.task_names)
+        split.setdefault(names, []).append(record)
+    if not split:
+        raise DataError("There are no records to report; run a comparison first.")
+    return [_group(members, controls, reference) for members in split.values()]
+
+
+def _group(records: list[Record], controls: Collection[str], reference: str) -> Group:
+    cells: dict[tuple[str, tuple[tuple[str, str], ...]], list[Record]] = {}
+    for record in records:
+        cells.setdefault((record.config.method, tuple(_settings(record).items())), []).append(record)
+    references = [record for record in records if record.config.method == reference and record.status == "finished"]
+    settings = {key: dict(key[1]) for key in cells}
+    made = []
+    for key, members in cells.items():
+        members.sort(key=lambda record: record.config.seed)
+        _refuse_twins(key[0], members)
+        label = _label(key[0], settings[key], [settings[other] for other in cells if other[0] == key[0]])
+        made.append(_row(label, settings[key], members, controls, references))
+    made.sort(key=lambda row: (row.estimates["average_accuracy"] is None, -_mean(row, "average_accuracy"), row.label))
+    shared = dict.fromkeys(name for values in settings.values() for name in values)
+    seen = {name: {values.get(name) for values in settings.values()} for name in shared}
+    config = records[0].config
+    return Group(
+        stream=config.stream,
+        scenario=config.scenario,
+        training_outputs=config.training_outputs,
+        task_names=tuple(records[0].task_names),
+        rows=tuple(_mark_best(made)),
+        common={name: str(*values) for name, values in seen.items() if len(values) == 1},
+    )
+
+
+def _row(
+    label: str,
+    settings: dict[str, str],
+    members: list[Record],
+    controls: Collection[str],
+    references: list[Record],
+) -> SummaryRow:
+    finished = tuple(record for record in members if record.status == "finished")
+    measured = [_measure(record, references) for record in finished]
+    config = members[0].config
+    return SummaryRow(
+        stream=config.stream,
+        scenario=config.scenario,
+        method=config.method,
+        label=label,
+        control=config.method in controls,
+        bound=config.method in BOUNDS,
+        seeds=tuple(record.config.seed for record in finished),
+        hyperparameters=tuple(
+            (name, hyperparameter_text([record.config.hyperparameters[name] for record in members]))
+            for name in config.hyperparameters
+        ),
+        settings=settings,
+        estimates={metric.key: Estimate.of(values[metric.key] for values in measured) for metric in METRICS},
+        best=frozenset(),
+        failures=tuple((r.config.seed, r.status, r.failure) for r in members if r.status != "finished"),
+        records=finished,
+        every_record=tuple(members),
+    )
+
+
+def _measure(record: Record, references: list[Record]) -> dict[str, float | None]:
+    costs = record.costs
+    return {
+        "average_accuracy": metrics.average_accuracy(record.matrix),
+        "forgetting": metrics.forgetting(record.matrix),
+        "backward_transfer": metrics.backward_transfer(record.matrix),
+        "learning_accuracy": metrics.learning_accuracy(record.matrix),
+        "forward_transfer": metrics.forward_transfer(record.matrix, record.initial),
+        "step_time": _relative_step_time(record, references),
+        "consolidate_seconds": costs.seconds_consolidate,
+        "peak_memory": float(costs.peak_memory_bytes),
+        "state_bytes": costs.state_bytes_per_parameter,
+    }
+
+
+def _relative_step_time(record: Record, references: list[Record]) -> float | None:
+    """Time per step over the reference's: same device; same optimizer and seed where there is such a run."""
+    near = [r for r in references if r.config.device == record.config.device and r.costs.seconds_per_step > 0]
+    for name in ("optimizer", "seed"):
+        near = [r for r in near if getattr(r.config, name) == getattr(record.config, name)] or near
+    if not near:
+        return None
+    return record.costs.seconds_per_step * len(near) / sum(r.costs.seconds_per_step for r in near)
+
+
+def _settings(record: Record) -> dict[str, str]:
+    """What distinguishes rows: hyperparameters by value, or by how they were chosen where that may differ by seed."""
+    config = record.config
+    chosen = {
+        name: f"[{value.source}]" if value.source in ("grid", "tuned", "auto") else _text(value.value)
+        for name, value in config.hyperparameters.items()
+    }
+    plain = {
+        "model": config.model,
+        "optimizer": config.optimizer,
+        "lr": _text(config.lr),
+        **{f"optimizer {name}": _text(value) for name, value in sorted(config.optimizer_options.items())},
+        "optimizer between tasks": config.optimizer_between_tasks,
+        "epochs per task": str(config.epochs),
+        "batch size": str(config.batch_size),
+        "validation part": _text(config.validation_fraction),
+        "device": config.device,
+        "precision": config.precision,
+        **{name: _text(value) for name, value in sorted(config.extra.items())},
+    }
+    return {**chosen, **{name: value for name, value in plain.items() if name not in chosen}}
+
+
+def _label(method: str, own: dict[str, str], siblings: list[dict[str, str]]) -> str:
+    differing = [f"{name}={value}" for name, value in own.items() if any(s.get(name) != value for s in siblings)]
+    return f"{method} ({', '.join(differing)})" if differing else method
+
+
+def _refuse_twins(method: str, members: list[Record]) -> None:
+    seeds = [record.config.seed for record in members]
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise DataError(f"Found {seeds.count(seed)} records of {method} with one setting and seed {seed}; keep one.")
+
+
+def _mean(row: SummaryRow, key: str) -> float:
+    estimate = row.estimates[key]
+    return 0.0 if estimate is None else estimate.mean
+
+
+def _mark_best(made: list[SummaryRow]) -> list[SummaryRow]:
+    """Mark, in every column, the best of the rows that are not bounds; equal as printed is equally good."""
+    contenders = [row for row in made if not row.bound]
+    best: dict[str, set[str]] = {row.label: set() for row in made}
+    for key, metric in _BY_KEY.items():
+        sign = 1 if metric.better == "higher" else -1
+        printed = {}
+        for row in contenders:
+            estimate = row.estimates[key]
+            if estimate is not None:
+                printed[row.label] = sign * round(estimate.mean * metric.scale, metric.digits)
+        if len(printed) < 2 or len(set(printed.values())) < 2:
+            continue  # nothing to choose between
+        for label, value in printed.items():
+            if value == max(printed.values()):
+                best[label].add(key)
+    return [replace(row, best=frozenset(best[row.label])) for row in made]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
