@@ -57,7 +57,13 @@ class Hyperparameter(_Frozen):
 
 
 class RunConfig(_Frozen):
-    """What was asked for: enough to run it again. ``epochs`` are per task."""
+    """What was asked for: enough to run it again.
+
+    ``epochs`` are per task, unless ``epochs_per_task`` lists them; ``retrain_epochs`` are those of a pruning round.
+    The learning rate is multiplied by ``lr_decay`` every ``lr_decay_every`` epochs of a task (0: never).
+    ``importance_samples`` bounds how much of a task ``consolidate`` sees; ``optimizer_phases`` are the group values
+    that an optimizer which is itself the memory is given after each task.
+    """
 
     stream: str
     scenario: Scenario
@@ -70,12 +76,22 @@ class RunConfig(_Frozen):
     optimizer_options: dict[str, Any] = {}
     optimizer_between_tasks: Literal["fresh", "kept"]
     epochs: int = Field(ge=0)
+    epochs_per_task: list[int] = []
+    retrain_epochs: int | None = None
     batch_size: int = Field(ge=1)
+    shuffle: bool = True
+    lr_decay: float = 1.0
+    lr_decay_every: int = Field(default=0, ge=0)
     validation_fraction: float = Field(ge=0.0, lt=1.0)
     seed: int
     hyperparameters: dict[str, Hyperparameter] = {}
     device: str = "cpu"
     precision: str = "float32"
+    stream_options: dict[str, Any] = {}
+    model_options: dict[str, Any] = {}
+    optimizer_phases: list[dict[str, Any]] = []
+    importance_samples: int | None = Field(default=None, ge=1)
+    importance_batch_size: int = Field(default=256, ge=1)
     extra: dict[str, Any] = {}
 
 
