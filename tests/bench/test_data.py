@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from pathlib import Path
@@ -16,9 +15,6 @@ from holdfast.errors import ConfigurationError, DataError, DependencyError
 
 datasets = pytest.importorskip("datasets", reason="the bench's packages are not installed")
 PIL_Image = pytest.importorskip("PIL.Image", reason="the bench's packages are not installed")
-
-REAL = os.environ.get("HOLDFAST_DATA")
-needs_real_data = pytest.mark.skipif(not REAL, reason="HOLDFAST_DATA names no folder with the real data sets")
 
 
 def write(folder: Path, part: str, columns: dict[str, Any], features: Any) -> None:
@@ -135,7 +131,7 @@ def test_an_unwritable_cache_is_said_and_costs_only_time(tmp_path: Path, pixels:
 
 
 def test_texts_come_back_as_written(tmp_path: Path) -> None:
-    texts = ["profit rose", "", "größer – 1 €"]
+    texts = ["profit rose", "", "größer: 1 €"]
     features = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.ClassLabel(num_classes=3)})
     datasets.disable_progress_bars()
     write(tmp_path / "financial_phrasebank" / "all", "train", {"sentence": texts, "label": [2, 1, 0]}, features)
@@ -254,7 +250,7 @@ def test_every_purpose_has_a_seed_of_its_own() -> None:
     assert seeding.generator(5, "x").initial_seed() == seeding.derive_seed(5, "x")
 
 
-@needs_real_data
+@pytest.mark.usefixtures("holdfast_data")
 @pytest.mark.parametrize(
     ("name", "counts", "first"),
     [
@@ -267,13 +263,13 @@ def test_real_images(name: str, counts: tuple[int, int], first: list[int] | None
     loaded = data.load(name)
     assert (len(loaded.train_x), len(loaded.test_x)) == counts
     assert loaded.test_y.bincount().min() >= 800
-    scaled = loaded.train_x[::10].float() / 255
+    scaled = loaded.train_x[::7].float() / 255
     assert torch.allclose(scaled.mean((0, 2, 3)), torch.tensor(loaded.mean), atol=5e-3)
     assert torch.allclose(scaled.std((0, 2, 3)), torch.tensor(loaded.std), atol=5e-3)
     assert first is None or loaded.train_y[:10].tolist() == first
 
 
-@needs_real_data
+@pytest.mark.usefixtures("holdfast_data")
 def test_real_texts() -> None:
     reviews, news = data.load_text("imdb"), data.load_text("financial_phrasebank")
     assert len(reviews.train_texts) == len(reviews.test_texts) == 25_000

@@ -34,7 +34,7 @@ class ImageDataset:
         train_y: int64 ``[N]``, in 0 .. num_classes - 1.
         test_x: uint8 ``[M, C, H, W]``.
         test_y: int64 ``[M]``.
-        num_classes: number of classes.
+        class_names: one name per label.
         mean: per channel, of pixels scaled to [0, 1].
         std: per channel, likewise.
     """
@@ -44,9 +44,14 @@ class ImageDataset:
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
-    num_classes: int
+    class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +116,7 @@ def load(name: str, *, data_dir: Path | str | None = None, cache_dir: Path | str
         tensors["train_y"],
         tensors["test_x"],
         tensors["test_y"],
-        len(source.classes),
+        source.classes,
         source.mean,
         source.std,
     )
@@ -202,11 +207,13 @@ def _load_digits() -> ImageDataset:
     The split belongs to the data set: it is the same for every seed of a run.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # it ships no types
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise DependencyError('the embedded digits need the bench: pip install "holdfast[bench]"') from error
     bundle = load_digits()
     images = (torch.from_numpy(bundle.images) * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bundle.target).to(torch.int64)
     train, test = holdout(labels, 0.2, seeding.generator(0, "digits", "test"))
-    return ImageDataset("digits", images[train], labels[train], images[test], labels[test], 10, (0.3053,), (0.3759,))
+    return ImageDataset(
+        "digits", images[train], labels[train], images[test], labels[test], tuple("0123456789"), (0.3053,), (0.3759,)
+    )

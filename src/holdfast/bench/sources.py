@@ -89,7 +89,7 @@ def ways_to_get(name: str, source: Source) -> str:
 
 def _datasets() -> Any:
     try:
-        import datasets  # type: ignore[import-untyped]  # it ships no types
+        import datasets
     except ImportError as error:
         raise DependencyError('reading this data set needs the bench: pip install "holdfast[bench]"') from error
     return datasets

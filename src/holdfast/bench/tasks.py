@@ -1,0 +1,183 @@
+"""Tasks and streams: which samples, which outputs, and how a batch reaches the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.objectives import Objective
+
+__all__ = ["Split", "Stream", "Task"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some rows of a data set. The samples themselves are shared with every other part, never copied.
+
+    Attributes:
+        storage: samples of the whole data set, ``[N, ...]``, uint8 for images.
+        rows: rows of `storage` that belong to this part, int64 ``[n]``, ascending.
+        targets: what the task's objective expects for each of them, int64 ``[n]``.
+    """
+
+    storage: Tensor
+    rows: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.rows)
+
+    @property
+    def samples(self) -> Tensor:
+        """All samples of this part as they are stored, ``[n, ...]``: a copy."""
+        return self.storage.index_select(0, self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One task of a stream.
+
+    Attributes:
+        name: what a reader calls it.
+        index: its place in the stream, from 0.
+        train: what it learns from; the validation part is not in it.
+        valid: set aside from the training data: what choices may look at.
+        test: read once, at the end.
+        classes: the outputs that are this task's: columns within its head under the task scenario, of the shared
+            outputs otherwise.
+        seen: likewise, of this task and all before it (under the task scenario, of this one).
+        objective: what its test asks.
+        training_objective: what its training loss sees; differs from `objective` in class-incremental streams only.
+        scale: float32 ``[C, 1, 1]``, or `None` where samples go to the model as they are stored.
+        shift: float32 ``[C, 1, 1]``: a pixel x becomes x * scale + shift.
+        pixel_order: int64 ``[H * W]``: pixel i of the task is pixel ``pixel_order[i]`` of the image; `None`: in order.
+    """
+
+    name: str
+    index: int
+    train: Split
+    valid: Split
+    test: Split
+    classes: tuple[int, ...]
+    seen: tuple[int, ...]
+    objective: Objective
+    training_objective: Objective
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    pixel_order: Tensor | None = None
+
+    def inputs(self, samples: Tensor) -> Tensor:
+        """What the model is given: pixels put in this task's order and normalised, on the samples' device.
+
+        Args:
+            samples: as stored, uint8 ``[B, C, H, W]``.
+
+        Returns:
+            float32 ``[B, C, H, W]``, or `samples` itself where there is nothing to normalise.
+        """
+        if self.pixel_order is not None:
+            samples = samples.flatten(2).index_select(2, self.pixel_order).view_as(samples)
+        if self.scale is None or self.shift is None:
+            return samples
+        return samples.to(torch.float32).mul_(self.scale).add_(self.shift)
+
+    def batch(self, split: Split, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of some samples of one part.
+
+        Args:
+            split: `train`, `valid` or `test`.
+            index: positions within the part, int64 ``[B]``.
+
+        Returns:
+            What the model is given, ``[B, ...]``, and what the objective expects, ``[B]``.
+        """
+        samples = split.storage.index_select(0, split.rows.index_select(0, index))
+        return self.inputs(samples), split.targets.index_select(0, index)
+
+    def batches(
+        self, split: Split, size: int, *, generator: torch.Generator | None = None, drop_last: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over a part in batches.
+
+        Args:
+            split: `train`, `valid` or `test`.
+            size: samples per batch.
+            generator: CPU generator that shuffles; `None`: in the order of the source.
+            drop_last: leave out a last batch that is smaller.
+
+        Yields:
+            Inputs and targets, as from `batch`.
+        """
+        count = len(split)
+        if generator is None:
+            order = torch.arange(count, device=split.rows.device)
+        else:
+            order = torch.randperm(count, generator=generator).to(split.rows.device)
+        for start in range(0, count - size + 1 if drop_last else count, size):
+            yield self.batch(split, order[start : start + size])
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Tasks that arrive one after another.
+
+    Attributes:
+        name: as given to `streams.build`.
+        scenario: ``task`` (one head per task, told which at test), ``domain`` (the outputs are shared) or ``class``
+            (each task brings outputs, and at test all compete).
+        training_outputs: which outputs the training loss sees in class-incremental streams.
+        tasks: in order of arrival.
+        num_outputs: outputs of the model, of all heads together.
+        heads: outputs per head under the task scenario, `None` otherwise.
+        input_shape: of one sample as the model is given it.
+        mean: per channel, of pixels scaled to [0, 1], that every task is normalised by.
+        std: per channel, likewise.
+    """
+
+    name: str
+    scenario: str
+    training_outputs: str
+    tasks: tuple[Task, ...]
+    num_outputs: int
+    heads: tuple[int, ...] | None
+    input_shape: tuple[int, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of tasks."""
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        """The tasks, in order of arrival."""
+        return iter(self.tasks)
+
+    @property
+    def outputs(self) -> int | tuple[int, ...]:
+        """What `models.build` is asked for: a number of outputs, or one number per head."""
+        return self.num_outputs if self.heads is None else self.heads
+
+    def to(self, device: torch.device | str) -> Stream:
+        """The same stream with its tensors on a device; samples that tasks share are moved once and stay shared."""
+        moved: dict[int, Tensor] = {}
+
+        def move(tensor: Tensor) -> Tensor:
+            if id(tensor) not in moved:
+                moved[id(tensor)] = tensor.to(device)
+            return moved[id(tensor)]
+
+        def move_fields(part: Split | Task) -> dict[str, object]:
+            values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+            return {
+                name: move(value) if isinstance(value, Tensor) else Split(**move_fields(value))  # type: ignore[arg-type]
+                for name, value in values.items()
+                if isinstance(value, (Tensor, Split))
+            }
+
+        tasks = tuple(dataclasses.replace(task, **move_fields(task)) for task in self.tasks)  # type: ignore[arg-type]
+        return dataclasses.replace(self, tasks=tasks)
