@@ -1,0 +1,136 @@
+"""The package as a whole: what it exports, what it imports, and the rules that every file keeps."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import holdfast
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+FILES = SOURCES + sorted((ROOT / "tests").rglob("*.py"))
+MAX_LINES = 350
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def requirements() -> list[Requirement]:
+    return [Requirement(text) for text in importlib.metadata.requires("holdfast") or []]
+
+
+def is_core(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def modules_of(distributions: set[str]) -> set[str]:
+    """The top-level modules of the named distributions; for one that is not installed, its name stands in."""
+    modules = {name.replace("-", "_") for name in distributions}
+    for module, owners in importlib.metadata.packages_distributions().items():
+        if distributions & {canonicalize_name(owner) for owner in owners}:
+            modules.add(module)
+    return modules
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, by its dotted name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+def test_all_is_the_public_surface() -> None:
+    public = {
+        name
+        for name, value in vars(holdfast).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
+    }
+    public |= {"__version__"} & set(vars(holdfast))
+    assert set(holdfast.__all__) - {"__version__"} == public - {"__version__"}
+    assert list(holdfast.__all__) == sorted(set(holdfast.__all__))
+
+
+def test_import_needs_the_core_dependencies_only() -> None:
+    extras = {canonicalize_name(r.name) for r in requirements() if not is_core(r)} - {"holdfast"}
+    # torch itself imports numpy where it finds it.
+    forbidden = modules_of(extras) - {"numpy"}
+    assert {"datasets", "sklearn", "yaml", "ray", "pytest"} <= forbidden
+    code = f"""
+import sys
+forbidden = {sorted(forbidden)!r}
+import holdfast
+print(*sorted(set(forbidden) & {{name.partition(".")[0] for name in sys.modules}}))
+for name in forbidden:  # and nothing is missed where an extra is not installed
+    sys.modules[name] = None
+for name in [name for name in sys.modules if name.partition(".")[0] == "holdfast"]:
+    del sys.modules[name]
+import holdfast
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_every_third_party_import_is_declared() -> None:
+    # typing_extensions is torch's own dependency: wherever the core is installed, it is too.
+    declared = modules_of({canonicalize_name(r.name) for r in requirements()}) | {"typing_extensions"}
+    undeclared = {
+        f"{name_of(path)}: {module}"
+        for path in SOURCES
+        for module in {name.partition(".")[0] for name in imports_of(path)}
+        if module not in declared | set(sys.stdlib_module_names) | {"holdfast"}
+    }
+    assert undeclared == set()
+
+
+def test_floors_are_the_declared_lower_bounds() -> None:
+    text = (ROOT / "constraints-floor.txt").read_text(encoding="utf-8")
+    floors = dict(re.findall(r"^([\w-]+)==(\S+)", text, flags=re.MULTILINE))
+    bounds = {}
+    for requirement in requirements():
+        if requirement.marker is None or not requirement.marker.evaluate({"extra": "dev"}):
+            (bound,) = [spec.version for spec in requirement.specifier if spec.operator == ">="]
+            bounds[requirement.name] = bound
+    # The suite runs on one release of torch: see the comment there.
+    assert floors.pop("torch").startswith(bounds.pop("torch"))
+    assert floors == bounds
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_file_is_too_long(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{name_of(path)} has {lines} lines; split it: no file has over {MAX_LINES}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_silenced_check_has_a_reason_beside_it(path: Path) -> None:
+    silenced = re.compile(r"#\s*(?:noqa|type:\s*ignore)(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*|\[[\w, -]+\])?(.*)$")
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if path != Path(__file__).resolve() and (match := silenced.search(line)):
+            assert re.search(r"\w{3}", match[1]), f"{name_of(path)}:{number} silences a check and does not say why"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nothing_is_unpickled(path: Path) -> None:
+    assert not {name.partition(".")[0] for name in imports_of(path)} & UNPICKLERS
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr in ("load", "save") and isinstance(node.value, ast.Name):
+            assert node.value.id != "torch", f"{name_of(path)}:{node.lineno} uses torch.{node.attr}"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert isinstance(node.value, ast.Constant) and node.value.value is False
