@@ -1,0 +1,290 @@
+r"""Sums over samples of a function of each sample's own gradient, without one backward per sample.
+
+.. math:: S = \sum_n \sum_r \varphi\!\left(\frac{\partial t_{n,r}}{\partial \theta}\right)
+
+for terms :math:`t_{n,r}` (a loss, a norm, one factor per class) of sample :math:`n`. Per batch there is one
+forward pass, and per term one backward pass that stops at the layers' outputs; layer rules turn inputs and output
+gradients into the sums. Parameters for which no rule is exact go through ``vmap``, and where that fails through one
+backward per sample. Which way a parameter goes is decided so that a mistake is impossible, or found:
+
+- *Structure*, every batch. A rule counts only where its layer was called once, the autograd graph uses the
+  parameter once, and input and output have one leading row per sample.
+- *Numbers*, once per parameter. For weights :math:`v_n` that differ, :math:`\sum_n v_n g_n` from the rules must
+  agree with autograd's gradient of :math:`\sum_n v_n t_n`. It does not if rows are not samples, if samples see
+  each other, or if the layer does not compute what its type says.
+
+A parameter that once failed is never given to the rules again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import DataError
+from holdfast.importance.capture import Call, Capture, Graph, Layer, layers_of
+from holdfast.importance.fallback import NotVectorizable, close, loop, vectorized
+from holdfast.importance.rules import RULES, Rule, Target
+from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
+from holdfast.importance.untouched import untouched
+from holdfast.names import unwrap
+from holdfast.objectives import Batch, Objective, count
+
+__all__ = ["MAX_BYTES", "Terms", "per_sample_sum"]
+
+MAX_BYTES = 256 * 2**20
+
+# (outputs, batch) -> terms of shape [B], or [B, T] for T terms.
+Terms: TypeAlias = Callable[[Tensor, Batch], Iterator[Tensor]]
+
+
+def per_sample_sum(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    objective: Objective,
+    terms: Terms,
+    statistic: Statistic,
+    parameters: Mapping[str, nn.Parameter],
+    counted: Callable[[Batch], int] | None = None,
+    max_bytes: int | None = None,
+) -> tuple[dict[str, Tensor], int]:
+    """Sum a statistic of per-sample gradients over all samples and terms.
+
+    Args:
+        model: the model; it is left as it was.
+        batches: the data, each batch once.
+        objective: what a batch means.
+        terms: what is differentiated, from the outputs.
+        statistic: what is summed.
+        parameters: canonical name -> parameter.
+        counted: how many samples a batch holds (default: what the objective says).
+        max_bytes: how much memory per-sample gradients may take at once (default 256 MiB).
+
+    Returns:
+        canonical name -> sum ``[*p]`` in at least float32 (zeros where there is no gradient), and the number of
+        samples.
+
+    Raises:
+        DataError: if there is no sample.
+    """
+    model = unwrap(model)
+    with untouched(model, parameters.values()):
+        engine = _Engine(model, objective, statistic, parameters, MAX_BYTES if max_bytes is None else max_bytes)
+        samples = 0
+        with engine.capture.hooks():
+            for batch in batches:
+                size = count(objective, batch) if counted is None else counted(batch)
+                if size:
+                    engine.add(batch, terms)
+                    samples += size
+    if not samples:
+        raise DataError("the batches hold no sample; expected at least one")
+    return {name: target.total for name, target in engine.targets.items()}, samples
+
+
+class _Engine:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        statistic: Statistic,
+        parameters: Mapping[str, nn.Parameter],
+        max_bytes: int,
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.statistic = statistic
+        self.parameters = dict(parameters)
+        self.max_bytes = max_bytes
+        self.targets = _targets(self.parameters)
+        self.layers = layers_of(model, parameters)
+        self.capture = Capture(self.layers)
+        self.verified: dict[str, bool] = {}  # name -> whether several samples took part in the check
+        self.slow: set[str] = set()  # never given to a rule again
+        self.vectorize = True
+        self.rows_checked = False
+
+    def add(self, batch: Batch, terms: Terms) -> None:
+        """Add one batch."""
+        with self.capture.recording():
+            outputs = self.objective.outputs(self.model, batch)
+        if not isinstance(outputs, Tensor):
+            raise DataError(f"the objective's outputs are of type {type(outputs).__name__}; expected one tensor [B, K]")
+        if not outputs.requires_grad:
+            return
+        graph = Graph(outputs.grad_fn)
+        leaf = outputs.detach().requires_grad_()
+        used = {name for name, p in self.parameters.items() if graph.uses.get(id(p), 0)}
+        fast: list[tuple[Layer, Call]] | None = None
+        rules: list[Rule] = []
+        held: list[tuple[Tensor, Tensor]] = []
+        for term in _columns(terms(leaf, batch)):
+            if not term.requires_grad:
+                continue
+            (cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)
+            if fast is None:
+                fast = self._plan(graph, used, term.shape[0], outputs)
+                self._verify(fast, outputs, leaf, term, cotangent)
+                fast = [(layer, call) for layer, call in fast if not self.slow.intersection(layer.names.values())]
+                rules = self._rules(fast, self.targets, self.statistic)
+            for rule, grad in zip(rules, _output_gradients(outputs, fast, cotangent), strict=True):
+                if grad is not None:
+                    rule.add(grad)
+            if rest := self._rest(fast, used):
+                held.append((term, cotangent))
+                if len(held) * cotangent.nbytes > self.max_bytes:
+                    self._slowly(batch, outputs, leaf, held, rest)
+                    held = []
+        for rule in rules:
+            rule.finish()
+        if held and fast is not None:
+            self._slowly(batch, outputs, leaf, held, self._rest(fast, used))
+
+    def _plan(self, graph: Graph, used: set[str], size: int, outputs: Tensor) -> list[tuple[Layer, Call]]:
+        """The layers for which a rule is exact in this batch; the wanted parameters of the others become slow."""
+        fast = []
+        for layer in self.layers:
+            names = layer.names.values()
+            if not used.intersection(names) or self.slow.intersection(names):
+                continue
+            calls = self.capture.calls.get(layer.module, [])
+            call = calls[0] if len(calls) == 1 else None
+            once = all(graph.uses.get(id(self.parameters[name]), 0) == 1 for name in names)
+            if call is not None and once and _rows(outputs, size) and _exact(layer.module, call, graph, size):
+                fast.append((layer, call))
+            else:
+                self.slow.update(names)
+        return fast
+
+    def _rest(self, fast: list[tuple[Layer, Call]], used: set[str]) -> dict[str, nn.Parameter]:
+        """The parameters that have a gradient and no rule."""
+        ruled = {name for layer, _ in fast for name in layer.names.values()}
+        return {name: p for name, p in self.parameters.items() if name in used and name not in ruled}
+
+    def _rules(self, fast: list[tuple[Layer, Call]], targets: Mapping[str, Target], statistic: Statistic) -> list[Rule]:
+        rules = []
+        for layer, call in fast:
+            assert call.inputs is not None
+            local = {key: targets[name] for key, name in layer.names.items()}
+            rules.append(RULES[type(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes))
+        return rules
+
+    def _verify(
+        self, fast: list[tuple[Layer, Call]], outputs: Tensor, leaf: Tensor, term: Tensor, cotangent: Tensor
+    ) -> None:
+        """Check the rules of parameters seen for the first time; those that fail become slow."""
+        several = term.shape[0] > 1
+        new = [
+            (layer, call)
+            for layer, call in fast
+            if any(name not in self.verified or self.verified[name] < several for name in layer.names.values())
+        ]
+        if not new and (self.rows_checked or not several):
+            return
+        # Weights in [1/2, 3/2) that all differ, the same in every run.
+        index = torch.arange(1, term.shape[0] + 1, device=term.device, dtype=torch.float64)
+        v = ((index * 0.6180339887498949) % 1 + 0.5).to(term.dtype)
+        (weighted,) = torch.autograd.grad((v * term).sum(), leaf, retain_graph=True)
+        if not _rows(outputs, term.shape[0]) or not close(_scaled(v, cotangent), weighted):
+            # Outputs are not rows of samples, or a term sees other samples' outputs (a contrastive loss).
+            self.slow.update(self.parameters)
+            self.vectorize = False
+        self.rows_checked = self.rows_checked or several
+        names = [name for layer, _ in new for name in layer.names.values()]
+        if not names or self.slow.issuperset(names):
+            return
+        wanted = {name: self.parameters[name] for name in names}
+        found = _targets(wanted)
+        rules = self._rules(new, found, PLAIN)
+        noise: dict[str, Tensor] = {}
+        for (layer, _), rule, grad in zip(new, rules, _output_gradients(outputs, new, cotangent), strict=True):
+            if grad is not None:
+                rule.add(_scaled(v, grad))
+                rule.finish()
+                if "bias" in layer.names:
+                    # A bias may have a gradient of zero in theory (attention keys) and of rounding errors in fact.
+                    noise[layer.names["bias"]] = 16 * torch.finfo(grad.dtype).eps * torch.linalg.vector_norm(grad)
+        truth = torch.autograd.grad(outputs, list(wanted.values()), weighted, retain_graph=True, allow_unused=True)
+        for name, gradient in zip(wanted, truth, strict=True):
+            total = found[name].total
+            if gradient is None:
+                gradient = torch.zeros_like(wanted[name])
+            if not close(total.to(gradient.dtype), gradient, noise.get(name)):
+                self.slow.add(name)
+            elif bool(total.any()):  # nothing is learned from a gradient of zero: check again
+                self.verified[name] = several
+
+    def _slowly(
+        self,
+        batch: Batch,
+        outputs: Tensor,
+        leaf: Tensor,
+        held: list[tuple[Tensor, Tensor]],
+        rest: Mapping[str, nn.Parameter],
+    ) -> None:
+        """Add terms (each with its cotangent) for the parameters without a rule."""
+        targets = {name: self.targets[name] for name in rest}
+        if self.vectorize:
+            cots = [cotangent for _, cotangent in held]
+            try:
+                found = vectorized(
+                    self.model, self.objective, batch, outputs, cots, rest, targets, self.statistic, self.max_bytes
+                )
+            except NotVectorizable:
+                self.vectorize = False
+            else:
+                for name, value in found.items():
+                    targets[name].total.add_(value)
+                return
+        for term, _ in held:
+            loop(outputs, leaf, term, rest, targets, self.statistic)
+
+
+def _rows(outputs: Tensor, size: int) -> bool:
+    return outputs.dim() > 0 and outputs.shape[0] == size
+
+
+def _exact(module: nn.Module, call: Call, graph: Graph, size: int) -> bool:
+    """Whether the one use of the layer's parameters is this call, with one leading row per sample."""
+    inputs, edge = call.inputs, call.edge
+    return (
+        inputs is not None
+        and edge is not None
+        and edge.node in graph.nodes
+        and inputs._version == call.version
+        and inputs.dim() > 0
+        and inputs.shape[0] == size
+        and RULES[type(module)].accepts(module, inputs)
+    )
+
+
+def _targets(parameters: Mapping[str, nn.Parameter]) -> dict[str, Target]:
+    found = {}
+    for name, p in parameters.items():
+        weight = p.detach().to(accumulation_dtype(p))
+        found[name] = Target(torch.zeros_like(weight), weight)
+    return found
+
+
+def _columns(terms: Iterator[Tensor]) -> Iterator[Tensor]:
+    for term in terms:
+        if term.dim() == 1:
+            yield term
+        else:
+            yield from term.flatten(1).unbind(1)
+
+
+def _scaled(v: Tensor, rows: Tensor) -> Tensor:
+    return rows * v.to(rows.dtype).view(-1, *[1] * (rows.dim() - 1))
+
+
+def _output_gradients(outputs: Tensor, fast: list[tuple[Layer, Call]], cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    edges = [call.edge for _, call in fast if call.edge is not None]
+    assert len(edges) == len(fast)
+    if not edges:
+        return ()
+    return torch.autograd.grad(outputs, edges, cotangent, retain_graph=True, allow_unused=True)

@@ -1,0 +1,112 @@
+"""What the three importances share: which parameters, means instead of sums, finite or an error."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import ConfigurationError, DataError, NumericsError
+from holdfast.importance.engine import Terms
+from holdfast.importance.statistic import accumulation_dtype
+from holdfast.importance.untouched import untouched
+from holdfast.names import canonical_parameters, unwrap
+from holdfast.objectives import Batch, Objective, count
+
+__all__ = ["choice", "means", "per_batch_sum", "wanted_parameters"]
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that is not one of those allowed."""
+    if value not in allowed:
+        raise ConfigurationError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def wanted_parameters(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Parameter]:
+    """The parameters to look at: those named, or all trainable ones.
+
+    Raises:
+        ConfigurationError: if a name is not a parameter's, or there is nothing to look at.
+    """
+    everything = canonical_parameters(model)
+    if names is None:
+        found = {name: p for name, p in everything.items() if p.requires_grad}
+        if not found:
+            raise ConfigurationError("the model has no trainable parameter")
+        return found
+    found = {}
+    for name in names:
+        if name not in everything:
+            near = difflib.get_close_matches(name, everything, n=3)
+            raise ConfigurationError(
+                f"the model has no parameter {name!r}" + (f"; the nearest are {', '.join(near)}" if near else "")
+            )
+        if not everything[name].is_floating_point():
+            raise ConfigurationError(f"parameter {name!r} is of {everything[name].dtype}; it can have no gradient")
+        found[name] = everything[name]
+    return found
+
+
+def means(sums: Mapping[str, Tensor], number: int, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Sums divided by how many there were.
+
+    Raises:
+        NumericsError: naming the first parameter whose importance is not finite.
+    """
+    found = {name: total / number for name, total in sums.items()}
+    for name, value in found.items():
+        if not bool(value.isfinite().all()):
+            raise NumericsError(
+                f"the importance of parameter {name!r} is not finite: its gradients overflow or are NaN"
+            )
+    return found if dtype is None else {name: value.to(dtype) for name, value in found.items()}
+
+
+def per_batch_sum(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    objective: Objective,
+    terms: Terms,
+    value: Callable[[Tensor, int, Tensor], Tensor],
+    parameters: Mapping[str, nn.Parameter],
+) -> tuple[dict[str, Tensor], int]:
+    """Sum over batches a function of the gradient of each batch's summed terms: the plain counterpart of the engine.
+
+    Args:
+        model: the model; it is left as it was.
+        batches: the data, each batch once.
+        objective: what a batch means.
+        terms: what is differentiated, from the outputs.
+        value: ``(gradient [*p], samples in the batch, weight [*p]) -> [*p]``, in at least float32.
+        parameters: canonical name -> parameter.
+
+    Returns:
+        canonical name -> sum ``[*p]``, and the number of batches.
+
+    Raises:
+        DataError: if there is no sample.
+    """
+    model = unwrap(model)
+    sums = {name: torch.zeros_like(p, dtype=accumulation_dtype(p)).detach() for name, p in parameters.items()}
+    number = 0
+    with untouched(model, parameters.values()):
+        for batch in batches:
+            size = count(objective, batch)
+            if not size:
+                continue
+            number += 1
+            outputs = objective.outputs(model, batch)
+            if not outputs.requires_grad:
+                continue
+            total = torch.stack([term.sum() for term in terms(outputs, batch)]).sum()
+            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+            for (name, p), g in zip(parameters.items(), gradients, strict=True):
+                if g is not None:
+                    dtype = sums[name].dtype
+                    sums[name].add_(value(g.to(dtype), size, p.detach().to(dtype)))
+    if not number:
+        raise DataError("the batches hold no sample; expected at least one")
+    return sums, number

@@ -1,0 +1,183 @@
+"""Per-sample gradients where no layer rule is exact: ``vmap``, and one backward per sample as the last resort."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from holdfast.importance.rules import Target
+from holdfast.importance.statistic import Statistic
+from holdfast.objectives import Batch, Objective
+
+__all__ = ["NotVectorizable", "loop", "vectorized"]
+
+
+class NotVectorizable(Exception):
+    """Samples cannot be taken one by one here; the reason is the message."""
+
+
+class _Outputs(nn.Module):
+    """An objective's forward pass as a module, so that ``functional_call`` can replace parameters."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._objective.outputs(self.model, batch)
+
+
+def _split(batch: Any, size: int, found: list[Tensor]) -> Callable[[list[Tensor]], Any]:
+    """Collect a batch's tensors with one row per sample; return how to rebuild the batch from rows."""
+    if isinstance(batch, Tensor) and batch.dim() > 0 and batch.shape[0] == size:
+        position = len(found)
+        found.append(batch)
+        return lambda rows: rows[position]
+    if isinstance(batch, Mapping):
+        parts = {key: _split(value, size, found) for key, value in batch.items()}
+        return lambda rows: {key: part(rows) for key, part in parts.items()}
+    if type(batch) in (tuple, list):
+        items = [_split(value, size, found) for value in batch]
+        kind = type(batch)
+        return lambda rows: kind(item(rows) for item in items)
+    return lambda rows: batch
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No graph of the other parameters (vjp differentiates all the same), no advice on slow batching rules."""
+    # The fused attention kernels have no batching rule.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop because")
+        yield
+
+
+def vectorized(
+    model: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    outputs: Tensor,
+    cotangents: list[Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    targets: Mapping[str, Target],
+    statistic: Statistic,
+    max_bytes: int,
+) -> dict[str, Tensor]:
+    """Sum the statistic of some parameters over one batch, each sample run alone under ``vmap``.
+
+    Args:
+        model: the model.
+        objective: what the batch means; only its forward pass runs here.
+        batch: the batch.
+        outputs: what the forward pass of the whole batch gave, ``[B, ...]``: each sample alone must agree.
+        cotangents: for each term its gradient at the outputs, ``[B, ...]``.
+        parameters: canonical name -> parameter.
+        targets: canonical name -> its values and the precision of its sum; nothing is added here.
+        statistic: what is summed.
+        max_bytes: how much memory per-sample gradients may take at once.
+
+    Returns:
+        canonical name -> sum over samples and terms ``[*p]``.
+
+    Raises:
+        NotVectorizable: if ``vmap`` fails, or a sample alone does not give what it gave in the batch.
+    """
+    wrapper = _Outputs(model, objective)
+    canonical = {id(p): name for name, p in parameters.items()}
+    paths = {canonical[id(p)]: path for path, p in wrapper.named_parameters() if id(p) in canonical}
+    size = outputs.shape[0]
+    rows: list[Tensor] = []
+    rebuild = _split(batch, size, rows)
+
+    def one(cots: list[Tensor], sample: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        single = rebuild([row.unsqueeze(0) for row in sample])
+
+        def forward(values: dict[str, Tensor]) -> Tensor:
+            found: Tensor = functional_call(wrapper, {paths[name]: v for name, v in values.items()}, (single,))
+            return found.squeeze(0)
+
+        pulled = vjp(forward, {name: p.detach() for name, p in parameters.items()})
+        alone, pull = pulled[0], pulled[1]
+        found: dict[str, Tensor] = {}
+        for cot in cots:
+            for name, gradient in pull(cot)[0].items():
+                value = statistic.apply(gradient.to(targets[name].total.dtype), targets[name].weight)
+                found[name] = value if name not in found else found[name] + value
+        return alone.detach(), found
+
+    # The gradient, the statistic, and the sum over terms.
+    entries = 3 * sum(target.total.nbytes for target in targets.values())
+    chunk = max(1, min(size, max_bytes // max(1, entries)))
+    sums = {name: torch.zeros_like(target.total) for name, target in targets.items()}
+    for start in range(0, size, chunk):
+        part = slice(start, start + chunk)
+        try:
+            with _quiet():
+                alone, found = vmap(one)([c[part] for c in cotangents], [row[part] for row in rows])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise NotVectorizable(f"{type(error).__name__}: {error}") from error
+        if not close(alone, outputs.detach()[part]):
+            raise NotVectorizable("a sample alone does not give the outputs that it gave in its batch")
+        for name, value in found.items():
+            sums[name].add_(value.sum(0))
+    return sums
+
+
+def loop(
+    outputs: Tensor,
+    leaf: Tensor,
+    term: Tensor,
+    parameters: Mapping[str, nn.Parameter],
+    targets: Mapping[str, Target],
+    statistic: Statistic,
+) -> None:
+    """Add the statistic of one term by one backward per sample through the graph of the whole batch.
+
+    Args:
+        outputs: the forward pass, ``[B, ...]``, with its graph.
+        leaf: the same values, cut off, on which ``term`` was computed.
+        term: one number per sample, ``[B]``, with its graph down to ``leaf``.
+        parameters: canonical name -> parameter.
+        targets: canonical name -> where its sum goes.
+        statistic: what is summed.
+    """
+    for value in term.unbind():
+        (cotangent,) = torch.autograd.grad(value, leaf, retain_graph=True)
+        gradients = torch.autograd.grad(
+            outputs, list(parameters.values()), cotangent, retain_graph=True, allow_unused=True
+        )
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                target = targets[name]
+                statistic.add(target.total, gradient.to(target.total.dtype).unsqueeze(0), target.weight)
+
+
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+
+
+def close(a: Tensor, b: Tensor, noise: Tensor | None = None) -> bool:
+    """Whether two results of one computation agree up to rounding (of 16-bit weights: up to a tenth).
+
+    Args:
+        a: one result.
+        b: the other; its dtype says how exact both are.
+        noise: a distance that is rounding in any case.
+    """
+    if a.shape != b.shape:
+        return False
+    if not a.numel():
+        return True
+    distance = torch.linalg.vector_norm((a - b).to(torch.float64))
+    scale = torch.linalg.vector_norm(b.to(torch.float64))
+    allowed = _TOLERANCE.get(b.dtype, 0.1) * scale
+    return bool(distance <= (allowed if noise is None else torch.maximum(allowed, noise.to(allowed.dtype))))

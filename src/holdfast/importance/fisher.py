@@ -1,0 +1,117 @@
+"""The diagonal of the Fisher information, in the four kinds that papers call by that name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import ConfigurationError
+from holdfast.importance.engine import Terms, per_sample_sum
+from holdfast.importance.estimate import choice, means, per_batch_sum, wanted_parameters
+from holdfast.importance.statistic import SQUARE
+from holdfast.objectives import Batch, LossOnly, Objective, as_objective, draw
+
+__all__ = ["EXACT_OUTPUTS", "Kind", "fisher"]
+
+Kind = Literal["auto", "exact", "sampled", "empirical", "batched"]
+
+EXACT_OUTPUTS = 20  # "auto": exact up to this many outputs, sampled beyond
+
+
+def fisher(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    kind: Kind = "auto",
+    names: Iterable[str] | None = None,
+    generator: torch.Generator | None = None,
+    max_bytes: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    r"""Diagonal Fisher information, per sample, as a mean over samples.
+
+    .. math::
+        \text{exact: } F &= \mathbb E_x \sum_y p(y|x) \left(\partial_\theta \log p(y|x)\right)^2 \\
+        \text{sampled: } F &= \mathbb E_x \left(\partial_\theta \log p(y|x)\right)^2, \quad y \sim p(y|x) \\
+        \text{empirical: } F &= \mathbb E_{x,y} \left(\partial_\theta \log p(y|x)\right)^2, \quad y = \text{the label}
+
+    ``batched`` is the mean over batches of the squared batch-mean gradient. It is not a Fisher information: it
+    shrinks as batches grow. It is here because many releases use it.
+
+    Source: Kirkpatrick et al. 2017, arXiv:1612.00796 (the use); van de Ven 2025, arXiv:2502.11756 (the kinds).
+    Differs: no.
+
+    Args:
+        model: any module; it is left exactly as it was. Estimated in evaluation mode.
+        batches: the data, each batch once, on the model's device.
+        objective: what a batch means; a bare callable gives losses only; ``None`` is classification.
+        kind: ``"auto"`` is exact up to 20 outputs, sampled beyond, empirical for a bare callable.
+        names: canonical names of the parameters wanted (default: all trainable ones).
+        generator: for the targets of the sampled kind.
+        max_bytes: how much memory per-sample gradients may take at once (default 256 MiB).
+        dtype: of the result (default: the parameter's own, but at least float32).
+
+    Returns:
+        canonical name -> importance ``[*p]``, >= 0, in loss^2 / parameter^2; zeros where there is no gradient.
+        Independent of batch size (but for ``batched``) and of the number of samples.
+
+    Raises:
+        ConfigurationError: if the kind is unknown, or the objective cannot give it.
+        DataError: if there is no batch.
+        NumericsError: if an importance is not finite; the message names the parameter.
+
+    Example:
+        >>> model = nn.Linear(3, 2)
+        >>> batch = (torch.randn(8, 3), torch.randint(2, (8,)))
+        >>> fisher(model, [batch])["weight"].shape
+        torch.Size([2, 3])
+    """
+    choice("kind", kind, ("auto", "exact", "sampled", "empirical", "batched"))
+    objective = as_objective(objective)
+    bare = isinstance(objective, LossOnly)
+    if bare and kind in ("exact", "sampled"):
+        raise ConfigurationError(
+            f"kind is {kind!r}, but the objective is a bare callable, which gives losses only; expected 'empirical'"
+        )
+    parameters = wanted_parameters(model, names)
+    if kind == "batched":
+        sums, number = per_batch_sum(
+            model,
+            batches,
+            objective=objective,
+            terms=_terms(objective, "empirical", None),
+            value=lambda gradient, size, weight: (gradient / size).square(),
+            parameters=parameters,
+        )
+        return means(sums, number, dtype)
+    if kind == "auto" and bare:
+        kind = "empirical"
+    sums, samples = per_sample_sum(
+        model,
+        batches,
+        objective=objective,
+        terms=_terms(objective, kind, generator),
+        statistic=SQUARE,
+        parameters=parameters,
+        max_bytes=max_bytes,
+    )
+    return means(sums, samples, dtype)
+
+
+def _terms(objective: Objective, kind: Kind, generator: torch.Generator | None) -> Terms:
+    """What each sample's gradient is taken of."""
+
+    def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+        exact = kind == "exact" or (kind == "auto" and outputs.dim() == 2 and outputs.shape[-1] <= EXACT_OUTPUTS)
+        if exact:
+            yield from objective.factors(outputs)
+        elif kind == "empirical":
+            yield objective.losses(outputs, batch)
+        else:
+            yield objective.losses(outputs, draw(objective, outputs, batch, generator))
+
+    return terms

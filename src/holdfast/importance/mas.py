@@ -1,0 +1,80 @@
+"""Memory aware synapses: how much each weight moves the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.importance.engine import per_sample_sum
+from holdfast.importance.estimate import choice, means, wanted_parameters
+from holdfast.importance.statistic import ABSOLUTE
+from holdfast.objectives import Batch, Objective, as_objective
+from holdfast.objectives.base import leading_size
+
+__all__ = ["mas"]
+
+
+def mas(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    form: Literal["squared_norm", "norm"] = "squared_norm",
+    names: Iterable[str] | None = None,
+    max_bytes: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    r"""Sensitivity of the outputs to each weight, per sample; no labels are used.
+
+    .. math::
+        \Omega = \mathbb E_x \left| \partial_\theta \lVert f(x) \rVert^2 \right|
+        \quad\text{or}\quad \mathbb E_x \left| \partial_\theta \lVert f(x) \rVert \right|
+
+    with f the logits of the objective.
+
+    Source: Aljundi et al. 2018, arXiv:1711.09601, eq. 2-4. Differs: no; the absolute value is inside the expectation,
+    as the paper has it, where several releases take it after adding over a batch.
+
+    Args:
+        model: any module; it is left exactly as it was. Estimated in evaluation mode.
+        batches: the data, each batch once, on the model's device.
+        objective: which outputs a batch has; ``None`` is classification.
+        form: the squared Euclidean norm of a sample's outputs, or the norm itself.
+        names: canonical names of the parameters wanted (default: all trainable ones).
+        max_bytes: how much memory per-sample gradients may take at once (default 256 MiB).
+        dtype: of the result (default: the parameter's own, but at least float32).
+
+    Returns:
+        canonical name -> importance ``[*p]``, >= 0, in output^2 (or output) / parameter; a mean over rows of the
+        outputs, independent of batch size. A sequence is one row, padding included.
+
+    Raises:
+        ConfigurationError: if the form is unknown.
+        DataError: if there is no batch.
+        NumericsError: if an importance is not finite; the message names the parameter.
+
+    Example:
+        >>> mas(nn.Linear(3, 2), [(torch.ones(8, 3), torch.zeros(8))])["bias"].shape
+        torch.Size([2])
+    """
+    choice("form", form, ("squared_norm", "norm"))
+
+    def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+        f = outputs.reshape(outputs.shape[0], -1)
+        # vector_norm has the subgradient 0 at 0, where the root of a sum has none.
+        yield f.square().sum(1) if form == "squared_norm" else torch.linalg.vector_norm(f, dim=1)
+
+    sums, samples = per_sample_sum(
+        model,
+        batches,
+        objective=as_objective(objective),
+        terms=terms,
+        statistic=ABSOLUTE,
+        parameters=wanted_parameters(model, names),
+        counted=leading_size,
+        max_bytes=max_bytes,
+    )
+    return means(sums, samples, dtype)

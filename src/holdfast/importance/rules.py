@@ -1,0 +1,255 @@
+"""Layer rules: the per-sample gradients of one layer from its input and the gradient at its output.
+
+A layer that each sample meets once has the outer product of output gradient and input as its gradient, so that a
+multiplicative statistic (a square, an absolute value) is one matrix product: ``(G**2).T @ (A**2)``. A layer that
+each sample meets at several positions (a sequence, an image) adds over them first; those gradients are formed,
+a chunk of samples at a time.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from holdfast.importance.statistic import Statistic
+
+__all__ = ["RULES", "Rule", "Target"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the statistic of one parameter is added up.
+
+    Attributes:
+        total: the running sum ``[*p]``, in the precision of accumulation.
+        weight: the parameter's values ``[*p]``, in the same precision.
+    """
+
+    total: Tensor
+    weight: Tensor
+
+
+class Rule(abc.ABC):
+    """The statistic of one layer over one batch: ``add`` for each term, then ``finish``.
+
+    Args:
+        module: the layer.
+        inputs: what it was given in the one call of this batch, ``[B, ...]``.
+        targets: local parameter name -> where its sum goes; parameters that are not wanted are absent.
+        statistic: what is summed.
+        max_bytes: how much memory per-sample gradients may take at once.
+    """
+
+    def __init__(
+        self, module: nn.Module, inputs: Tensor, targets: Mapping[str, Target], statistic: Statistic, max_bytes: int
+    ) -> None:
+        self.inputs = inputs
+        self.weight = targets.get("weight")
+        self.bias = targets.get("bias")
+        self.statistic = statistic
+        self.max_bytes = max_bytes
+        self.dtype = next(iter(targets.values())).total.dtype
+        self.prepare(module)
+
+    @staticmethod
+    def accepts(module: nn.Module, inputs: Tensor) -> bool:
+        """Whether the rule is exact for this layer and this input."""
+        return inputs.dim() >= 2
+
+    @abc.abstractmethod
+    def prepare(self, module: nn.Module) -> None:
+        """Compute once what all terms share."""
+
+    @abc.abstractmethod
+    def add(self, grad: Tensor) -> None:
+        """Add one term, given its gradient at the layer's output, ``[B, ...]``."""
+
+    def finish(self) -> None:
+        """Add what was held back until all terms were seen; the rule is of no further use."""
+        del self.inputs
+
+    def chunks(self, samples: int, entries: int) -> Iterator[slice]:
+        """Slices of samples whose gradients of ``entries`` numbers each fit into the memory allowed."""
+        # The gradient itself and one temporary of the statistic.
+        size = max(1, self.max_bytes // max(1, 2 * entries * self.dtype.itemsize))
+        for start in range(0, samples, size):
+            yield slice(start, start + size)
+
+    def add_each(self, target: Target | None, gradient: Tensor) -> None:
+        """Add a small parameter's per-sample gradients ``[B, *p]``."""
+        if target is not None:
+            self.statistic.add(target.total, gradient, target.weight)
+
+
+class LinearRule(Rule):
+    """``y = x W.T + b``, with one position per sample or several."""
+
+    def prepare(self, module: nn.Module) -> None:
+        a = self.inputs
+        self.a = a.reshape(a.shape[0], -1, a.shape[-1]).to(self.dtype)
+        self.once = self.a.shape[1] == 1
+        self.held: Tensor | None = None
+
+    def add(self, grad: Tensor) -> None:
+        g = grad.reshape(grad.shape[0], -1, grad.shape[-1]).to(self.dtype)
+        if self.once and self.statistic.multiplicative:
+            # The input is the same for all terms: add the factors first, multiply once.
+            factor = self.statistic.of(g[:, 0])
+            self.held = factor if self.held is None else self.held.add_(factor)
+            return
+        if self.bias is not None:
+            self.add_each(self.bias, g.sum(1))
+        if self.weight is not None:
+            for part in self.chunks(g.shape[0], self.weight.total.numel()):
+                gradient = torch.bmm(g[part].transpose(1, 2), self.a[part])
+                self.statistic.add(self.weight.total, gradient, self.weight.weight)
+
+    def finish(self) -> None:
+        if self.held is None:
+            return
+        if self.weight is not None:
+            self.weight.total.addmm_(self.held.T, self.statistic.of(self.a[:, 0]))
+        if self.bias is not None:
+            self.bias.total.add_(self.held.sum(0))
+
+
+class ConvRule(Rule):
+    """A convolution in any number of dimensions: output gradients times unfolded input patches."""
+
+    @staticmethod
+    def accepts(module: nn.Module, inputs: Tensor) -> bool:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        return inputs.dim() == 2 + len(module.kernel_size)
+
+    def prepare(self, module: nn.Module) -> None:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        self.groups = module.groups
+        if self.weight is not None:
+            self.patches = _patches(module, self.inputs.to(self.dtype))
+
+    def add(self, grad: Tensor) -> None:
+        g = grad.flatten(2).to(self.dtype)  # [B, O, L]
+        if self.bias is not None:
+            self.add_each(self.bias, g.sum(2))
+        if self.weight is None:
+            return
+        b, o, length = g.shape
+        g = g.reshape(b * self.groups, o // self.groups, length)
+        p = self.patches  # [B * groups, L, entries of one filter]
+        for part in self.chunks(b, self.weight.total.numel()):
+            rows = slice(part.start * self.groups, part.stop * self.groups)
+            gradient = torch.bmm(g[rows], p[rows])
+            gradient = gradient.view(-1, *self.weight.total.shape)
+            self.statistic.add(self.weight.total, gradient, self.weight.weight)
+
+
+def _patches(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
+    """What each output position sees, ``[B * groups, L, C / groups * kernel]``."""
+    if module.padding_mode != "zeros":
+        padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+    elif isinstance(module.padding, str):
+        padded = F.pad(inputs, module._reversed_padding_repeated_twice)  # "same", "valid"
+    else:
+        padded = F.pad(inputs, [side for size in reversed(module.padding) for side in (size, size)])
+    dims = len(module.kernel_size)
+    windows = padded
+    for i, (kernel, stride, dilation) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    ):
+        windows = windows.unfold(2 + i, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+    # [B, C, *positions, *kernel] -> [B, groups, *positions, C / groups, *kernel]
+    b, c = windows.shape[:2]
+    windows = windows.reshape(b, module.groups, c // module.groups, *windows.shape[2:]).movedim(2, 2 + dims)
+    return windows.reshape(b * module.groups, windows.shape[2 : 2 + dims].numel(), -1)
+
+
+class EmbeddingRule(Rule):
+    """Rows looked up by index: a sample's gradient lives in the rows that it used."""
+
+    @staticmethod
+    def accepts(module: nn.Module, inputs: Tensor) -> bool:
+        assert isinstance(module, nn.Embedding)
+        return inputs.dim() >= 1 and module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+
+    def prepare(self, module: nn.Module) -> None:
+        assert isinstance(module, nn.Embedding) and self.weight is not None
+        index = self.inputs.reshape(self.inputs.shape[0], -1).long()
+        sample = torch.arange(index.shape[0], device=index.device)[:, None]
+        # One slot for each different pair of sample and row: a row used twice by a sample adds up first.
+        pairs, slot = torch.unique(sample * module.num_embeddings + index, return_inverse=True)
+        self.rows = pairs % module.num_embeddings
+        self.slot = slot.reshape(-1)
+        self.padding = None if module.padding_idx is None else self.rows == module.padding_idx
+
+    def add(self, grad: Tensor) -> None:
+        assert self.weight is not None
+        width = grad.shape[-1]
+        gradient = grad.new_zeros((self.rows.shape[0], width), dtype=self.dtype)
+        gradient.index_add_(0, self.slot, grad.reshape(-1, width).to(self.dtype))
+        if self.padding is not None:
+            gradient[self.padding] = 0
+        weight = self.weight.weight[self.rows]
+        self.weight.total.index_add_(0, self.rows, self.statistic.apply(gradient, weight))
+
+
+class NormRule(Rule):
+    """A layer that normalises its input, then scales and shifts it: the gradient is a sum over positions."""
+
+    def prepare(self, module: nn.Module) -> None:
+        a = self.inputs.to(self.dtype)
+        self.kept = 0  # how many trailing dimensions the parameters have, or 0 for one per channel (dimension 1)
+        if isinstance(module, nn.LayerNorm):
+            self.kept = len(module.normalized_shape)
+            normal = F.layer_norm(a, module.normalized_shape, None, None, module.eps)
+        elif isinstance(module, nn.RMSNorm):
+            self.kept = len(module.normalized_shape)
+            normal = F.rms_norm(a, list(module.normalized_shape), None, module.eps)
+        elif isinstance(module, nn.GroupNorm):
+            normal = F.group_norm(a, module.num_groups, None, None, module.eps)
+        else:
+            assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+            assert module.running_mean is not None and module.running_var is not None
+            mean, variance = module.running_mean.to(a.dtype), module.running_var.to(a.dtype)
+            normal = F.batch_norm(a, mean, variance, None, None, False, 0.0, module.eps)
+        self.normal = normal
+
+    def _per_sample(self, product: Tensor) -> Tensor:
+        positions = range(2, product.dim()) if self.kept == 0 else range(1, product.dim() - self.kept)
+        return product.sum(tuple(positions)) if len(positions) else product
+
+    def add(self, grad: Tensor) -> None:
+        g = grad.to(self.dtype)
+        if self.weight is not None:
+            self.add_each(self.weight, self._per_sample(g * self.normal))
+        if self.bias is not None:
+            self.add_each(self.bias, self._per_sample(g))
+
+
+class BatchNormRule(NormRule):
+    """BatchNorm in evaluation mode, with running statistics: an affine map per channel."""
+
+    @staticmethod
+    def accepts(module: nn.Module, inputs: Tensor) -> bool:
+        assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+        return inputs.dim() >= 2 and module.running_mean is not None and module.running_var is not None
+
+
+# Exact types only: a subclass may compute anything.
+RULES: dict[type[nn.Module], type[Rule]] = {
+    nn.Linear: LinearRule,
+    nn.Conv1d: ConvRule,
+    nn.Conv2d: ConvRule,
+    nn.Conv3d: ConvRule,
+    nn.Embedding: EmbeddingRule,
+    nn.LayerNorm: NormRule,
+    nn.RMSNorm: NormRule,
+    nn.GroupNorm: NormRule,
+    nn.BatchNorm1d: BatchNormRule,
+    nn.BatchNorm2d: BatchNormRule,
+    nn.BatchNorm3d: BatchNormRule,
+}

@@ -1,0 +1,122 @@
+"""Every importance, by whatever way, equals one backward per sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import holdfast.importance.engine as engine
+from holdfast.errors import ConfigurationError
+from holdfast.importance import fisher, mas, taylor
+from holdfast.importance._reference import per_sample_sum_reference
+from holdfast.importance.statistic import ABSOLUTE, SQUARE
+from holdfast.names import canonical_parameters
+from holdfast.objectives import LossOnly
+from importance.cases import CASES, LOOP, RULES, VMAP, Case
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def reference(case: Case, model: Any, batches: Any, terms: Any, statistic: Any, rows: bool = False) -> dict[str, Any]:
+    parameters = {n: p for n, p in canonical_parameters(model).items() if p.requires_grad}
+    sums, samples = per_sample_sum_reference(
+        model, batches, objective=case.objective, terms=terms, statistic=statistic, parameters=parameters
+    )
+    number = sum(case.sizes) if rows else samples
+    return {name: total / number for name, total in sums.items()}
+
+
+def equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    # Of all parameters: the biases of attention keys have importances that are zero up to rounding.
+    largest = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12 * largest)
+
+
+@every_case
+def test_empirical_fisher(case: Case) -> None:
+    model, batches = case.build()
+    found = fisher(model, batches, objective=case.objective, kind="empirical")
+
+    def losses(outputs: Any, batch: Any) -> Any:
+        yield case.objective.losses(outputs, batch)
+
+    equal(found, reference(case, model, batches, losses, lambda g, w: g**2))
+    assert any(bool(value.any()) for value in found.values())
+
+
+@every_case
+def test_exact_fisher(case: Case) -> None:
+    model, batches = case.build()
+
+    def factors(outputs: Any, batch: Any) -> Any:
+        yield from case.objective.factors(outputs)
+
+    try:
+        expected = reference(case, model, batches, factors, lambda g, w: g**2)
+    except ConfigurationError:
+        with pytest.raises(ConfigurationError):
+            fisher(model, batches, objective=case.objective, kind="exact")
+        return
+    equal(fisher(model, batches, objective=case.objective, kind="exact"), expected)
+
+
+@every_case
+def test_mas(case: Case) -> None:
+    model, batches = case.build()
+    found = mas(model, batches, objective=case.objective)
+
+    def norm(outputs: Any, batch: Any) -> Any:
+        yield (outputs**2).flatten(1).sum(1)
+
+    equal(found, reference(case, model, batches, norm, lambda g, w: g.abs(), rows=True))
+
+
+@every_case
+def test_taylor(case: Case) -> None:
+    model, batches = case.build()
+    # Memory for one or two samples at a time: the chunks must add up.
+    found = taylor(model, batches, objective=case.objective, output="l2", max_bytes=2000)
+
+    def l2(outputs: Any, batch: Any) -> Any:
+        yield (outputs.softmax(-1) ** 2).flatten(1).sum(1)
+
+    def change(g: Any, w: Any) -> Any:
+        return torch.maximum(torch.zeros_like(w), g * w + (g * w) ** 2 / 2)
+
+    equal(found, reference(case, model, batches, l2, change, rows=True))
+
+
+@every_case
+def test_takes_the_fastest_way_that_is_right(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = case.build()
+    ways = {RULES}
+
+    def spy(way: str) -> None:
+        true = getattr(engine, "vectorized" if way == VMAP else "loop")
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            found = true(*args, **kwargs)
+            ways.add(way)
+            return found
+
+        monkeypatch.setattr(engine, true.__name__, called)
+
+    spy(VMAP)
+    spy(LOOP)
+    fisher(model, batches, objective=case.objective, kind="empirical")
+    assert ways == {RULES, case.way}
+
+
+@pytest.mark.parametrize("statistic", [SQUARE, ABSOLUTE])
+def test_a_multiplicative_statistic_is_one(statistic: Any) -> None:
+    a, b = torch.randn(2, 50, dtype=torch.float64)
+    torch.testing.assert_close(statistic.of(a) * statistic.of(b), statistic.of(a * b))
+
+
+def test_the_cases_reach_every_way() -> None:
+    assert {case.way for case in CASES} == {RULES, VMAP, LOOP}
+    assert any(isinstance(case.objective, LossOnly) for case in CASES)
