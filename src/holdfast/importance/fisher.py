@@ -14,9 +14,9 @@ from holdfast.importance.estimate import choice, means, per_batch_sum, wanted_pa
 from holdfast.importance.statistic import SQUARE
 from holdfast.objectives import Batch, LossOnly, Objective, as_objective, draw
 
-__all__ = ["EXACT_OUTPUTS", "FisherKind", "fisher"]
+__all__ = ["EXACT_OUTPUTS", "Kind", "fisher"]
 
-FisherKind = Literal["auto", "exact", "sampled", "empirical", "batched"]
+Kind = Literal["auto", "exact", "sampled", "empirical", "batched"]
 
 EXACT_OUTPUTS = 20  # "auto": exact up to this many outputs, sampled beyond
 
@@ -26,7 +26,7 @@ def fisher(
     batches: Iterable[Batch],
     *,
     objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-    kind: FisherKind = "auto",
+    kind: Kind = "auto",
     names: Iterable[str] | None = None,
     generator: torch.Generator | None = None,
     max_bytes: int | None = None,
@@ -102,7 +102,7 @@ def fisher(
     return means(sums, samples, dtype)
 
 
-def _terms(objective: Objective, kind: FisherKind, generator: torch.Generator | None) -> Terms:
+def _terms(objective: Objective, kind: Kind, generator: torch.Generator | None) -> Terms:
     """What each sample's gradient is taken of."""
 
     def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
