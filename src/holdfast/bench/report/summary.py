@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from holdfast.bench import metrics
 from holdfast.bench.record import Hyperparameter, Record
+from holdfast.bench.report.columns import METRICS, Estimate
 from holdfast.errors import DataError
 
 __all__ = [
     "BOUNDS",
     "CONTROLS",
-    "METRICS",
-    "Estimate",
     "Group",
-    "Metric",
     "PublishedValue",
     "SummaryRow",
     "groups",
@@ -34,60 +31,6 @@ BOUNDS = frozenset({"finetune", "joint"})
 
 CONTROLS = BOUNDS | {"l2sp", "adagrad"}
 """What a method has to beat before it has shown anything."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column: its words, its unit on the page, and the direction in which it is better."""
-
-    key: str
-    title: str
-    short: str
-    unit: str
-    better: Literal["higher", "lower"]
-    scale: float
-    digits: int
-    signed: bool
-    meaning: str
-    exact: bool = False  # not a measurement: no interval where all seeds agree
-
-
-METRICS: tuple[Metric, ...] = (
-    Metric("average_accuracy", "Average accuracy", "Avg. acc.", "%", "higher", 100, 2, False,
-           "mean test accuracy over all tasks after the last one"),
-    Metric("forgetting", "Forgetting", "Forgetting", "points", "lower", 100, 2, False,
-           "mean drop of each earlier task from its best accuracy"),
-    Metric("backward_transfer", "Backward transfer", "Backward", "points", "higher", 100, 2, True,
-           "mean change of each earlier task since it was learned"),
-    Metric("learning_accuracy", "Learning accuracy", "Learning", "%", "higher", 100, 2, False,
-           "mean accuracy on each task right after learning it"),
-    Metric("forward_transfer", "Forward transfer", "Forward", "points", "higher", 100, 2, True,
-           "mean gain on each task before learning it, over the untrained model"),
-    Metric("step_time", "Time per step", "Step time", "\u00d7 finetune", "lower", 1, 2, False,
-           "median time of a training step, as a multiple of plain fine-tuning"),
-    Metric("consolidate_seconds", "Consolidation", "Consolidate", "s", "lower", 1, 2, False,
-           "seconds spent remembering, over the whole run"),
-    Metric("peak_memory", "Peak memory", "Peak mem.", "MiB", "lower", 2**-20, 0, False,
-           "largest memory in use during the run"),
-    Metric("state_bytes", "State per parameter", "State", "bytes", "lower", 1, 1, False,
-           "bytes that the method remembers for each parameter of the model", exact=True),
-)  # fmt: skip
-_BY_KEY = {metric.key: metric for metric in METRICS}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One value per seed, their mean, and the half-width of the 95 % interval (``None`` for one seed)."""
-
-    mean: float
-    half: float | None
-    values: tuple[float, ...]
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> Estimate | None:
-        """Summarise the values that exist; ``None`` where none does."""
-        known = tuple(value for value in values if value is not None)
-        return cls(*metrics.interval(known), known) if known else None
 
 
 @dataclass(frozen=True)
@@ -317,7 +260,8 @@ def _refuse_twins(method: str, members: list[Record]) -> None:
     seeds = [record.config.seed for record in members]
     for seed in seeds:
         if seeds.count(seed) > 1:
-            raise DataError(f"Found {seeds.count(seed)} records of {method} with one setting and seed {seed}; keep one.")
+            times = seeds.count(seed)
+            raise DataError(f"Found {times} records of {method} with one setting and seed {seed}; keep one.")
 
 
 def _mean(row: SummaryRow, key: str) -> float:
@@ -329,18 +273,18 @@ def _mark_best(made: list[SummaryRow]) -> list[SummaryRow]:
     """Mark, in every column, the best of the rows that are not bounds; equal as printed is equally good."""
     contenders = [row for row in made if not row.bound]
     best: dict[str, set[str]] = {row.label: set() for row in made}
-    for key, metric in _BY_KEY.items():
+    for metric in METRICS:
         sign = 1 if metric.better == "higher" else -1
         printed = {}
         for row in contenders:
-            estimate = row.estimates[key]
+            estimate = row.estimates[metric.key]
             if estimate is not None:
                 printed[row.label] = sign * round(estimate.mean * metric.scale, metric.digits)
         if len(printed) < 2 or len(set(printed.values())) < 2:
             continue  # nothing to choose between
         for label, value in printed.items():
             if value == max(printed.values()):
-                best[label].add(key)
+                best[label].add(metric.key)
     return [replace(row, best=frozenset(best[row.label])) for row in made]
 
 

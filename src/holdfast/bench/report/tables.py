@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast.bench.record import Record
-from holdfast.bench.report.summary import CONTROLS, METRICS, Estimate, Group, Metric, SummaryRow, groups
+from holdfast.bench.report.columns import METRICS, Estimate, Metric
+from holdfast.bench.report.summary import CONTROLS, Group, SummaryRow, groups
 
 __all__ = [
     "SHORT",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 SHORT = ("average_accuracy", "forgetting", "learning_accuracy", "step_time", "peak_memory", "state_bytes")
-"""The columns that fit a terminal. Backward transfer is left to the page: it is nearly forgetting with its sign changed."""
+"""The columns that fit a terminal; the page shows all of them."""
 
 MISSING = "\u2013"
 

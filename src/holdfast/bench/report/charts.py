@@ -1,0 +1,201 @@
+"""Charts of the summary: intervals of one metric, and one metric against another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from holdfast.bench.report.columns import METRICS, Metric
+from holdfast.bench.report.summary import Group, PublishedValue, SummaryRow
+from holdfast.bench.report.svg import Scale, axes, el, figure, marker, span, text, ticks
+from holdfast.bench.report.tables import format_estimate
+
+__all__ = ["Series", "forest", "scatter", "series_of", "swatch"]
+
+_METRIC = {metric.key: metric for metric in METRICS}
+_COLOURS = 8
+_WIDTH = 360.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """How one label looks everywhere on the page: a slot in the palette, a shape and a dash."""
+
+    index: int
+    colour: str
+    shape: int
+    dash: str | None
+
+    @property
+    def classes(self) -> str:
+        """Classes of its group: ``s`` for any series, ``m<k>`` for this one, and its colour."""
+        return f"s m{self.index} {self.colour}"
+
+
+def series_of(groups: Iterable[Group]) -> dict[str, Series]:
+    """One look per label over the whole page. The bounds are neutral: colour is for what is compared."""
+    found: dict[str, Series] = {}
+    used = 0
+    for group in groups:
+        for row in group.rows:
+            if row.label in found:
+                continue
+            if row.bound:
+                floor = row.method == "finetune"
+                found[row.label] = Series(
+                    len(found), "floor" if floor else "ceiling", 0, "6 4" if floor else "1.5 3.5"
+                )
+            else:
+                dash = ("", "7 3", "2 2")[used // _COLOURS % 3] or None
+                found[row.label] = Series(len(found), f"c{used % _COLOURS}", 1 + used % 6, dash)
+                used += 1
+    return found
+
+
+def swatch(series: Series) -> str:
+    """The mark and the line of a series, for a legend."""
+    line = el("line", x1=1.0, x2=25.0, y1=7.0, y2=7.0, stroke_dasharray=series.dash, class_="line")
+    mark = marker(series.shape, 13.0, 7.0, 4.2)
+    drawing = el("g", line, mark, class_=series.colour)
+    return el("svg", drawing, viewBox="0 0 26 14", class_="swatch", aria_hidden="true")
+
+
+def forest(
+    identity: str, group: Group, key: str, series: dict[str, Series], published: Sequence[PublishedValue] = ()
+) -> str:
+    """One metric of every method: a dot per seed, the mean, the 95 % interval, and published values as rings.
+
+    Returns an empty string where no method has the metric.
+    """
+    metric = _METRIC[key]
+    shown = [(row, estimate) for row in group.rows if (estimate := row.estimates[key]) is not None]
+    if not shown:
+        return ""
+    if metric.better == "lower":
+        shown.sort(key=lambda pair: pair[1].mean)
+    reported = {row.label: value for row, _ in shown if (value := row.published(key, published)) is not None}
+    wide = max(len(row.label) for row, _ in shown) > 15
+    left, right, top, pitch = (12.0 if wide else 112.0), _WIDTH - 62.0, 34.0, (38.0 if wide else 30.0)
+    bottom = top + pitch * len(shown)
+    numbers = [value * metric.scale for _, estimate in shown for value in estimate.values]
+    numbers += [(e.mean + sign * (e.half or 0.0)) * metric.scale for _, e in shown for sign in (-1, 1)]
+    numbers += [value.value * metric.scale for value in reported.values()]
+    limit = 100.0 if metric.unit == "%" else float("inf")
+    low, high = span(numbers, pad=0.04, least=1.0 if metric.scale == 100 else 1e-3)
+    x = Scale(low, min(high, limit + 0.01 * (high - low)) if low < limit else high, left, right)
+    parts = [el("text", text(f"{metric.title}, {metric.unit}"), x=2.0, y=16.0, class_="label")]
+    for tick in ticks(x.low, x.high, 4):
+        parts.append(el("line", x1=x(tick), x2=x(tick), y1=top - 6, y2=bottom, class_="grid"))
+        parts.append(el("text", f"{tick:g}", x=x(tick), y=bottom + 15, class_="tick", text_anchor="middle"))
+    for number, (row, estimate) in enumerate(shown):
+        look = series[row.label]
+        y = top + pitch * (number + 0.5) + (7.0 if wide else 0.0)
+        name = row.label if len(row.label) <= 46 else row.label[:45] + "…"
+        at_name = {"x": 2.0, "y": y - 14.0 if wide else y + 4.0}
+        marks = [el("title", text(f"{row.label}: {format_estimate(estimate, metric)} {metric.unit}"))]
+        marks += [el("circle", cx=x(v * metric.scale), cy=y, r=2.6, class_="seed") for v in estimate.values]
+        if estimate.half is not None:
+            ends = [min(max(x((estimate.mean + s * estimate.half) * metric.scale), left), right) for s in (-1, 1)]
+            marks.append(el("line", x1=ends[0], x2=ends[1], y1=y, y2=y, class_="interval"))
+        marks.append(marker(look.shape, x(estimate.mean * metric.scale), y, 5.0))
+        if row.label in reported:
+            theirs = reported[row.label]
+            note = el("title", text(f"published: {theirs.value * metric.scale:.{metric.digits}f} ({theirs.source})"))
+            marks.append(el("g", note, marker(2, x(theirs.value * metric.scale), y, 5.4, "ring"), class_="published"))
+        mean = f"{estimate.mean * metric.scale:.{metric.digits}f}"
+        parts.append(el("text", text(name), **at_name, class_="name"))
+        parts.append(el("g", *marks, class_=look.classes))
+        parts.append(el("text", text(mean), x=_WIDTH - 4, y=y + 4, class_="value", text_anchor="end"))
+    spoken = "; ".join(f"{row.label} {format_estimate(estimate, metric)}" for row, estimate in shown)
+    title = f"{metric.title} of every method"
+    return figure(identity, _WIDTH, bottom + 24, title, f"{metric.meaning}, {metric.unit}: {spoken}.", *parts)
+
+
+def _retained(row: SummaryRow) -> tuple[float, float] | None:
+    """Stability: 100 % minus forgetting, with the half-width of its interval."""
+    estimate = row.estimates["forgetting"]
+    return None if estimate is None else (100 - 100 * estimate.mean, 100 * (estimate.half or 0.0))
+
+
+def _point(row: SummaryRow, key: str) -> tuple[float, float] | None:
+    if key == "stability":
+        return _retained(row)
+    estimate, scale = row.estimates[key], _METRIC[key].scale
+    return None if estimate is None else (estimate.mean * scale, (estimate.half or 0.0) * scale)
+
+
+_AXIS = {
+    "stability": ("Stability: 100 % minus forgetting", "%"),
+    "learning_accuracy": ("Plasticity: learning accuracy, %", "%"),
+}
+
+
+def _axis(key: str) -> tuple[str, str]:
+    if key in _AXIS:
+        return _AXIS[key]
+    metric: Metric = _METRIC[key]
+    return f"{metric.title}, {metric.unit}", metric.unit
+
+
+def scatter(identity: str, group: Group, x_key: str, y_key: str, series: dict[str, Series], better: str) -> str:
+    """One metric against another, a mark with both intervals per method.
+
+    Returns an empty string where no method has both. ``better`` is the arrow towards the better corner.
+    """
+    points = [
+        (row, at, up)
+        for row in group.rows
+        if (at := _point(row, x_key)) is not None and (up := _point(row, y_key)) is not None
+    ]
+    if not points:
+        return ""
+    (x_title, x_unit), (y_title, y_unit) = _axis(x_key), _axis(y_key)
+    x_low, x_high = span([p + s * h for _, (p, h), _ in points for s in (-1, 1)], least=_least(x_unit))
+    y_low, y_high = span([p + s * h for _, _, (p, h) in points for s in (-1, 1)], least=_least(y_unit))
+    x = Scale(x_low, x_high, 44.0, _WIDTH - 12.0)
+    y = Scale(y_low, y_high, 264.0, 36.0)
+    whole = "%" if x_unit == "%" else ""
+    parts = [axes(x, y, x_title, y_title, x_ticks=[t for t in ticks(x_low, x_high) if not whole or t <= 100])]
+    corner = {"↗": (x.end - 4, y.end + 12, "end"), "↖": (x.start + 4, y.end + 12, "start")}[better]
+    words = f"better {better}" if better == "↗" else f"{better} better"
+    parts.append(el("text", words, x=corner[0], y=corner[1], class_="corner", text_anchor=corner[2]))
+    taken = [(corner[0] - 62, corner[1] - 10, 66.0, 14.0) if better == "↗" else (corner[0], corner[1] - 10, 66.0, 14.0)]
+    taken += [(x(px) - 6, y(py) - 6, 12.0, 12.0) for _, (px, _), (py, _) in points]
+    for row, (px, xh), (py, yh) in points:
+        look = series[row.label]
+        marks = [el("title", text(f"{row.label}: {px:.2f} {x_unit}, {py:.2f} {y_unit}"))]
+        if xh:
+            marks.append(el("line", x1=x(px - xh), x2=x(px + xh), y1=y(py), y2=y(py), class_="interval thin"))
+        if yh:
+            marks.append(el("line", x1=x(px), x2=x(px), y1=y(py - yh), y2=y(py + yh), class_="interval thin"))
+        marks.append(marker(look.shape, x(px), y(py), 5.2))
+        marks.append(_name(row.label, x(px), y(py), x, y, taken))
+        parts.append(el("g", *marks, class_=look.classes))
+    spoken = "; ".join(f"{row.label} at {px:.2f} {x_unit} and {py:.2f} {y_unit}" for row, (px, _), (py, _) in points)
+    missing = [row.label for row in group.rows if row.label not in {p.label for p, _, _ in points}]
+    without = f" Not shown, because it has no such value: {', '.join(missing)}." if missing else ""
+    return figure(identity, _WIDTH, 306.0, f"{y_title} against {x_title}", f"{spoken}.{without}", *parts)
+
+
+def _least(unit: str) -> float:
+    """The narrowest axis worth drawing, so that noise in the last digit does not fill a chart."""
+    return {"%": 1.0, "points": 1.0, "MiB": 8.0}.get(unit, 0.1)
+
+
+def _name(label: str, px: float, py: float, x: Scale, y: Scale, taken: list[tuple[float, float, float, float]]) -> str:
+    """The label beside its mark where there is room, else nothing: the legend has it too."""
+    short = label if len(label) <= 18 else label[:17] + "…"
+    width = 6.3 * len(short)
+    places = ((9.0, 4.0, "start"), (-9.0, 4.0, "end"), (0.0, -10.0, "middle"), (0.0, 17.0, "middle"))
+    for dx, dy, anchor in places:
+        left = px + dx - {"start": 0.0, "end": width, "middle": width / 2}[anchor]
+        box = (left, py + dy - 10, width, 13.0)
+        inside = box[0] >= x.start and box[0] + width <= x.end + 10 and box[1] >= y.end - 4 and box[1] + 13 <= y.start
+        if inside and not any(_overlap(box, other) for other in taken if other != (px - 6, py - 6, 12.0, 12.0)):
+            taken.append(box)
+            return el("text", text(short), x=px + dx, y=py + dy, class_="name", text_anchor=anchor)
+    return ""
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]

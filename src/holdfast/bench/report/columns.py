@@ -1,0 +1,64 @@
+"""The columns of the summary: their words, units and direction, and a value over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from holdfast.bench import metrics
+
+__all__ = ["METRICS", "Estimate", "Metric"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: its words, its unit on the page, and the direction in which it is better."""
+
+    key: str
+    title: str
+    short: str
+    unit: str
+    better: Literal["higher", "lower"]
+    scale: float
+    digits: int
+    signed: bool
+    meaning: str
+    exact: bool = False  # not a measurement: no interval where all seeds agree
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("average_accuracy", "Average accuracy", "Avg. acc.", "%", "higher", 100, 2, False,
+           "mean test accuracy over all tasks after the last one"),
+    Metric("forgetting", "Forgetting", "Forgetting", "points", "lower", 100, 2, False,
+           "mean drop of each earlier task from its best accuracy"),
+    Metric("backward_transfer", "Backward transfer", "Backward", "points", "higher", 100, 2, True,
+           "mean change of each earlier task since it was learned"),
+    Metric("learning_accuracy", "Learning accuracy", "Learning", "%", "higher", 100, 2, False,
+           "mean accuracy on each task right after learning it"),
+    Metric("forward_transfer", "Forward transfer", "Forward", "points", "higher", 100, 2, True,
+           "mean gain on each task before learning it, over the untrained model"),
+    Metric("step_time", "Time per step", "Step time", "\u00d7 finetune", "lower", 1, 2, False,
+           "median time of a training step, as a multiple of plain fine-tuning"),
+    Metric("consolidate_seconds", "Consolidation", "Consolidate", "s", "lower", 1, 2, False,
+           "seconds spent remembering, over the whole run"),
+    Metric("peak_memory", "Peak memory", "Peak mem.", "MiB", "lower", 2**-20, 0, False,
+           "largest memory in use during the run"),
+    Metric("state_bytes", "State per parameter", "State", "bytes", "lower", 1, 1, False,
+           "bytes that the method remembers for each parameter of the model", exact=True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One value per seed, their mean, and the half-width of the 95 % interval (``None`` for one seed)."""
+
+    mean: float
+    half: float | None
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Estimate | None:
+        """Summarise the values that exist; ``None`` where none does."""
+        known = tuple(value for value in values if value is not None)
+        return cls(*metrics.interval(known), known) if known else None

@@ -1,0 +1,126 @@
+"""SVG by hand: escaping, elements, scales, axes and markers. Colours live in the style sheet, as classes."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+
+__all__ = ["Scale", "axes", "compact", "el", "figure", "marker", "span", "text", "ticks"]
+
+
+_LEAVES = {"br", "circle", "input", "line", "path", "polygon", "rect"}
+
+
+def text(value: object) -> str:
+    """Any text, safe inside HTML and SVG: markup is escaped, control characters are dropped."""
+    return html.escape("".join(c for c in str(value) if c.isprintable() or c in "\n\t"), quote=True)
+
+
+def compact(number: float) -> str:
+    """A coordinate with two decimals at most."""
+    return f"{number:.2f}".rstrip("0").rstrip(".")
+
+
+def el(name: str, /, *children: str, **attributes: object) -> str:
+    """An element; ``children`` are markup already. ``class_`` becomes ``class`` and ``text_anchor`` ``text-anchor``."""
+    shown = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{compact(value) if isinstance(value, float) else text(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return f"<{name}{shown}/>" if name in _LEAVES else f"<{name}{shown}>{''.join(children)}</{name}>"
+
+
+def figure(identity: str, width: float, height: float, title: str, description: str, *children: str) -> str:
+    """A chart with a name and a description that a screen reader speaks."""
+    return el(
+        "svg",
+        el("title", text(title), id=f"{identity}-t"),
+        el("desc", text(description), id=f"{identity}-d"),
+        *children,
+        viewBox=f"0 0 {compact(width)} {compact(height)}",
+        role="img",
+        aria_labelledby=f"{identity}-t {identity}-d",
+        class_="chart",
+    )
+
+
+class Scale:
+    """A straight line from data to coordinates."""
+
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        """Map ``[low, high]`` to ``[start, end]``; ``low`` and ``high`` must differ."""
+        assert high > low
+        self.low, self.high, self.start, self.end = low, high, start, end
+
+    def __call__(self, value: float) -> float:
+        """The coordinate of a value; outside the domain it stays on the line."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def span(values: Sequence[float], *, pad: float = 0.08, least: float = 1e-9) -> tuple[float, float]:
+    """A domain around the values that is never empty; ``least`` is its smallest width."""
+    low, high = min(values), max(values)
+    width = max(high - low, least, 1e-6 * abs(high))
+    low, high = low - pad * width, high + pad * width
+    if high - low < least:
+        low, high = low - least / 2, high + least / 2
+    return low, high
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers inside ``[low, high]``, about ``count`` of them."""
+    raw = (high - low) / count
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(step * k, 12) for k in range(first, last + 1)]
+
+
+def axes(
+    x: Scale,
+    y: Scale,
+    x_title: str,
+    y_title: str,
+    *,
+    x_ticks: Sequence[float],
+    show: Callable[[float], str] = "{:g}".format,
+) -> str:
+    """Grid lines, tick labels and titles: x below, y on top of its axis so that it reads without turning the head."""
+    parts = []
+    for value in ticks(y.low, y.high):
+        at = y(value)
+        parts.append(el("line", x1=x.start, x2=x.end, y1=at, y2=at, class_="grid"))
+        parts.append(el("text", f"{value:g}", x=x.start - 7, y=at + 3.5, class_="tick", text_anchor="end"))
+    for value in x_ticks:
+        at = x(value)
+        parts.append(el("line", x1=at, x2=at, y1=y.start, y2=y.start + 4, class_="axis"))
+        parts.append(el("text", text(show(value)), x=at, y=y.start + 17, class_="tick", text_anchor="middle"))
+    parts.append(el("line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis"))
+    middle = (x.start + x.end) / 2
+    parts.append(el("text", text(x_title), x=middle, y=y.start + 36, class_="label", text_anchor="middle"))
+    parts.append(el("text", text(y_title), x=2.0, y=y.end - 10, class_="label"))
+    return "".join(parts)
+
+
+_SHAPES: tuple[tuple[tuple[float, float], ...], ...] = (
+    (),  # a circle
+    ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+    ((0, -1.25), (1.15, 0.85), (-1.15, 0.85)),
+    ((0, 1.25), (1.15, -0.85), (-1.15, -0.85)),
+    ((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4),
+     (0.4, 1.2), (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
+    ((0, -1.25), (1.19, -0.39), (0.73, 1.01), (-0.73, 1.01), (-1.19, -0.39)),
+)  # fmt: skip
+
+
+def marker(shape: int, x: float, y: float, size: float, class_: str = "mark") -> str:
+    """A mark of one of seven shapes, so that a series is known without its colour."""
+    corners = _SHAPES[shape % len(_SHAPES)]
+    if not corners:
+        return el("circle", cx=x, cy=y, r=size, class_=class_)
+    points = " ".join(f"{compact(x + size * dx)},{compact(y + size * dy)}" for dx, dy in corners)
+    return el("polygon", points=points, class_=class_)
