@@ -218,9 +218,11 @@ def test_digits_are_scikit_learns_and_split_evenly() -> None:
     loaded = data.load("digits")
     assert loaded.train_x.shape == (1438, 1, 8, 8) and loaded.test_x.shape == (359, 1, 8, 8)
     bundle = load_digits()
-    original = sorted((int(y), [round(v * 255 / 16) for v in x]) for x, y in zip(bundle.data.tolist(), bundle.target))
+    original = sorted(
+        (int(y), [round(v * 255 / 16) for v in x]) for x, y in zip(bundle.data.tolist(), bundle.target, strict=True)
+    )
     both = torch.cat([loaded.train_x, loaded.test_x]).flatten(1).tolist()
-    assert sorted(zip(torch.cat([loaded.train_y, loaded.test_y]).tolist(), both)) == original
+    assert sorted(zip(torch.cat([loaded.train_y, loaded.test_y]).tolist(), both, strict=True)) == original
     share = loaded.test_y.bincount() / (loaded.test_y.bincount() + loaded.train_y.bincount())
     assert (share - 0.2).abs().max() < 0.005
     scaled = loaded.train_x.float() / 255
