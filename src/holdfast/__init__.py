@@ -1,1 +1,37 @@
-"""Holdfast: learn something new without losing what was known."""
+"""Teach a PyTorch model something new without losing what it knew, and without keeping the old data."""
+
+from holdfast.errors import (
+    ConfigurationError,
+    DataError,
+    DependencyError,
+    HoldfastError,
+    NumericsError,
+    ProtectionError,
+    StateError,
+)
+from holdfast.method import Method, Step
+from holdfast.objectives import CausalLM, Classification, MultiLabel, Objective, Regression
+from holdfast.optim import CLASSP
+from holdfast.penalties.ewc import EWC, OnlineEWC
+from holdfast.penalties.l2sp import L2SP
+
+__all__ = [
+    "CLASSP",
+    "EWC",
+    "L2SP",
+    "CausalLM",
+    "Classification",
+    "ConfigurationError",
+    "DataError",
+    "DependencyError",
+    "HoldfastError",
+    "Method",
+    "MultiLabel",
+    "NumericsError",
+    "Objective",
+    "OnlineEWC",
+    "ProtectionError",
+    "Regression",
+    "StateError",
+    "Step",
+]

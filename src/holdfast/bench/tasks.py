@@ -162,6 +162,14 @@ class Stream:
         """What `models.build` is asked for: a number of outputs, or one number per head."""
         return self.num_outputs if self.heads is None else self.heads
 
+    def without_test(self) -> Stream:
+        """The same stream with every test part empty: what a choice of hyperparameters may be shown."""
+        tasks = tuple(
+            dataclasses.replace(t, test=Split(t.test.storage[:0], t.test.rows[:0], t.test.targets[:0]))
+            for t in self.tasks
+        )
+        return dataclasses.replace(self, tasks=tasks)
+
     def to(self, device: torch.device | str) -> Stream:
         """The same stream with its tensors on a device; samples that tasks share are moved once and stay shared."""
         moved: dict[int, Tensor] = {}

@@ -101,9 +101,7 @@ class OnlineEWC(_FisherPenalty):
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
-        super().__init__(
-            model, strength=strength, fisher=fisher, coupling=coupling, select=select, objective=objective
-        )
+        super().__init__(model, strength=strength, fisher=fisher, coupling=coupling, select=select, objective=objective)
         self.decay = check_not_negative("decay", decay)
         if self.decay > 1:
             raise ConfigurationError(f"decay is {decay!r}; expected a number from 0 to 1")

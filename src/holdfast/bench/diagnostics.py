@@ -1,0 +1,162 @@
+"""Answers to "it does nothing": how much of the training signal is the penalty's, and how far the weights went."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.bench.learner import Learner
+from holdfast.dispatch import Step
+from holdfast.method import Method
+from holdfast.objectives import Batch, Objective
+from holdfast.penalties.quadratic import QuadraticPenalty
+
+__all__ = ["Diagnosis", "GradientShare"]
+
+_EVERY = 50
+_LEAST, _MOST = 0.001, 0.99
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    norms = [t.detach().double().norm() for t in tensors]
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+class GradientShare(Method):
+    """Measures the penalty's share of the gradient, ``‖penalty‖ / (‖penalty‖ + ‖loss‖)``, when it is told to.
+
+    Args:
+        model: the model that trains.
+    """
+
+    needs_data: ClassVar[bool] = False
+    order: ClassVar[int] = 1000  # after every penalty has added its gradient
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.watching = False
+        self.loss_norm = 0.0
+        self.penalty_norm = 0.0
+        self._own: dict[str, Tensor] = {}
+
+    def observe_gradient(self, step: Step) -> None:
+        """Keep the loss's own gradient for a moment."""
+        if self.watching:
+            self._own = {n: step.unscaled(p.grad).clone() for n, p in self.params.items() if p.grad is not None}
+            self.loss_norm, self.penalty_norm = _norm(self._own.values()), 0.0
+
+    def add_gradient(self, step: Step) -> None:
+        """Compare with the gradient that the penalties left."""
+        if self.watching:
+            added = [
+                step.unscaled(p.grad) - self._own[n]
+                for n, p in self.params.items()
+                if p.grad is not None and n in self._own
+            ]
+            self.penalty_norm = _norm(added)
+            self._own = {}
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        """Nothing to remember."""
+
+
+class Diagnosis:
+    """What a run notices about its own method.
+
+    Args:
+        learner: the model, optimizer and method of the run.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._share = GradientShare(learner.model)
+        self.latest_share: float | None = None
+        self._least, self._most, self._seen = math.inf, 0.0, 0
+
+    def before_step(self, step: int) -> bool:
+        """Whether the coming step is watched; called before each."""
+        self._finish()
+        method = self._learner.method
+        watched = method is not None and method.num_tasks > 0 and step % _EVERY == 0
+        if watched:
+            self._share.attach(self._learner.optimizer)
+            self._share.watching = True
+        return watched
+
+    def _finish(self) -> None:
+        if not self._share.watching:
+            return
+        self._share.watching = False
+        self._share.detach()
+        penalty, loss = self._share.penalty_norm, self._share.loss_norm
+        method = self._learner.method
+        if isinstance(method, QuadraticPenalty) and method.coupling == "proximal":
+            penalty = self._closed_form(method)
+        elif method is not None and method.needs_penalty:
+            penalty, loss = self._learner.penalty_norms
+        elif method is None or not _adds_gradient(method):
+            return
+        share = penalty / (penalty + loss) if penalty + loss > 0 else 0.0
+        self.latest_share = share
+        self._least, self._most, self._seen = min(self._least, share), max(self._most, share), self._seen + 1
+
+    def _closed_form(self, method: QuadraticPenalty) -> float:
+        gradients = torch.autograd.grad(method.value(), list(method.params.values()), allow_unused=True)
+        return _norm(g for g in gradients if g is not None)
+
+    def end_of_task(self, task: int, diagnostics: dict[str, Any]) -> None:
+        """Note how far every layer went from its anchor while this task was learned."""
+        self._finish()
+        method = self._learner.method
+        if method is None or method.num_tasks == 0:
+            return
+        distances = {
+            name: _norm([method.params[name].double() - held["anchor"].double()])
+            for name, held in method.state.items()
+            if "anchor" in held and name in method.params
+        }
+        if distances:
+            diagnostics.setdefault("distance", {})[str(task)] = distances
+
+    def explain(self, step: int) -> str:
+        """Why a loss may have stopped being finite at a step."""
+        config = self._learner.config
+        method = self._learner.method
+        if method is None or method.num_tasks == 0:
+            return f"the loss of {config.method} is not finite at step {step}: lower the learning rate ({config.lr})"
+        strength = getattr(method, "strength", None)
+        cause = "lower the learning rate"
+        if strength is not None:
+            cause = f"strength x learning rate ({strength:g} x {config.lr:g}) is probably too large"
+            if isinstance(method, QuadraticPenalty) and method.coupling != "proximal":
+                cause += ": try coupling='proximal'"
+        return f"the loss of {config.method} is not finite at step {step}: {cause}"
+
+    def warnings(self) -> list[str]:
+        """One sentence for each thing that a user should know."""
+        config, entry = self._learner.config, self._learner.entry
+        found = []
+        if self._seen and self._most < _LEAST:
+            found.append(
+                f"{config.method}: the penalty was never more than {self._most:.2%} of the training signal, so it does "
+                "almost nothing; raise the strength"
+            )
+        if self._seen and self._least > _MOST:
+            found.append(
+                f"{config.method}: the penalty was never less than {self._least:.2%} of the training signal, so it "
+                "learns nothing new; lower the strength"
+            )
+        if config.scenario == "class" and entry.family == "penalty":
+            found.append(
+                f"{config.method}: a weight penalty alone does not solve class-incremental learning; compare with "
+                "finetune and joint before you trust it"
+            )
+        return found
+
+
+def _adds_gradient(method: Method) -> bool:
+    return method.phase("add_gradient") is not None

@@ -1,0 +1,337 @@
+"""The plain loop: tasks, epochs, batches; then consolidate, then test.
+
+Everything random derives from the run's seed and the place in the run, so a run that is stopped and resumed makes
+the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from holdfast.bench import environment, memory, seeding, streams
+from holdfast.bench.diagnostics import Diagnosis
+from holdfast.bench.learner import Learner
+from holdfast.bench.record import Costs, Curves, Record, RunConfig
+from holdfast.bench.session import Session, sessions
+from holdfast.bench.tasks import Stream
+from holdfast.errors import NumericsError
+
+__all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Snapshot", "build_stream", "run"]
+
+_CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
+_CURVE_POINTS = 200
+_TIMED_STEPS = 5000  # more would not move the median, but would weigh on every checkpoint
+
+
+@dataclass
+class Cursor:
+    """The place in a run: what comes next."""
+
+    session: int = 0
+    round: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+    @property
+    def between_sessions(self) -> bool:
+        """Whether nothing of the session has happened yet."""
+        return (self.round, self.epoch, self.batch) == (0, 0, 0)
+
+
+@dataclass
+class Ledger:
+    """What a run has measured so far."""
+
+    initial: list[float] = field(default_factory=list)
+    matrix: list[list[float]] = field(default_factory=list)
+    validation: list[list[float]] = field(default_factory=list)
+    curves: dict[str, list[Any]] = field(
+        default_factory=lambda: {"task": [], "step": [], "loss": [], "penalty_share": []}
+    )
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    steps: int = 0
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"training": 0.0, "consolidate": 0.0, "evaluate": 0.0, "total": 0.0}
+    )
+    step_seconds: list[float] = field(default_factory=list)
+    peak_memory: int = 0
+
+
+class Observer(Protocol):
+    """Who wants to know how a run is getting on."""
+
+    def begin(self, config: RunConfig, steps: int) -> None:
+        """A run begins (or goes on) that has this many training steps, pruning rounds left out."""
+        ...
+
+    def advance(self, steps: int) -> None:
+        """So many more steps are done."""
+        ...
+
+    def tested(self, task: int, accuracies: list[float]) -> None:
+        """A task was learned and all were tested (or validated)."""
+        ...
+
+
+@dataclass
+class Snapshot:
+    """Everything that a run needs in order to go on as if it had never stopped."""
+
+    cursor: Cursor
+    ledger: Ledger
+    learner: dict[str, Any]
+    random_state: Tensor
+
+
+class Keeper(Protocol):
+    """Who keeps checkpoints of a run."""
+
+    def load(self) -> Snapshot | None:
+        """The last good checkpoint, if there is one."""
+        ...
+
+    def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
+        """Write a checkpoint if it is time for one, or in any case if it ``must`` be."""
+        ...
+
+
+class _Silent:
+    def begin(self, config: RunConfig, steps: int) -> None:
+        pass
+
+    def advance(self, steps: int) -> None:
+        pass
+
+    def tested(self, task: int, accuracies: list[float]) -> None:
+        pass
+
+    def load(self) -> Snapshot | None:
+        return None
+
+    def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
+        pass
+
+
+def build_stream(config: RunConfig, *, data_dir: Path | str | None = None) -> Stream:
+    """The stream that a configuration asks for, on its device."""
+    stream = streams.build(
+        config.stream,
+        seed=config.seed,
+        scenario=config.scenario,
+        training_outputs=config.training_outputs,
+        validation_fraction=config.validation_fraction,
+        data_dir=data_dir,
+        **config.stream_options,
+    )
+    return stream.to(config.device)
+
+
+def run(
+    config: RunConfig,
+    *,
+    stream: Stream | None = None,
+    data_dir: Path | str | None = None,
+    read_test: bool = True,
+    observer: Observer | None = None,
+    keeper: Keeper | None = None,
+    command: str = "",
+) -> Record:
+    """One run: learn every task of a stream, and test after each.
+
+    Args:
+        config: what is asked for.
+        stream: its stream, if it is built already.
+        data_dir: where the data sets are.
+        read_test: ``False`` while hyperparameters are chosen: then only the validation parts are looked at, and the
+            record's matrix is theirs.
+        observer: who wants to know how it is getting on.
+        keeper: who keeps checkpoints.
+        command: how to repeat it, for the record.
+
+    Returns:
+        The record: finished, or failed with the reason if a number stopped being finite.
+    """
+    stream = stream or build_stream(config, data_dir=data_dir)
+    if not read_test:
+        stream = stream.without_test()
+    with torch.random.fork_rng(devices=_cuda_devices(config)):
+        torch.manual_seed(seeding.derive_seed(config.seed, "training"))
+        return _Run(config, stream, read_test, observer or _Silent(), keeper or _Silent(), command).record()
+
+
+def _cuda_devices(config: RunConfig) -> list[torch.device]:
+    device = torch.device(config.device)
+    return [device] if device.type == "cuda" else []
+
+
+class _Run:
+    def __init__(
+        self, config: RunConfig, stream: Stream, read_test: bool, observer: Observer, keeper: Keeper, command: str
+    ) -> None:
+        self.config, self.stream, self.read_test = config, stream, read_test
+        self.observer, self.keeper, self.command = observer, keeper, command
+        self.learner = Learner(config, stream)
+        self.diagnosis = Diagnosis(self.learner)
+        self.cursor, self.ledger = Cursor(), Ledger()
+        self.sessions = list(sessions(stream, joint=config.method == "joint"))
+        self.recent: list[Tensor] = []
+
+    def record(self) -> Record:
+        """Run, from wherever the keeper left off, to the end."""
+        memory.reset_peak(torch.device(self.config.device))
+        status, failure = "finished", ""
+        snapshot = self.keeper.load()
+        if snapshot is not None:
+            self._go_on_from(snapshot)
+        self.observer.begin(self.config, self._planned_steps())
+        self.observer.advance(self.ledger.steps)
+        self.clock = time.perf_counter()
+        try:
+            if not self.ledger.initial:
+                self.ledger.initial = self.learner.accuracies("test" if self.read_test else "valid")
+            for session in self.sessions[self.cursor.session :]:
+                self._learn(session)
+                self._remember_and_test(session)
+        except NumericsError as error:
+            status, failure = "failed", str(error)
+        self._tick()
+        return self._record(status, failure)
+
+    def _go_on_from(self, snapshot: Snapshot) -> None:
+        self.cursor, self.ledger = snapshot.cursor, snapshot.ledger
+        within = not self.cursor.between_sessions
+        if within:
+            self.learner.begin(self.sessions[self.cursor.session])
+        kept = within or self.config.optimizer_between_tasks == "kept"
+        self.learner.load_state_dict(snapshot.learner, with_optimizer=kept)
+        torch.set_rng_state(snapshot.random_state)
+
+    def _take(self) -> Snapshot:
+        self._tick()
+        return Snapshot(self.cursor, self.ledger, self.learner.state_dict(), torch.get_rng_state())
+
+    def _tick(self) -> None:
+        """Book the time since the last look; a resumed run goes on counting."""
+        now = time.perf_counter()
+        self.ledger.seconds["total"] += now - self.clock
+        self.clock = now
+        self.ledger.peak_memory = max(self.ledger.peak_memory, memory.peak_bytes(torch.device(self.config.device)))
+
+    def _epochs(self, session: Session, round_: int) -> int:
+        config = self.config
+        if round_ > 0 and config.retrain_epochs is not None:
+            return config.retrain_epochs
+        return config.epochs_per_task[session.index] if config.epochs_per_task else config.epochs
+
+    def _planned_steps(self) -> int:
+        return sum(self._epochs(s, 0) * s.num_batches(self.config.batch_size) for s in self.sessions)
+
+    def _learn(self, session: Session) -> None:
+        cursor, learner = self.cursor, self.learner
+        if cursor.between_sessions:
+            learner.begin(session)
+        last = session.index == len(self.sessions) - 1
+        while True:
+            for cursor.epoch in range(cursor.epoch, self._epochs(session, cursor.round)):
+                self._epoch(session)
+                cursor.batch = 0
+            cursor.epoch, cursor.batch = 0, 0
+            if not learner.next_round(session, cursor.round, last=last):
+                return
+            cursor.round += 1
+
+    def _epoch(self, session: Session) -> None:
+        cursor, learner, size = self.cursor, self.learner, self.config.batch_size
+        learner.set_learning_rate(cursor.epoch)
+        order = session.order(self.config, cursor.round, cursor.epoch)
+        learner.model.train()
+        for cursor.batch in range(cursor.batch, session.num_batches(size)):
+            positions = order[cursor.batch * size : (cursor.batch + 1) * size]
+            watched = self.diagnosis.before_step(self.ledger.steps)
+            start = time.perf_counter()
+            loss = learner.step(session.parts(positions), watched=watched)
+            seconds = time.perf_counter() - start
+            cursor.batch += 1
+            self._note(session, loss, seconds, watched)
+            self.observer.advance(1)
+            self.keeper.keep(self._take, must=False)
+        self._look_at_losses()
+
+    def _note(self, session: Session, loss: Tensor, seconds: float, watched: bool) -> None:
+        ledger = self.ledger
+        ledger.steps += 1
+        ledger.seconds["training"] += seconds
+        if not watched and len(ledger.step_seconds) < _TIMED_STEPS:
+            ledger.step_seconds.append(seconds)
+        self.recent.append(loss)
+        if len(self.recent) >= _CHECK_EVERY:
+            self._look_at_losses()
+        if ledger.steps % max(1, self._planned_steps() // _CURVE_POINTS) == 0:
+            ledger.curves["task"].append(session.last.index)
+            ledger.curves["step"].append(ledger.steps)
+            ledger.curves["loss"].append(float(loss))
+            ledger.curves["penalty_share"].append(self.diagnosis.latest_share)
+
+    def _look_at_losses(self) -> None:
+        """Wait for the last few losses and stop if one is not finite."""
+        if not self.recent:
+            return
+        finite = torch.stack(self.recent).isfinite().tolist()
+        first = self.ledger.steps - len(self.recent) + 1
+        self.recent.clear()
+        if not all(finite):
+            raise NumericsError(self.diagnosis.explain(first + finite.index(False)))
+
+    def _remember_and_test(self, session: Session) -> None:
+        cursor, ledger, learner = self.cursor, self.ledger, self.learner
+        start = time.perf_counter()
+        self.diagnosis.end_of_task(session.last.index, ledger.diagnostics)
+        learner.consolidate(session)
+        tested = time.perf_counter()
+        ledger.seconds["consolidate"] += tested - start
+        if self.config.validation_fraction > 0:
+            ledger.validation.append(learner.accuracies("valid"))
+        ledger.matrix.append(learner.accuracies("test") if self.read_test else ledger.validation[-1])
+        ledger.seconds["evaluate"] += time.perf_counter() - tested
+        self.observer.tested(session.last.index, ledger.matrix[-1])
+        cursor.session, cursor.round, cursor.epoch, cursor.batch = session.index + 1, 0, 0, 0
+        self._tick()
+        self.keeper.keep(self._take, must=True)
+
+    def _record(self, status: Any, failure: str) -> Record:
+        config, ledger, learner = self.config, self.ledger, self.learner
+        seconds = ledger.seconds
+        return Record(
+            status=status,
+            failure=failure,
+            config=config,
+            environment=environment.describe(config.device),
+            task_names=[task.name for task in self.stream.tasks],
+            initial=ledger.initial,
+            matrix=ledger.matrix,
+            validation=ledger.validation,
+            curves=Curves(**ledger.curves),
+            costs=Costs(
+                steps=ledger.steps,
+                seconds_total=seconds["total"],
+                seconds_training=seconds["training"],
+                seconds_per_step=statistics.median(ledger.step_seconds) if ledger.step_seconds else 0.0,
+                seconds_consolidate=seconds["consolidate"],
+                seconds_evaluate=seconds["evaluate"],
+                peak_memory_bytes=ledger.peak_memory,
+                parameters=sum(p.numel() for p in learner.model.parameters()),
+                state_bytes=learner.state_bytes(),
+            ),
+            diagnostics=ledger.diagnostics,
+            warnings=list(dict.fromkeys(ledger.warnings + self.diagnosis.warnings())),
+            command=self.command,
+        )
