@@ -105,13 +105,18 @@ class Dispatcher:
         )
 
     @classmethod
-    def of(cls, optimizer: Optimizer) -> Dispatcher:
-        """The optimizer's dispatcher, made if it has none yet."""
+    def find(cls, optimizer: Optimizer) -> Dispatcher | None:
+        """The optimizer's dispatcher, if it has one."""
         for hook in optimizer._optimizer_step_pre_hooks.values():
             owner = getattr(hook, "__self__", None)
             if isinstance(owner, cls):
                 return owner
-        return cls(optimizer)
+        return None
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> Dispatcher:
+        """The optimizer's dispatcher, made if it has none yet."""
+        return cls.find(optimizer) or cls(optimizer)
 
     @property
     def methods(self) -> tuple[Phased, ...]:

@@ -179,7 +179,8 @@ class Method(abc.ABC):
             The method itself.
 
         Raises:
-            ConfigurationError: for something that is not an optimizer, or one that cannot be protected.
+            ConfigurationError: for something that is not an optimizer, one that cannot be protected, or one that
+                already has a method attached with which this one cannot be combined.
             ProtectionError: if a selected trainable parameter is in none of them.
         """
         if not optimizers:
@@ -187,6 +188,11 @@ class Method(abc.ABC):
         inner = tuple(unwrap_optimizer(o) for o in optimizers)
         for optimizer in inner:
             self._check_optimizer(optimizer)
+            present = Dispatcher.find(optimizer)
+            for other in () if present is None else present.methods:
+                if isinstance(other, Method) and other is not self:
+                    self._check_companion(other)
+                    other._check_companion(self)
         self._resolve(inner)
         for optimizer in self._optimizers:
             Dispatcher.of(optimizer).remove(self)
@@ -204,6 +210,9 @@ class Method(abc.ABC):
 
     def _check_optimizer(self, optimizer: Optimizer) -> None:
         """Refuse an optimizer that this method cannot protect."""
+
+    def _check_companion(self, other: Method) -> None:
+        """Refuse a method that cannot share an optimizer with this one."""
 
     def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
         """Look the parameters up again: wrappers replace them, and new ones appear."""

@@ -114,7 +114,9 @@ def pull(param: Tensor, anchor: Tensor, stiffness: Tensor | float, found_inf: Te
         stiffness: ``k``, a number, ``[]`` or ``[*p]``, >= 0.
         found_inf: > 0 if the optimizer skipped its step; then nothing is pulled.
     """
-    k = torch.as_tensor(stiffness, dtype=anchor.dtype, device=anchor.device)
+    if not isinstance(stiffness, Tensor):  # filled on the device: copying a number there would wait for it
+        stiffness = torch.full((), stiffness, dtype=anchor.dtype, device=anchor.device)
+    k = stiffness.to(anchor)
     weight = 1 / (1 + 1 / k)  # k / (1 + k), exact at 0 and at infinity
     if found_inf is not None:
         weight = torch.where(found_inf.to(weight.device) > 0, 0.0, weight)
@@ -192,6 +194,14 @@ class QuadraticPenalty(Method):
         """Whether training must add :meth:`penalty` to its loss."""
         return self.coupling == "loss"
 
+    def holds(self, name: str) -> bool:
+        """Whether the penalty acts on that parameter: some methods remember things of one before it does."""
+        return "anchor" in self.state.get(name, ())
+
+    def _pulled(self, step: Step) -> list[str]:
+        """Names of this optimizer's parameters on which the penalty acts in this step."""
+        return [name for name in self.live(step) if self.holds(name)]
+
     def weights_of(self, name: str) -> Tensor | None:
         """The importance of a parameter ``[*p]``; ``None`` for 1 everywhere."""
         return self.state[name].get("importance")
@@ -203,13 +213,13 @@ class QuadraticPenalty(Method):
 
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; differentiable."""
-        names = [name for name in self.state if name in self.params]
+        names = [name for name in self.state if name in self.params and self.holds(name)]
         if self.num_tasks == 0 or not names:
             return next(iter(self.params.values())).new_zeros(())
         anchors, importances = self._lists(names)
         constant = self.buffers.get("constant")
         total = quadratic_penalty([self.params[n] for n in names], anchors, importances, self.factor)
-        return total if constant is None else total + self.factor * constant
+        return total if constant is None else total + self.factor * constant.to(total)
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
         return self.value() if self.needs_penalty else super()._penalty(batch, outputs)
@@ -218,7 +228,7 @@ class QuadraticPenalty(Method):
         """Add the penalty's gradient, where the coupling says so."""
         if self.coupling != "gradient":
             return
-        names = self.live(step)
+        names = self._pulled(step)
         if names:
             anchors, importances = self._lists(names)
             params = [self.params[name] for name in names]
@@ -229,7 +239,7 @@ class QuadraticPenalty(Method):
         """Pull the weights towards their anchors, where the coupling says so."""
         if self.coupling != "proximal":
             return
-        names = self.live(step)
+        names = self._pulled(step)
         params = [self.params[name] for name in names]
         for name, p, moves in zip(names, params, step_size(step.optimizer, params), strict=True):
             weights = self.weights_of(name)
@@ -240,15 +250,16 @@ class QuadraticPenalty(Method):
 
     def _fold_in(self, importances: Mapping[str, Tensor]) -> None:
         """Add one term anchored at the weights as they are now, exactly, to what is held already."""
-        constant = self.buffers.get("constant", torch.zeros((), dtype=torch.float64))
+        constant = self.buffers.get("constant")
         for name, importance in importances.items():
             anchor = anchor_of(self.params[name])
             if name in self.state:
                 held = self.state[name]
                 anchor, importance, more = fold(held["anchor"], held["importance"], anchor, importance)
-                constant = constant.to(more.device) + more.double()
+                constant = more if constant is None else constant + more.to(constant)
             self.state[name] = {"anchor": anchor, "importance": importance}
-        self.buffers["constant"] = constant
+        if constant is not None:
+            self.buffers["constant"] = constant
 
     def _anchor_here(self, importances: Mapping[str, Tensor]) -> None:
         """Replace what is held by one term anchored at the weights as they are now."""
@@ -269,3 +280,25 @@ def check_not_negative(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise ConfigurationError(f"{name} is {value!r}; expected a finite number >= 0")
     return float(value)
+
+
+def check_positive(name: str, value: float) -> float:
+    """A finite number > 0.
+
+    Raises:
+        ConfigurationError: naming the argument and its value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ConfigurationError(f"{name} is {value!r}; expected a finite number > 0")
+    return float(value)
+
+
+def check_interval(name: str, value: int) -> int:
+    """A whole number of steps, >= 1.
+
+    Raises:
+        ConfigurationError: naming the argument and its value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name} is {value!r}; expected a whole number of steps, >= 1")
+    return value
