@@ -6,12 +6,12 @@ import fnmatch
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from holdfast.errors import ConfigurationError
 
-__all__ = ["Select", "canonical_modules", "canonical_parameters", "selected", "unwrap"]
+__all__ = ["Select", "canonical_buffers", "canonical_modules", "canonical_parameters", "selected", "unwrap"]
 
 Select: TypeAlias = "str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None"
 
@@ -89,6 +89,28 @@ def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
                 seen.add(id(parameter))
                 found[f"{prefix}.{name}" if prefix else name] = parameter
     return found
+
+
+def canonical_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Every buffer that a module saves, by canonical name.
+
+    Args:
+        model: any module, wrapped or not.
+
+    Returns:
+        name -> live buffer, in the order of registration.
+
+    Example:
+        >>> import torch
+        >>> list(canonical_buffers(torch.nn.BatchNorm1d(2)))
+        ['running_mean', 'running_var', 'num_batches_tracked']
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, module in canonical_modules(model)
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name not in module._non_persistent_buffers_set
+    }
 
 
 def _as_predicate(select: Select) -> Callable[[str, nn.Parameter], bool]:

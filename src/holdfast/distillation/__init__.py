@@ -1,0 +1,1 @@
+"""Methods that hold on to what the model answers."""

@@ -1,0 +1,174 @@
+r"""Learning without forgetting: answer as the old model did, on the new data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.distillation.distance import check_distillable, covers, describe, distance, restore
+from holdfast.errors import ConfigurationError, StateError
+from holdfast.method import Method
+from holdfast.names import canonical_buffers, canonical_parameters, unwrap
+from holdfast.objectives import Batch, Objective
+from holdfast.objectives.base import Plain
+from holdfast.penalties.quadratic import check_not_negative
+
+__all__ = ["LwF"]
+
+_PREFIX = "teacher."
+
+
+class LwF(Method):
+    r"""Distillation of the model as it was after the last task, on the outputs of each old task.
+
+    .. math:: \lambda T^2 \sum_{k} \tfrac1B \sum_b \mathrm{KL}\bigl(
+        \mathrm{softmax}(f^*_k(x_b) / T) \,\Vert\, \mathrm{softmax}(f_k(x_b) / T)\bigr)
+
+    Source: Li and Hoiem 2016, arXiv:1606.09282, eq. 2; the factor :math:`T^2` is that of Hinton et al. 2015,
+    arXiv:1503.02531, and keeps the gradient's size whatever the temperature. Differs: the KL divergence, which
+    has the gradient of their cross-entropy and is 0 where nothing was forgotten; no warm-up of a new head.
+
+    The sum runs over the old tasks' objectives, each with its own outputs (a head, or some columns). An objective
+    whose outputs are all among another's is covered by it: shared outputs (domain-incremental) are distilled once,
+    growing ``classes`` (class-incremental) as one softmax over all classes seen so far.
+
+    Args:
+        model: the model to protect. A frozen copy of it, in eval mode, is kept from each ``consolidate`` on.
+        strength: λ, >= 0; 1 weighs the old model's answers like labels.
+        temperature: T, > 0.
+        variant: ``"released"`` leaves :math:`T^2` out, as the ANPyC release and FACIL do: their λ is T² times ours.
+        objective: what a batch means, where ``consolidate`` is not told.
+
+    Raises:
+        ConfigurationError: for a wrong argument, or an objective whose outputs cannot be compared.
+    """
+
+    needs_data: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float,
+        temperature: float = 2.0,
+        variant: Literal["paper", "released"] = "paper",
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, objective=objective)
+        self.strength = check_not_negative("strength", strength)
+        self.temperature = check_not_negative("temperature", temperature)
+        if self.temperature == 0:
+            raise ConfigurationError("temperature is 0; expected a finite number > 0")
+        if variant not in ("paper", "released"):
+            raise ConfigurationError(f"variant is {variant!r}; expected 'paper' or 'released'")
+        self.variant = variant
+        self._teacher: nn.Module | None = None
+        self._objectives: list[Objective] = []
+        self.meta["objectives"] = []
+
+    @property
+    def needs_penalty(self) -> bool:
+        """Always: distillation acts through the loss."""
+        return True
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is distilled: one objective per set of old outputs."""
+        return tuple(self._objectives)
+
+    def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
+        if self._teacher is None or self.strength == 0:
+            return super()._penalty(batch, outputs)
+        # Objectives that go through the model in the same way share a forward pass; the one whose outputs the
+        # caller has is the one of the constructor's objective.
+        student_raw: dict[Any, Any] = {}
+        teacher_raw: dict[Any, Any] = {}
+        if outputs is not None and isinstance(self.objective, Plain):
+            student_raw[self.objective.shared_key] = outputs
+        factor = self.temperature**2 if self.variant == "paper" else 1.0
+        terms = []
+        for objective in self._objectives:
+            with torch.no_grad():
+                teacher = _outputs(objective, self._teacher, batch, teacher_raw)
+            student = _outputs(objective, self.model, batch, student_raw)
+            terms.append(distance(objective, student, teacher, batch, temperature=self.temperature, factor=factor))
+        return self.strength * torch.stack(terms).sum()
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        check_distillable(objective)
+        teacher = _frozen_copy(self.model)
+        if not any(covers(known, objective) for known in self._objectives):
+            self._objectives = [known for known in self._objectives if not covers(objective, known)] + [objective]
+        self.meta["objectives"] = [describe(known) for known in self._objectives]
+        self._teach(teacher)
+
+    def _teach(self, teacher: nn.Module) -> None:
+        self._teacher = teacher
+        self.buffers = {_PREFIX + name: tensor.detach() for name, tensor in _tensors(teacher).items()}
+
+    def load_state_dict(self, state: dict[str, Any], *, objectives: Sequence[Objective] = ()) -> None:
+        """Take over what another instance remembered.
+
+        Args:
+            state: what :meth:`state_dict` returned; its tensors are copied.
+            objectives: the old tasks' objectives that cannot be saved (those with a ``forward`` or of your own
+                making), in the order in which they were consolidated.
+
+        Raises:
+            StateError: for another method's or version's state, an unknown name or another shape, or if an
+                objective that cannot be saved is missing.
+        """
+        found = restore(state.get("meta", {}).get("objectives", []), objectives)
+        teacher = None
+        if any(name.startswith(_PREFIX) for name in state.get("buffers", {})):
+            teacher = _frozen_copy(self.model)
+            known = _tensors(teacher)
+            for name in state["buffers"]:
+                if name.removeprefix(_PREFIX) not in known:
+                    raise StateError(f"the state holds {name!r}, but the model has no {name.removeprefix(_PREFIX)!r}")
+        super().load_state_dict(state)
+        self._objectives = found
+        self._teacher = None
+        if teacher is not None:
+            for name, tensor in _tensors(teacher).items():
+                saved = self.buffers.get(_PREFIX + name)
+                if saved is None:  # the model has grown since: no old task's outputs pass through it
+                    continue
+                # A layer that has grown since is given its old shape again.
+                tensor.data = saved.to(tensor) if saved.shape != tensor.shape else tensor.data.copy_(saved)
+            self._teach(teacher)
+
+
+def _outputs(objective: Objective, model: nn.Module, batch: Batch, raw: dict[Any, Any]) -> Tensor:
+    """An objective's outputs; ``raw`` holds what the model has returned for this batch, by way of calling it."""
+    if not isinstance(objective, Plain):
+        return objective.outputs(model, batch)
+    key = objective.shared_key
+    if key not in raw:
+        raw[key] = objective.forward(model, batch)
+    return objective.select(raw[key])
+
+
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    """A copy without wrappers, in eval mode, that nothing can train.
+
+    Raises:
+        ConfigurationError: if the model cannot be copied.
+    """
+    inner = unwrap(model)
+    try:
+        teacher = copy.deepcopy(inner)
+    except Exception as error:  # whatever a user's module raises, the sentence is the same
+        kind = type(inner).__name__
+        raise ConfigurationError(f"LwF keeps a copy of the model, but {kind} cannot be copied: {error}") from error
+    return teacher.requires_grad_(False).eval()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**canonical_parameters(model), **canonical_buffers(model)}
+
+
