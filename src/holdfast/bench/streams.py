@@ -219,6 +219,8 @@ def _split(
         order = list(range(total))
     elif class_order == "seeded":
         order = torch.randperm(total, generator=seeding.generator(seed, "class order")).tolist()
+    elif isinstance(class_order, str):
+        raise ConfigurationError(f"class_order is {class_order!r}; expected 'seeded' or a list of labels")
     else:
         order = [int(label) for label in class_order]
         if len(set(order)) != len(order) or not set(order) <= set(range(total)):
