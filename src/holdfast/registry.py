@@ -10,10 +10,12 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from holdfast.distillation.lwf import LwF
 from holdfast.errors import ConfigurationError
 from holdfast.optim import CLASSP
 from holdfast.penalties.ewc import EWC, OnlineEWC
 from holdfast.penalties.l2sp import L2SP
+from holdfast.projections.freeze import Freeze
 
 __all__ = ["Choice", "Entry", "Range", "Value", "entries", "lookup"]
 
@@ -93,6 +95,15 @@ _ENTRIES = (
         "online-ewc", "method", "penalty", OnlineEWC, "Schwarz et al. 2018, arXiv:1805.06370", "2",
         {"strength": 1e4, "decay": 1.0, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
         needs_data=True, promises=_QUADRATIC,
+    ),
+    Entry(
+        "freeze", "method", "projection", Freeze, "common practice", "1",
+        {"select": "*", "after": 1}, promises=frozenset({"exact-weights"}),
+    ),
+    Entry(
+        "lwf", "method", "distillation", LwF, "Li and Hoiem 2016, arXiv:1606.09282", "1",
+        {"strength": 1.0, "temperature": 2.0, "variant": "paper"}, {"strength": Range(1e-2, 1e2)},
+        promises=frozenset({"through-loss"}),
     ),
     Entry(
         "classp", "optimizer", "optimizer", CLASSP, "Ludwig 2024, arXiv:2405.09637", "1",

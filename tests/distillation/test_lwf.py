@@ -173,7 +173,8 @@ def test_other_objectives_equal_plain_formulas() -> None:
     for kind, keep in keeps.items():
         values[kind] = keep.penalty((x, y), model(x)).item()
     f, g = model(x).detach(), old(x).detach()
-    assert values[Regression] == pytest.approx(0.5 * sum(0.5 * v * v for v in (f - g).flatten().tolist()) / 4, rel=1e-12)
+    squares = sum(v * v for v in (f - g).flatten().tolist())
+    assert values[Regression] == pytest.approx(0.5 * 0.5 * squares / 4, rel=1e-12)
     total = 0.0
     for a, b in zip(f.flatten().tolist(), g.flatten().tolist(), strict=True):
         p, q = 1 / (1 + math.exp(-a / 2)), 1 / (1 + math.exp(-b / 2))
@@ -324,7 +325,7 @@ def test_a_plain_state_loads_into_wrapped_models() -> None:
 def test_a_state_of_another_model_is_refused() -> None:
     keep = LwF(heads(), strength=1.0)
     keep.consolidate(objective=Classification(head=0))
-    with pytest.raises(StateError, match="the model has no 'body.0.weight'"):
+    with pytest.raises(StateError, match=r"the model has no 'body\.0\.weight'"):
         LwF(linear(), strength=1.0).load_state_dict(keep.state_dict())
 
 

@@ -1,0 +1,1 @@
+"""Methods that hold weights exactly, by editing gradients and putting weights back."""

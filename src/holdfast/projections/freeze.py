@@ -1,0 +1,94 @@
+r"""Freezing: some parameters stay exactly as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from holdfast.dispatch import Step
+from holdfast.errors import ConfigurationError
+from holdfast.method import Method
+from holdfast.names import Select
+from holdfast.objectives import Batch, Objective
+from holdfast.projections.masks import hold, hold_statistics, normalisations, statistics, zero
+from holdfast.state import anchor_of
+
+__all__ = ["Freeze"]
+
+_PREFIX = "statistics."
+
+
+class Freeze(Method):
+    r"""The selected parameters stop moving at a ``consolidate``, to the last bit.
+
+    .. math:: g_i \leftarrow 0, \qquad \theta_i \leftarrow \theta_i^*
+
+    Source: common practice; the ANPyC release's "SGD with the hidden layers frozen" (arXiv:1912.09091). Differs:
+    the weights are put back after each step, because momentum and weight decay move a weight without a gradient.
+
+    A parameter is frozen where it stands at the first ``consolidate`` that finds it: a head that is added later
+    learns its task first. Running statistics of a normalisation whose weights are all frozen are held as well, so
+    in eval mode the frozen part answers as it did; in train mode a BatchNorm still normalises by its batch, unless
+    you call ``eval()`` on it.
+
+    Args:
+        model: the model to protect.
+        select: which trainable parameters to freeze: names, shell patterns (``"encoder.*"``) or a function.
+        after: at which ``consolidate`` the freezing begins: 1 is the first.
+        objective: not used; here so that methods can be exchanged.
+
+    Raises:
+        ConfigurationError: for a wrong argument, or a selection that names nothing.
+    """
+
+    needs_data: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        select: Select,
+        after: int = 1,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        if select is None:
+            raise ConfigurationError("select is None; expected what to freeze, such as 'encoder.*' ('*': everything)")
+        super().__init__(model, select=select, objective=objective)
+        if isinstance(after, bool) or not isinstance(after, int) or after < 1:
+            raise ConfigurationError(f"after is {after!r}; expected the number of a task, 1 or more")
+        self.after = after
+        self._normalisations: dict[str, nn.Module] = {}
+
+    def project_gradient(self, step: Step) -> None:
+        """No gradient for what is frozen: the optimizer's own state then learns nothing of it either."""
+        zero([grad for name in self.live(step) if (grad := self.params[name].grad) is not None])
+
+    def restore_weights(self, step: Step) -> None:
+        """Undo what momentum and weight decay did."""
+        names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self.state]
+        hold([self.params[name] for name in names], [self.state[name]["anchor"] for name in names])
+        hold_statistics(self._normalisations, self.buffers, _PREFIX)
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        if self.num_tasks + 1 < self.after:
+            return
+        for name, p in self.params.items():
+            if name not in self.state:
+                self.state[name] = {"anchor": anchor_of(p)}
+        self._find_normalisations()
+        for name, buffer in statistics(self._normalisations).items():
+            self.buffers.setdefault(_PREFIX + name, buffer.detach().clone())
+
+    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
+        super()._resolve(optimizers)
+        self._find_normalisations()
+
+    def _loaded(self) -> None:
+        self._find_normalisations()
+
+    def _find_normalisations(self) -> None:
+        self._normalisations = normalisations(self.model, self.state)
