@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -75,7 +76,8 @@ def forest(
         shown.sort(key=lambda pair: pair[1].mean)
     reported = {row.label: value for row, _ in shown if (value := row.published(key, published)) is not None}
     wide = max(len(row.label) for row, _ in shown) > 15
-    left, right, top, pitch = (12.0 if wide else 112.0), _WIDTH - 62.0, 34.0, (38.0 if wide else 30.0)
+    left, right, top = (12.0 if wide else 112.0), _WIDTH - 62.0, 34.0
+    pitch = max(38.0 if wide else 28.0, min(52.0, 224.0 / len(shown)))  # as tall as its neighbours where it may be
     bottom = top + pitch * len(shown)
     numbers = [value * metric.scale for _, estimate in shown for value in estimate.values]
     numbers += [(e.mean + sign * (e.half or 0.0)) * metric.scale for _, e in shown for sign in (-1, 1)]
@@ -140,7 +142,7 @@ def _axis(key: str) -> tuple[str, str]:
 def scatter(identity: str, group: Group, x_key: str, y_key: str, series: dict[str, Series], better: str) -> str:
     """One metric against another, a mark with both intervals per method.
 
-    Returns an empty string where no method has both. ``better`` is the arrow towards the better corner.
+    Returns an empty string where no method has both. ``better`` says which corner is the better one.
     """
     points = [
         (row, at, up)
@@ -153,13 +155,11 @@ def scatter(identity: str, group: Group, x_key: str, y_key: str, series: dict[st
     x_low, x_high = span([p + s * h for _, (p, h), _ in points for s in (-1, 1)], least=_least(x_unit))
     y_low, y_high = span([p + s * h for _, _, (p, h) in points for s in (-1, 1)], least=_least(y_unit))
     x = Scale(x_low, x_high, 44.0, _WIDTH - 12.0)
-    y = Scale(y_low, y_high, 264.0, 36.0)
-    whole = "%" if x_unit == "%" else ""
-    parts = [axes(x, y, x_title, y_title, x_ticks=[t for t in ticks(x_low, x_high) if not whole or t <= 100])]
-    corner = {"↗": (x.end - 4, y.end + 12, "end"), "↖": (x.start + 4, y.end + 12, "start")}[better]
-    words = f"better {better}" if better == "↗" else f"{better} better"
-    parts.append(el("text", words, x=corner[0], y=corner[1], class_="corner", text_anchor=corner[2]))
-    taken = [(corner[0] - 62, corner[1] - 10, 66.0, 14.0) if better == "↗" else (corner[0], corner[1] - 10, 66.0, 14.0)]
+    y = Scale(y_low, y_high, 260.0, 28.0)
+    x_ticks = [value for value in ticks(x_low, x_high) if x_unit != "%" or value <= 100]
+    parts = [axes(x, y, x_title, y_title, x_ticks=x_ticks, y_most=100.0 if y_unit == "%" else math.inf)]
+    parts.append(el("text", better, x=x.end, y=y.end - 10, class_="corner", text_anchor="end"))
+    taken: list[tuple[float, float, float, float]] = []
     taken += [(x(px) - 6, y(py) - 6, 12.0, 12.0) for _, (px, _), (py, _) in points]
     for row, (px, xh), (py, yh) in points:
         look = series[row.label]
@@ -174,7 +174,7 @@ def scatter(identity: str, group: Group, x_key: str, y_key: str, series: dict[st
     spoken = "; ".join(f"{row.label} at {px:.2f} {x_unit} and {py:.2f} {y_unit}" for row, (px, _), (py, _) in points)
     missing = [row.label for row in group.rows if row.label not in {p.label for p, _, _ in points}]
     without = f" Not shown, because it has no such value: {', '.join(missing)}." if missing else ""
-    return figure(identity, _WIDTH, 306.0, f"{y_title} against {x_title}", f"{spoken}.{without}", *parts)
+    return figure(identity, _WIDTH, 302.0, f"{y_title} against {x_title}", f"{spoken}.{without}", *parts)
 
 
 def _least(unit: str) -> float:
@@ -184,8 +184,8 @@ def _least(unit: str) -> float:
 
 def _name(label: str, px: float, py: float, x: Scale, y: Scale, taken: list[tuple[float, float, float, float]]) -> str:
     """The label beside its mark where there is room, else nothing: the legend has it too."""
-    short = label if len(label) <= 18 else label[:17] + "…"
-    width = 6.3 * len(short)
+    short = label if len(label) <= 26 else label[:25] + "…"
+    width = 5.9 * len(short) + 4
     places = ((9.0, 4.0, "start"), (-9.0, 4.0, "end"), (0.0, -10.0, "middle"), (0.0, 17.0, "middle"))
     for dx, dy, anchor in places:
         left = px + dx - {"start": 0.0, "end": width, "middle": width / 2}[anchor]

@@ -15,7 +15,7 @@ __all__ = ["STEPS", "heat", "loss", "lowest", "mean_matrix", "panels", "timeline
 STEPS = 20
 """Shades of the heat map; the style sheet has a class ``h0`` ... ``h20`` for each."""
 
-MAX_PANELS = 12
+MAX_PANELS = 11
 _WIDTH = 340.0
 
 
@@ -48,6 +48,7 @@ def heat(identity: str, group: Group, row: SummaryRow, floor: float) -> str:
     left, top = 62.0, 44.0
     size = (_WIDTH - left - 2) / tasks
     height = min(size, 44.0)
+    gap = 1.0 if size > 14 else 0.4
     joint = len(matrix) == 1 and tasks > 1
     parts = [el("text", "tested on task", x=left, y=14.0, class_="label")]
     parts.append(el("text", "after", x=left - 8, y=34.0, class_="label", text_anchor="end"))
@@ -62,7 +63,7 @@ def heat(identity: str, group: Group, row: SummaryRow, floor: float) -> str:
         for j, cell in enumerate(line):
             shade = round(STEPS * min(1.0, max(0.0, (100 * cell.mean - floor) / (100 - floor))))
             x, y = left + size * j, top + height * i
-            box = el("rect", x=x + 1, y=y + 1, width=size - 2, height=height - 2, rx=2.5)
+            box = el("rect", x=x + gap, y=y + gap, width=size - 2 * gap, height=height - 2 * gap, rx=2.5 * gap)
             note = el("title", text(f"after task {i + 1}, on {group.task_names[j]}: {100 * cell.mean:.2f} %"))
             number = ""
             if tasks <= 10:
@@ -89,7 +90,7 @@ def timeline(identity: str, group: Group, task: int | None, series: dict[str, Se
     """Accuracy on one task, or the mean over the tasks learned so far, as further tasks are learned."""
     tasks = len(group.task_names)
     title = "All tasks so far, mean" if task is None else f"Task {task + 1}: {group.task_names[task]}"
-    x, y = Scale(0.7, tasks + 0.3, 38.0, _WIDTH - 8.0), Scale(floor, 101.0, 160.0, 34.0)
+    x, y = Scale(0.7, tasks + 0.3, 38.0, _WIDTH - 8.0), Scale(floor, 101.0, 190.0, 28.0)
     marks_at = [t for t in range(1, tasks + 1) if tasks <= 10 or (t - 1) % (1 + (tasks - 1) // 10) == 0]
     parts = [axes(x, y, "after task", title, x_ticks=marks_at)]
     spoken = []
@@ -105,12 +106,12 @@ def timeline(identity: str, group: Group, task: int | None, series: dict[str, Se
         else:
             spots = [(x(at), y(max(floor, 100 * value))) for at, value in points]
             path = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in spots)
-            drawn = el("path", d=path, class_="line", stroke_dasharray=look.dash)
+            drawn = el("path", d=path, class_="line", stroke_dasharray=look.dash) if len(spots) > 1 else ""
             drawn += "".join(marker(look.shape, a, b, 3.2) for a, b in spots[:: 1 + (len(spots) - 1) // 10])
         ending = f"{row.label}: {100 * points[-1][1]:.2f} % at the end"
         spoken.append(ending)
         parts.append(el("g", el("title", text(ending)), drawn, class_=look.classes))
-    return figure(identity, _WIDTH, 202.0, title, f"Accuracy in per cent. {'; '.join(reversed(spoken))}.", *parts)
+    return figure(identity, _WIDTH, 232.0, title, f"Accuracy in per cent. {'; '.join(reversed(spoken))}.", *parts)
 
 
 def _course(matrix: list[list[Estimate]], task: int | None) -> list[tuple[int, float]]:
@@ -130,7 +131,7 @@ def loss(identity: str, row: SummaryRow, look: Series) -> str:
         return ""
     top = max(value for record in runs for _, value in _known(record)) or 1.0
     end = max(max(record.curves.step) for record in runs) or 1
-    x, y = Scale(0.0, float(end), 38.0, _WIDTH - 8.0), Scale(0.0, top * 1.05, 160.0, 34.0)
+    x, y = Scale(0.0, float(end), 38.0, _WIDTH - 8.0), Scale(0.0, top * 1.05, 160.0, 28.0)
     title = f"{row.label}: training loss"
     parts = [axes(x, y, "step", title, x_ticks=ticks(0, end, 4), show=_thousands)]
     shares = _shares(runs[0])

@@ -114,8 +114,7 @@ def _style(series: int) -> str:
     rules = [(resources.files("holdfast.bench.report") / "style.css").read_text(encoding="utf-8")]
     for shade in range(STEPS + 1):
         share = 100 * shade // STEPS
-        on = "var(--on-hi)" if share >= 55 else "var(--ink)"
-        rules.append(f".h{shade} {{ --shade: color-mix(in oklab, var(--hi) {share}%, var(--lo)); --on: {on}; }}")
+        rules.append(f".h{shade} {{ --shade: color-mix(in oklab, var(--hi) {share}%, var(--lo)); }}")
     # Highlighting without a script: a checked radio button fades every other series of its section.
     for index in range(series):
         picked = f'section:has(input[value="{index}"]:checked)'

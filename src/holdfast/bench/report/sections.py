@@ -46,8 +46,23 @@ def group_section(
     protocol = [_count(len(group.task_names), "task"), f"the loss sees {group.training_outputs} outputs", *common]
     parts = [el("h2", text(group.title)), el("p", text("; ".join(protocol)), class_="protocol")]
     parts += [el("p", lead(group), class_="lead"), troubles(group), summary_table(group, series, published)]
-    parts.append(legend(identity, group, series))
-    parts.append(el("h3", "What is kept, what is learned, what it costs"))
+    if any(row.records for row in group.rows):
+        parts.append(legend(identity, group, series))
+        parts += _charts(identity, group, series, published)
+    losses = [history.loss(f"{identity}-l{k}", row, series[row.label]) for k, row in enumerate(group.rows)]
+    if any(losses):
+        words = "A line for each seed; the area is the share of the loss that the penalty makes up."
+        note = el("p", words, class_="note")
+        figures = el("div", *(el("figure", chart) for chart in losses if chart), class_="cards")
+        parts.append(el("details", el("summary", "Training loss"), note, figures))
+    parts.append(chosen_table(group))
+    return el("section", *parts, id=identity)
+
+
+def _charts(
+    identity: str, group: Group, series: dict[str, Series], published: Sequence[PublishedValue]
+) -> list[str]:
+    parts = [el("h3", "What is kept, what is learned, what it costs")]
     parts.append(el("div", *_overview(identity, group, series, published), class_="cards"))
     floor = history.lowest(group)
     parts.append(el("h3", "Accuracy of every task over time"))
@@ -59,14 +74,7 @@ def group_section(
     drawn += [history.timeline(f"{identity}-t{task}", group, task, series, floor) for task in chosen]
     parts.append(el("div", *(el("figure", chart) for chart in drawn), class_="cards"))
     parts.append(_heat_maps(identity, group, series, floor))
-    losses = [history.loss(f"{identity}-l{k}", row, series[row.label]) for k, row in enumerate(group.rows)]
-    if any(losses):
-        words = "A line for each seed; the area is the share of the loss that the penalty makes up."
-        note = el("p", words, class_="note")
-        figures = el("div", *(el("figure", chart) for chart in losses if chart), class_="cards")
-        parts.append(el("details", el("summary", "Training loss"), note, figures))
-    parts.append(chosen_table(group))
-    return el("section", *parts, id=identity)
+    return parts
 
 
 def lead(group: Group) -> str:
@@ -75,15 +83,19 @@ def lead(group: Group) -> str:
     if not ranked:
         return "No method to compare has finished yet."
     best, values = ranked[0], [_accuracy(row) for row in ranked]
-    words = f"{_strong(best.label)} ends with the highest average accuracy, {_strong(_percent(values[0]))}"
+    place = "an average accuracy of" if len(ranked) == 1 else "the highest average accuracy,"
+    words = f"{_strong(best.label)} ends with {place} {_strong(_percent(values[0]))}"
     near = [row.label for row, value in zip(ranked[1:], values[1:], strict=True) if _overlap(values[0], value)]
     if values[0].half is None:
-        words += ". One seed: differences may be chance."
+        words += " (one seed: a difference may be chance)."
     elif near:
-        words += f"; its interval overlaps that of {text(', '.join(near))}."
+        others = text(", ".join(near)) if len(near) <= 3 else f"{len(near)} other methods"
+        words += f"; its interval overlaps that of {others}."
     else:
         words += "." if len(ranked) == 1 else ", and its interval overlaps no other method's."
     bounds = {row.method: _accuracy(row) for row in group.rows if row.bound and row.estimates["average_accuracy"]}
+    if "finetune" in bounds and (bounds["finetune"].mean >= values[0].mean or _overlap(bounds["finetune"], values[0])):
+        words += " No method is clearly better than no protection at all."
     if "finetune" in bounds:
         words += f" Plain fine-tuning reaches {text(_percent(bounds['finetune']))}"
         words += f", training on all tasks at once {text(_percent(bounds['joint']))}." if "joint" in bounds else "."
@@ -119,41 +131,42 @@ def summary_table(group: Group, series: dict[str, Series], published: Sequence[P
         el("th", text(m.title), el("small", text(f"{m.unit} {arrow[m.better]}")), scope="col", title=m.meaning)
         for m in shown
     ]
+    most = max(len(row.seeds) for row in group.rows)
     lines = []
     for row in group.rows:
-        cells = [el("th", name_cell(row, series[row.label]), scope="row")]
+        fewer = len(row.seeds) if row.seeds and len(row.seeds) < most else None
+        cells = [el("th", name_cell(row, series[row.label], fewer), scope="row")]
         for metric in shown:
             theirs = row.published(metric.key, published)
             note = ""
             if theirs is not None:
                 number = sources.setdefault(theirs.source, len(sources) + 1)
-                note = el("small", f"published {theirs.value * metric.scale:.{metric.digits}f} [{number}]")
+                note = el("small", f"◇ {theirs.value * metric.scale:.{metric.digits}f} [{number}]")
             best = "best" if metric.key in row.best else None
             value = numbers(row.estimates[metric.key], metric)
             cells.append(el("td", value, note, class_=best, data_metric=metric.key))
         lines.append(el("tr", *cells, class_="bound" if row.bound else None, data_label=row.label))
-    table = el("table", el("thead", el("tr", *heads)), el("tbody", *lines))
+    table = el("table", el("thead", el("tr", *heads)), el("tbody", *lines), class_="results")
     counts = sorted({len(row.seeds) for row in group.rows if row.seeds})
     seeds = " or ".join(str(count) for count in counts) or "no"
     note = f"Mean ± half-width of the 95 % interval (Student's t) over {seeds} seed{'s' * (counts != [1])}. "
     note += "Bold: best of its column; finetune and joint are bounds and never marked. ↑ higher is better, ↓ lower."
+    note += " ◇ published value." if sources else ""
     cited = "".join(el("br") + text(f"[{number}] {source}") for source, number in sources.items())
     box = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=f"Results of {group.title}")
     return box + el("p", text(note), cited, class_="note")
 
 
-def name_cell(row: SummaryRow, look: Series) -> str:
-    """A method's mark, name and what must be known about its numbers."""
-    chips = [el("span", word, class_="chip") for word, is_so in _marks(row) if is_so]
+def name_cell(row: SummaryRow, look: Series, fewer: int | None) -> str:
+    """A method's mark, name and what must be known about its numbers; ``fewer`` is its seeds where others have more."""
+    words = ["control"] * row.control + ["default, untuned"] * row.untuned
+    words += [f"only {_count(fewer, 'seed')}"] if fewer else []
+    chips = [el("span", word, class_="chip") for word in words]
     if row.failures:
-        words = f"{len(row.failures)} of {len(row.every_record)} did not finish"
-        chips.append(el("span", words, class_="chip bad"))
+        failed = f"{len(row.failures)} of {len(row.every_record)} did not finish"
+        chips.append(el("span", failed, class_="chip bad"))
     name = el("div", swatch(look), el("span", text(row.label)), class_="name-cell")
     return name + (el("div", *chips, class_="chips") if chips else "")
-
-
-def _marks(row: SummaryRow) -> list[tuple[str, bool]]:
-    return [("control", row.control), ("default, untuned", row.untuned)]
 
 
 def numbers(estimate: Estimate | None, metric: Metric) -> str:
@@ -175,16 +188,16 @@ def legend(identity: str, group: Group, series: dict[str, Series]) -> str:
 
 
 def _overview(identity: str, group: Group, series: dict[str, Series], published: Sequence[PublishedValue]) -> list[str]:
-    accuracy = "average_accuracy"
+    accuracy, cheap = "average_accuracy", "↖ better"
     pairs = [
         (charts.forest(f"{identity}-acc", group, accuracy, series, published),
          "Dots: seeds. Bar: 95 % interval." + (" Hollow diamond: published value." if published else "")),
-        (charts.scatter(f"{identity}-sp", group, "learning_accuracy", "stability", series, "↗"),
-         "Learning new tasks against keeping old ones. Joint training has no sequence, so no place here."),
+        (charts.scatter(f"{identity}-sp", group, "learning_accuracy", "stability", series, "better ↗"),
+         "Learning new tasks against keeping old ones; training on all tasks at once has no place here."),
         (charts.forest(f"{identity}-fgt", group, "forgetting", series, published), "Least forgetting first."),
-        (charts.scatter(f"{identity}-time", group, "step_time", accuracy, series, "↖"), "Accuracy against time."),
-        (charts.scatter(f"{identity}-mem", group, "peak_memory", accuracy, series, "↖"), "Accuracy against memory."),
-        (charts.scatter(f"{identity}-state", group, "state_bytes", accuracy, series, "↖"),
+        (charts.scatter(f"{identity}-time", group, "step_time", accuracy, series, cheap), "Accuracy against time."),
+        (charts.scatter(f"{identity}-mem", group, "peak_memory", accuracy, series, cheap), "Accuracy against memory."),
+        (charts.scatter(f"{identity}-state", group, "state_bytes", accuracy, series, cheap),
          "Accuracy against what the method must store."),
     ]  # fmt: skip
     return [el("figure", chart, el("figcaption", caption)) for chart, caption in pairs if chart]

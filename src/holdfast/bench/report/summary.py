@@ -161,6 +161,7 @@ def _group(records: list[Record], controls: Collection[str], reference: str) -> 
     made.sort(key=lambda row: (row.estimates["average_accuracy"] is None, -_mean(row, "average_accuracy"), row.label))
     shared = dict.fromkeys(name for values in settings.values() for name in values)
     seen = {name: {values.get(name) for values in settings.values()} for name in shared}
+    chosen = {name for record in records for name in record.config.hyperparameters}
     config = records[0].config
     return Group(
         stream=config.stream,
@@ -168,7 +169,7 @@ def _group(records: list[Record], controls: Collection[str], reference: str) -> 
         training_outputs=config.training_outputs,
         task_names=tuple(records[0].task_names),
         rows=tuple(_mark_best(made)),
-        common={name: str(*values) for name, values in seen.items() if len(values) == 1},
+        common={name: str(*values) for name, values in seen.items() if len(values) == 1 and name not in chosen},
     )
 
 

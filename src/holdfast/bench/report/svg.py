@@ -86,11 +86,12 @@ def axes(
     y_title: str,
     *,
     x_ticks: Sequence[float],
+    y_most: float = math.inf,
     show: Callable[[float], str] = "{:g}".format,
 ) -> str:
     """Grid lines, tick labels and titles: x below, y on top of its axis so that it reads without turning the head."""
     parts = []
-    for value in ticks(y.low, y.high):
+    for value in ticks(y.low, min(y.high, y_most)):
         at = y(value)
         parts.append(el("line", x1=x.start, x2=x.end, y1=at, y2=at, class_="grid"))
         parts.append(el("text", f"{value:g}", x=x.start - 7, y=at + 3.5, class_="tick", text_anchor="end"))
