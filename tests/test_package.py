@@ -38,9 +38,10 @@ def is_core(requirement: Requirement) -> bool:
 def modules_of(distributions: set[str]) -> set[str]:
     """The top-level modules of the named distributions; for one that is not installed, its name stands in."""
     modules = {name.replace("-", "_") for name in distributions}
-    for module, owners in importlib.metadata.packages_distributions().items():
-        if distributions & {canonicalize_name(owner) for owner in owners}:
-            modules.add(module)
+    for distribution in importlib.metadata.distributions():
+        if canonicalize_name(distribution.name) in distributions:
+            tops = {file.parts[0].removesuffix(".py") for file in distribution.files or []}
+            modules |= {top for top in tops if top.isidentifier()} - {"__pycache__"}
     return modules
 
 
