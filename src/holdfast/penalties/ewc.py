@@ -12,7 +12,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.importance import FisherKind, fisher
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, check_not_negative, fold
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, check_not_negative
 
 __all__ = ["EWC", "OnlineEWC"]
 

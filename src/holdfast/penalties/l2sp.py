@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, fold
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
 from holdfast.state import anchor_of
 
 __all__ = ["L2SP"]

@@ -1,0 +1,118 @@
+r"""Anastrophic regularization: L2-SP on the weight tensors, and a term on the phases of their spectrum.
+
+With :math:`F` the discrete Fourier transform of a flattened tensor of ``N`` entries, the release penalises the mean
+over the ``2N`` real numbers of :math:`(F(w) - F(w^*))^2`. By Parseval's theorem that is :math:`\tfrac12\lVert w - w^*
+\rVert^2` exactly, so it is computed here in O(N), without a transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.dispatch import Step
+from holdfast.errors import ConfigurationError
+from holdfast.names import Select
+from holdfast.objectives import Batch, Objective
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, check_interval, check_not_negative
+from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence
+from holdfast.state import anchor_of
+
+__all__ = ["Anastrophic", "is_weight"]
+
+
+def is_weight(name: str, parameter: nn.Parameter) -> bool:
+    """Whether the release regularizes a parameter: it goes by the name."""
+    return "weight" in name
+
+
+class Anastrophic(QuadraticPenalty):
+    r"""The published penalty on the weight tensors, active from the second task on.
+
+    .. math:: \sum_w \lambda \left(1 - \Phi(w)\right) + \tfrac{\eta}{2} \lVert w - w^* \rVert^2
+
+    Source: the Anastrophic release (its λ is ``coherence``, its η ``strength``). Differs: the second term is computed
+    by Parseval's theorem; a tensor without a gradient is left alone. With ``coherence=0`` it is
+    :class:`~holdfast.L2SP` on the weight tensors.
+
+    Args:
+        model: the model to protect.
+        strength: η, in loss / parameter², >= 0.
+        coherence: λ, >= 0; 0 leaves Φ out, and with it every transform.
+        phi_every: Φ's gradient is added every k-th step only, k times as large, so that the sum of k steps is the same.
+        coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``; the last acts on the quadratic term, and Φ's gradient
+            is still added to the loss's.
+        select: which trainable parameters to protect: by default those with ``weight`` in their name.
+        objective: not used; here so that methods can be exchanged.
+
+    Raises:
+        ConfigurationError: for a wrong argument.
+    """
+
+    needs_data: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float = 3.0,
+        coherence: float = 1.0,
+        phi_every: int = 1,
+        coupling: Coupling = "gradient",
+        select: Select = is_weight,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        self.coherence = check_not_negative("coherence", coherence)
+        self.phi_every = check_interval("phi_every", phi_every)
+        if phi_every > 1 and coupling == "loss":
+            raise ConfigurationError(
+                f"phi_every is {phi_every!r} with coupling='loss', where Φ is part of every loss; "
+                "expected 1, or another coupling"
+            )
+
+    def value(self) -> Tensor:
+        """The penalty now, ``[]``, in loss units, whatever the coupling; differentiable."""
+        total = super().value()
+        if self.num_tasks > 0 and self.coherence > 0:
+            for name, p in self.params.items():
+                if self.holds(name):
+                    total = total + self.coherence * (1 - spectral_coherence(p)).to(total)
+        return total
+
+    def add_gradient(self, step: Step) -> None:
+        """Add the gradient of Φ's term, and the quadratic term's where the coupling says so."""
+        super().add_gradient(step)
+        if self.coherence == 0 or self.coupling == "loss":
+            return
+        for name in self._due(self._pulled(step)):
+            self._add_coherence(self.params[name], step.grad_scale)
+
+    def _due(self, names: list[str]) -> list[str]:
+        """Those whose turn it is; counted per parameter, for it may be one of several optimizers that steps."""
+        if self.phi_every == 1 or not names:
+            return names
+        seen = self.meta.get("phi_seen", {})
+        due = [name for name in names if seen.get(name, 0) % self.phi_every == 0]
+        self.meta["phi_seen"] = {**seen, **{name: (seen.get(name, 0) + 1) % self.phi_every for name in names}}
+        return due
+
+    def _add_coherence(self, p: nn.Parameter, grad_scale: Tensor | None) -> None:
+        assert p.grad is not None
+        x = flat(p.detach())
+        _, y, along_y, along_x = gradient_parts(x)
+        factor: Tensor | float = -self.coherence * self.phi_every
+        if grad_scale is not None:
+            factor = factor * grad_scale.to(x.device)
+        if x.dtype == p.grad.dtype and p.grad.is_contiguous():
+            grad = p.grad.view(-1)
+            grad.addcmul_(y, factor * along_y).addcmul_(x, factor * along_x)
+        else:
+            change = y.mul_(factor * along_y).addcmul_(x, factor * along_x)
+            p.grad.add_(change.view(p.shape).to(p.grad.dtype))
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        self.state.update({name: {"anchor": anchor_of(p)} for name, p in self.params.items()})
