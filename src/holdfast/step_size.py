@@ -31,7 +31,7 @@ def _sgd(group: dict[str, Any], state: dict[str, Any]) -> Tensor | float:
 
 def _adam(group: dict[str, Any], state: dict[str, Any]) -> Tensor | float:
     second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-    correction = 1 - group["betas"][1] ** _number(state["step"])
+    correction = 1 - group["betas"][1] ** _number(state["step"]).double()  # a float32 power is off by 1e-6
     return _number(group["lr"]) / ((second / correction).sqrt() + group["eps"])  # type: ignore[no-any-return]  # as above
 
 

@@ -78,9 +78,7 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-3)
 
 
-def step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, methods: Iterable[Method] = ()
-) -> None:
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, methods: Iterable[Method] = ()) -> None:
     outputs = model(batch[0])
     loss = nn.functional.cross_entropy(outputs, batch[1])
     for method in methods:
@@ -91,16 +89,12 @@ def step(
     optimizer.step()
 
 
-def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], *methods: Method
-) -> None:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], *methods: Method) -> None:
     for batch in batches:
         step(model, optimizer, batch, methods)
 
 
-def consolidate(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch], *methods: Method
-) -> None:
+def consolidate(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch], *methods: Method) -> None:
     """End a task: the rounds of retraining that a method asks for, then remember."""
     for method in methods:
         while method.next_round(batches, objective=Classification()):

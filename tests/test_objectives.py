@@ -1,0 +1,176 @@
+"""Objectives against written-out formulas and dense autograd, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from holdfast import CausalLM, Classification, ConfigurationError, DataError, MultiLabel, Regression
+from holdfast.objectives import LossOnly, as_objective, count, draw
+
+B, K = 5, 4
+
+
+def _outputs(seed: int = 0) -> torch.Tensor:
+    draw_ = torch.Generator().manual_seed(seed)
+    return torch.randn(B, K, generator=draw_, dtype=torch.float64, requires_grad=True)
+
+
+def test_classification_is_cross_entropy_per_sample():
+    outputs, y = _outputs(), torch.tensor([0, 3, 1, 2, 0])
+    p = outputs.exp() / outputs.exp().sum(1, keepdim=True)
+    expected = torch.stack([-p[i, y[i]].log() for i in range(B)])
+    torch.testing.assert_close(Classification().losses(outputs, (None, y)), expected)
+
+
+def test_columns_and_targets_of_a_subset_of_classes():
+    outputs = _outputs()
+    objective = Classification(classes=(3, 1))
+    chosen = objective.select(outputs)
+    torch.testing.assert_close(chosen, outputs[:, [3, 1]])
+    got = objective.losses(chosen, (None, torch.tensor([1, 3, 3, 1, 1])))
+    torch.testing.assert_close(got, F.cross_entropy(chosen, torch.tensor([1, 0, 0, 1, 1]), reduction="none"))
+
+
+def test_heads_of_a_list_and_of_a_dict():
+    raw = [_outputs(0), _outputs(1)]
+    assert Classification(head=1).select(raw) is raw[1]
+    assert Classification(head="b").select({"a": raw[0], "b": raw[1]}) is raw[1]
+
+
+def test_dict_batches_and_logits():
+    class Output(nn.Module):
+        def forward(self, values, shift):
+            return type("Out", (), {"logits": values + shift})()
+
+    batch = {"values": torch.ones(2, 3), "shift": 1.0, "labels": torch.tensor([0, 1])}
+    assert torch.equal(Classification().outputs(Output(), batch), torch.full((2, 3), 2.0))
+
+
+def _dense_fisher(objective, kind: str) -> torch.Tensor:
+    """The expectation over targets, one by one, of the squared gradient of the outputs."""
+    outputs = _outputs()
+    total = torch.zeros(B, K, dtype=torch.float64)
+    if kind == "classes":
+        p = outputs.detach().softmax(1)
+        for y in range(K):
+            targets = torch.full((B,), y)
+            (g,) = torch.autograd.grad(objective.losses(outputs, (None, targets)).sum(), outputs, retain_graph=True)
+            total += p[:, y : y + 1] * g.square()
+        return total
+    # independent labels: the expectation of (sigma - y)^2
+    p = outputs.detach().sigmoid()
+    return p * (1 - p).square() + (1 - p) * p.square()
+
+
+def _factor_fisher(objective) -> torch.Tensor:
+    outputs = _outputs()
+    total = torch.zeros(B, K, dtype=torch.float64)
+    for term in objective.factors(outputs):
+        assert term.shape == (B,)
+        (g,) = torch.autograd.grad(term.sum(), outputs, retain_graph=True)
+        total += g.square()
+    return total
+
+
+def test_factors_of_classification_make_the_exact_fisher():
+    torch.testing.assert_close(_factor_fisher(Classification()), _dense_fisher(Classification(), "classes"))
+
+
+def test_factors_of_multilabel_make_the_exact_fisher():
+    torch.testing.assert_close(_factor_fisher(MultiLabel()), _dense_fisher(MultiLabel(), "labels"))
+
+
+def test_factors_of_regression_make_the_identity():
+    torch.testing.assert_close(_factor_fisher(Regression()), torch.ones(B, K, dtype=torch.float64))
+
+
+def test_sampled_targets_follow_the_model():
+    outputs = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64).repeat(20000, 1)
+    _, y = Classification(classes=(4, 5, 6)).sample(outputs, torch.Generator().manual_seed(0))
+    shares = torch.stack([(y == k).double().mean() for k in (4, 5, 6)])
+    torch.testing.assert_close(shares, outputs[0].softmax(0), atol=0.015, rtol=0)
+
+
+def test_sampling_uses_the_generator_only():
+    state = torch.get_rng_state()
+    a = Classification().sample(_outputs(), torch.Generator().manual_seed(1))[1]
+    b = Classification().sample(_outputs(), torch.Generator().manual_seed(1))[1]
+    assert torch.equal(a, b)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_regression_and_multilabel_losses():
+    outputs = _outputs()
+    y = torch.randn(B, K, dtype=torch.float64)
+    torch.testing.assert_close(Regression().losses(outputs, (None, y)), 0.5 * ((outputs - y) ** 2).sum(1))
+    labels = (y > 0).double()
+    p = outputs.sigmoid()
+    expected = -(labels * p.log() + (1 - labels) * (1 - p).log()).sum(1)
+    torch.testing.assert_close(MultiLabel().losses(outputs, (None, labels)), expected)
+
+
+def test_language_per_token_and_per_sequence():
+    logits = torch.randn(2, 4, 7, dtype=torch.float64)
+    labels = torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100]])
+    per_token = CausalLM(per="token").losses(logits, {"labels": labels})
+    log_p = logits.log_softmax(-1)
+    assert per_token.shape == (2, 3)
+    torch.testing.assert_close(per_token[0, 1], -log_p[0, 1, 3])
+    assert per_token[1, 1:].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(CausalLM(per="sequence").losses(logits, {"labels": labels}), per_token.sum(1))
+    assert count(CausalLM(per="token"), {"labels": labels}) == 4
+    assert count(CausalLM(per="sequence"), {"labels": labels}) == 2
+
+
+def test_sampled_language_leaves_padding_out():
+    logits = torch.randn(2, 4, 7, dtype=torch.float64)
+    labels = torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100]])
+    objective = CausalLM(per="token")
+    sampled = draw(objective, logits, {"labels": labels}, torch.Generator().manual_seed(0))
+    assert objective.losses(logits, sampled)[1, 1:].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("objective", "batch", "names"),
+    [
+        (Classification(), (None, torch.zeros(B)), "Regression"),
+        (Classification(classes=(0, 1)), (None, torch.full((B,), 3)), "3"),
+        (Regression(), (None, torch.zeros(B)), "Regression"),
+        (MultiLabel(), (None, torch.zeros(B)), "MultiLabel"),
+        (Classification(), torch.zeros(B), "pair"),
+        (Classification(), {"x": torch.zeros(B)}, "labels"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_an_error_that_says_what_would(objective, batch, names):
+    outputs = _outputs()[:, :2] if getattr(objective, "classes", None) else _outputs()
+    with pytest.raises(DataError, match=names):
+        objective.losses(outputs, batch)
+
+
+def test_a_bare_callable_knows_losses_only():
+    objective = as_objective(lambda outputs, batch: outputs.sum(1))
+    assert isinstance(objective, LossOnly)
+    torch.testing.assert_close(objective.losses(_outputs(), None), _outputs().sum(1))
+    with pytest.raises(ConfigurationError, match="empirical"):
+        objective.sample(_outputs(), None)
+    with pytest.raises(ConfigurationError, match="empirical"):
+        objective.factors(_outputs())
+
+
+def test_a_mean_instead_of_one_loss_per_sample_is_refused():
+    with pytest.raises(DataError, match="per sample"):
+        as_objective(lambda outputs, batch: outputs.mean()).losses(_outputs(), None)
+
+
+def test_wrong_arguments():
+    with pytest.raises(ConfigurationError, match="per"):
+        CausalLM(per="word")  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(ConfigurationError, match="twice"):
+        Classification(classes=(1, 1))
+    with pytest.raises(ConfigurationError, match="objective"):
+        as_objective(3)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(ConfigurationError, match="sampled"):
+        CausalLM(per="token").factors(_outputs())
