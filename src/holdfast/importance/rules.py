@@ -128,9 +128,12 @@ class ConvRule(Rule):
 
     def prepare(self, module: nn.Module) -> None:
         assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        self.groups = module.groups
         if self.weight is not None:
+            self.groups = module.groups
             self.patches = _patches(module, self.inputs.to(self.dtype))
+            # [O, C / groups, *kernel] -> [groups, entries of one filter, O / groups], as the products come out
+            weight = self.weight.weight
+            self.values = weight.reshape(module.groups, weight.shape[0] // module.groups, -1).transpose(1, 2)
 
     def add(self, grad: Tensor) -> None:
         g = grad.flatten(2).to(self.dtype)  # [B, O, L]
@@ -138,34 +141,32 @@ class ConvRule(Rule):
             self.add_each(self.bias, g.sum(2))
         if self.weight is None:
             return
-        b, o, length = g.shape
-        g = g.reshape(b * self.groups, o // self.groups, length)
-        p = self.patches  # [B * groups, L, entries of one filter]
-        for part in self.chunks(b, self.weight.total.numel()):
+        g = g.reshape(g.shape[0] * self.groups, -1, g.shape[2]).transpose(1, 2)
+        for part in self.chunks(grad.shape[0], self.weight.total.numel()):
             rows = slice(part.start * self.groups, part.stop * self.groups)
-            gradient = torch.bmm(g[rows], p[rows])
-            gradient = gradient.view(-1, *self.weight.total.shape)
-            self.statistic.add(self.weight.total, gradient, self.weight.weight)
+            gradient = torch.bmm(self.patches[rows], g[rows])  # this order is the faster one on a CPU
+            gradient = gradient.view(-1, *self.values.shape)
+            found = self.statistic.apply(gradient, self.values).sum(0)
+            self.weight.total.add_(found.transpose(1, 2).reshape(self.weight.total.shape))
 
 
 def _patches(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
-    """What each output position sees, ``[B * groups, L, C / groups * kernel]``."""
+    """What each output position sees, ``[B * groups, C / groups * kernel, L]``."""
     if module.padding_mode != "zeros":
         padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=module.padding_mode)
     elif isinstance(module.padding, str):
         padded = F.pad(inputs, module._reversed_padding_repeated_twice)  # "same", "valid"
     else:
         padded = F.pad(inputs, [side for size in reversed(module.padding) for side in (size, size)])
-    dims = len(module.kernel_size)
     windows = padded
+    dims = len(module.kernel_size)
     for i, (kernel, stride, dilation) in enumerate(
         zip(module.kernel_size, module.stride, module.dilation, strict=True)
     ):
         windows = windows.unfold(2 + i, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
-    # [B, C, *positions, *kernel] -> [B, groups, *positions, C / groups, *kernel]
-    b, c = windows.shape[:2]
-    windows = windows.reshape(b, module.groups, c // module.groups, *windows.shape[2:]).movedim(2, 2 + dims)
-    return windows.reshape(b * module.groups, windows.shape[2 : 2 + dims].numel(), -1)
+    # [B, C, *positions, *kernel] -> [B, C, *kernel, *positions]: copying along rows of pixels is the fast way
+    windows = windows.permute(0, 1, *range(2 + dims, 2 + 2 * dims), *range(2, 2 + dims))
+    return windows.reshape(inputs.shape[0] * module.groups, -1, windows.shape[2 + dims :].numel())
 
 
 class EmbeddingRule(Rule):
