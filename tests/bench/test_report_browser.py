@@ -144,3 +144,13 @@ def test_a_method_is_picked_out_with_the_keyboard_alone(browser: Browser, page: 
     own = f"[...document.querySelectorAll('.chart .m{chosen}')]"
     assert browser.evaluate(f"{own}.length > 0 && {own}.every(s => getComputedStyle(s).opacity == 1)")
     assert browser.evaluate("getComputedStyle(document.activeElement.parentElement).outlineStyle") == "solid"
+
+
+def test_nothing_can_be_loaded_or_run(browser: Browser, records: list[Record], tmp_path: Path) -> None:
+    extra = [("More", "<img src='other.png'><script>document.title = 'ran'</script>")]
+    path = write(records, tmp_path / "report.html", title="Still", extra=extra)
+    browser.errors.clear()
+    browser.open(path)
+    assert browser.evaluate("document.title") == "Still"
+    assert sum("Content Security Policy" in error for error in browser.errors) == 2
+    browser.errors.clear()

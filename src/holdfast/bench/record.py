@@ -33,6 +33,7 @@ __all__ = [
     "load_all",
     "save",
     "without_times",
+    "write_whole",
 ]
 
 SCHEMA_VERSION = 1
@@ -200,12 +201,28 @@ def save(record: Record, path: str | os.PathLike[str]) -> Path:
     Raises:
         StateError: if the folder or the file cannot be written.
     """
-    path = Path(path)
     # One line per field: small enough to commit, and a diff shows which field changed.
     fields = json.loads(record.model_dump_json())
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
-    text = "{\n" + ",\n".join(lines) + "\n}\n"
-    # Not tempfile.mkstemp: its files are private to the user, and a record is to be shared.
+    return write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n", "record")
+
+
+def write_whole(path: str | os.PathLike[str], text: str, kind: str) -> Path:
+    """Write a text file so that it is at every moment either the old one or the whole new one.
+
+    Args:
+        path: the file; its folder is created where it is missing.
+        text: all of its contents.
+        kind: what the file is, in a word, for the error.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        StateError: if the folder or the file cannot be written.
+    """
+    path = Path(path)
+    # Not tempfile.mkstemp: its files are private to the user, and these are to be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +234,7 @@ def save(record: Record, path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise StateError(f"Cannot write the record {path}: {error.strerror or error}.") from error
+        raise StateError(f"Cannot write the {kind} {path}: {error.strerror or error}.") from error
     return path
 
 

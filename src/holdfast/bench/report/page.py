@@ -7,13 +7,12 @@ from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 
-from holdfast.bench.record import Record
+from holdfast.bench.record import Record, write_whole
 from holdfast.bench.report import sections
 from holdfast.bench.report.charts import series_of
 from holdfast.bench.report.history import STEPS
 from holdfast.bench.report.summary import CONTROLS, PublishedValue, groups
 from holdfast.bench.report.svg import el, text
-from holdfast.errors import StateError
 
 __all__ = ["render", "write"]
 
@@ -97,16 +96,7 @@ def write(
         StateError: if the file cannot be written.
     """
     page = render(records, title=title, commands=commands, published=published, extra=extra, controls=controls)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StateError(f"Cannot write the report {path}: {error.strerror or error}.") from error
-    return path
+    return write_whole(path, page, "report")
 
 
 def _style(series: int) -> str:
