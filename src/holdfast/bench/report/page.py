@@ -108,6 +108,6 @@ def _style(series: int) -> str:
     # Highlighting without a script: a checked radio button fades every other series of its section.
     for index in range(series):
         picked = f'section:has(input[value="{index}"]:checked)'
-        rules.append(f"{picked} .chart .s:not(.m{index}) {{ opacity: .1; }}")
+        rules.append(f"{picked} .chart .s:not(.m{index}) {{ opacity: .18; }}")
         rules.append(f"{picked} .chart .m{index} .line {{ stroke-width: 3; }}")
     return "\n".join(rules) + "\n"
