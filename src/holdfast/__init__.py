@@ -9,6 +9,7 @@ from holdfast.errors import (
     ProtectionError,
     StateError,
 )
+from holdfast.files import load_state, save_state
 from holdfast.method import Method, Step
 from holdfast.objectives import CausalLM, Classification, MultiLabel, Objective, Regression
 from holdfast.optim import CLASSP
@@ -17,14 +18,14 @@ from holdfast.penalties.l2sp import L2SP
 
 __all__ = [
     "CLASSP",
-    "EWC",
-    "L2SP",
     "CausalLM",
     "Classification",
     "ConfigurationError",
     "DataError",
     "DependencyError",
+    "EWC",
     "HoldfastError",
+    "L2SP",
     "Method",
     "MultiLabel",
     "NumericsError",
@@ -34,4 +35,6 @@ __all__ = [
     "Regression",
     "StateError",
     "Step",
+    "load_state",
+    "save_state",
 ]
