@@ -13,8 +13,12 @@ import torch
 from holdfast.distillation.lwf import LwF
 from holdfast.errors import ConfigurationError
 from holdfast.optim import CLASSP
+from holdfast.penalties.anastrophic import Anastrophic
 from holdfast.penalties.ewc import EWC, OnlineEWC
 from holdfast.penalties.l2sp import L2SP
+from holdfast.penalties.mas import MAS
+from holdfast.penalties.rwalk import RWalk
+from holdfast.penalties.si import SI
 from holdfast.projections.freeze import Freeze
 
 __all__ = ["Choice", "Entry", "Range", "Value", "entries", "lookup"]
@@ -22,7 +26,7 @@ __all__ = ["Choice", "Entry", "Range", "Value", "entries", "lookup"]
 Value: TypeAlias = "float | int | bool | str | None"
 Kind: TypeAlias = Literal["method", "optimizer", "baseline"]
 Family: TypeAlias = Literal["penalty", "projection", "distillation", "optimizer", "baseline"]
-Promise: TypeAlias = Literal["quadratic", "exact-weights", "retrains", "through-loss"]
+Promise: TypeAlias = Literal["quadratic", "exact-weights", "retrains", "through-loss", "path-integral"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Entry:
         needs_task_id: whether a task must be named when it is tested.
         keeps_optimizer: whether the optimizer is the memory and must survive the task change.
         control: whether every claim should be held against it.
+        controls: the methods that a comparison with this one always shows, unless it is told not to.
         promises: what the contract tests hold it to beyond what they ask of all.
     """
 
@@ -73,11 +78,13 @@ class Entry:
     needs_task_id: bool = False
     keeps_optimizer: bool = False
     control: bool = False
+    controls: tuple[str, ...] = ()
     promises: frozenset[Promise] = frozenset()
 
 
 _STRENGTH = {"coupling": "gradient"}
 _QUADRATIC: frozenset[Promise] = frozenset({"quadratic"})
+_PATH: frozenset[Promise] = frozenset({"quadratic", "path-integral"})
 
 _ENTRIES = (
     Entry("finetune", "baseline", "baseline", None, "no protection: the floor", "0", control=True),
@@ -97,6 +104,26 @@ _ENTRIES = (
         needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
+        "si", "method", "penalty", SI, "Zenke et al. 2017, arXiv:1703.04200", "3, and 2 in training",
+        {"strength": 1.0, "damping": 0.1, **_STRENGTH}, {"strength": Range(1e-2, 1e4)}, promises=_PATH,
+    ),
+    Entry(
+        "mas", "method", "penalty", MAS, "Aljundi et al. 2018, arXiv:1711.09601", "2",
+        {"strength": 1.0, "form": "squared_norm", **_STRENGTH},
+        {"strength": Range(1e-3, 1e3), "form": Choice(("squared_norm", "norm"))},
+        needs_data=True, promises=_QUADRATIC,
+    ),
+    Entry(
+        "rwalk", "method", "penalty", RWalk, "Chaudhry et al. 2018, arXiv:1801.10112", "6, and 2 in training",
+        {"strength": 1.0, "fisher_decay": 0.9, "interval": 10, "damping": 0.1, **_STRENGTH},
+        {"strength": Range(1e-2, 1e4)}, promises=_PATH,
+    ),
+    Entry(
+        "anastrophic", "method", "penalty", Anastrophic, "the Anastrophic release", "1",
+        {"strength": 3.0, "coherence": 1.0, "phi_every": 1, **_STRENGTH},
+        {"strength": Range(1e-3, 1e2), "coherence": Range(1e-3, 1e1)}, promises=_QUADRATIC,
+    ),
+    Entry(
         "freeze", "method", "projection", Freeze, "common practice", "1",
         {"select": "*", "after": 1}, promises=frozenset({"exact-weights"}),
     ),
@@ -109,6 +136,7 @@ _ENTRIES = (
         "classp", "optimizer", "optimizer", CLASSP, "Ludwig 2024, arXiv:2405.09637", "1",
         {"lr": 0.2, "threshold": 0.5, "eps": 1e-5, "power": 1.0, "scaling": True, "variant": "paper"},
         {"lr": Range(1e-3, 1.0), "threshold": Range(1e-8, 1.0)}, keeps_optimizer=True,
+        controls=("l2sp", "adagrad"),
     ),
     Entry(
         "adagrad", "optimizer", "optimizer", torch.optim.Adagrad, "Duchi et al. 2011, JMLR 12", "1",
