@@ -13,10 +13,15 @@ from holdfast.files import load_state, save_state
 from holdfast.method import Method, Step
 from holdfast.objectives import CausalLM, Classification, MultiLabel, Objective, Regression
 from holdfast.optim import CLASSP
+from holdfast.penalties.anastrophic import Anastrophic
 from holdfast.penalties.ewc import EWC, OnlineEWC
 from holdfast.penalties.l2sp import L2SP
+from holdfast.penalties.mas import MAS
+from holdfast.penalties.rwalk import RWalk
+from holdfast.penalties.si import SI
 
 __all__ = [
+    "Anastrophic",
     "CLASSP",
     "CausalLM",
     "Classification",
@@ -26,13 +31,16 @@ __all__ = [
     "EWC",
     "HoldfastError",
     "L2SP",
+    "MAS",
     "Method",
     "MultiLabel",
     "NumericsError",
     "Objective",
     "OnlineEWC",
     "ProtectionError",
+    "RWalk",
     "Regression",
+    "SI",
     "StateError",
     "Step",
     "load_state",

@@ -14,6 +14,7 @@ from holdfast.distillation.lwf import LwF
 from holdfast.errors import ConfigurationError
 from holdfast.optim import CLASSP
 from holdfast.penalties.anastrophic import Anastrophic
+from holdfast.penalties.anpyc import ANPyC
 from holdfast.penalties.ewc import EWC, OnlineEWC
 from holdfast.penalties.l2sp import L2SP
 from holdfast.penalties.mas import MAS
@@ -122,6 +123,12 @@ _ENTRIES = (
         "anastrophic", "method", "penalty", Anastrophic, "the Anastrophic release", "1",
         {"strength": 3.0, "coherence": 1.0, "phi_every": 1, **_STRENGTH},
         {"strength": Range(1e-3, 1e2), "coherence": Range(1e-3, 1e1)}, promises=_QUADRATIC,
+    ),
+    Entry(
+        "anpyc", "method", "penalty", ANPyC, "Peng et al. 2021, arXiv:1912.09091", "2",
+        {"strength": 1e2, "output": "entropy", "reduction": "sample", "sign": "released", "accumulate": "max",
+         "sharpening": 0.0, "select": "*", **_STRENGTH},
+        {"strength": Range(1e-1, 1e5)}, needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
         "freeze", "method", "projection", Freeze, "common practice", "1",

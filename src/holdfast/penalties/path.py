@@ -1,0 +1,144 @@
+"""What SI and RWalk share: they follow the task loss's own gradient along the way that training takes."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from holdfast.dispatch import Step
+from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
+from holdfast.method import Method
+from holdfast.names import Select
+from holdfast.objectives import Batch, Objective
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.state import anchor_of
+
+__all__ = ["PathCoupling", "PathPenalty"]
+
+PathCoupling: TypeAlias = Literal["gradient", "proximal"]
+
+
+class PathPenalty(QuadraticPenalty):
+    """A quadratic penalty whose importance is gathered while training.
+
+    Between the gradient and the displacement of a step it holds a copy of both ends: the weights before the step, and
+    the gradient before anyone edits it. Both are streamed over on the device; nothing waits for the host.
+
+    Args:
+        model: the model to protect; attach before the first task, which has to be watched too.
+        strength: how much the penalty weighs against the loss, >= 0.
+        coupling: ``"gradient"`` or ``"proximal"``. ``"loss"`` is refused, here and in every other quadratic penalty on
+            the same optimizer: the path integral would contain that penalty.
+        select: which trainable parameters to protect.
+        objective: not used; here so that methods can be exchanged.
+
+    Raises:
+        ConfigurationError: for a wrong argument.
+    """
+
+    halved: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float,
+        coupling: PathCoupling = "gradient",
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        name = type(self).__name__
+        asked: Coupling = coupling
+        if asked == "loss":
+            raise ConfigurationError(
+                f"coupling is 'loss', but {name} measures the gradient of the task's loss alone, which would then "
+                "contain its own penalty; expected 'gradient' or 'proximal'"
+            )
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        self._before: dict[str, tuple[Tensor, Tensor]] = {}  # name -> weights and gradient before the step
+        self._watched: dict[int, list[str]] = {}  # optimizer -> names with a gradient in the step under way
+        self._sizes: dict[int, list[int]] = {}  # optimizer -> parameters per group when they were looked up
+
+    def _check_companion(self, other: Method) -> None:
+        if isinstance(other, QuadraticPenalty) and other.coupling == "loss":
+            raise ConfigurationError(
+                f"{type(other).__name__}(coupling='loss') cannot share an optimizer with {type(self).__name__}, which "
+                "measures the gradient of the task's loss alone; use coupling='gradient' or 'proximal' for it"
+            )
+
+    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
+        super()._resolve(optimizers)
+        self._sizes = {id(o): _sizes(o) for o in optimizers}
+
+    def observe_gradient(self, step: Step) -> None:
+        """Copy the weights and the loss's own gradient."""
+        if self._sizes.get(id(step.optimizer)) != _sizes(step.optimizer):
+            self._resolve(self._optimizers)  # a new head: its first task counts, too
+        names = self.live(step, held=False)
+        self._watched[id(step.optimizer)] = names
+        if not names:
+            return
+        for name in names:
+            self._begin(name)
+        params = [self.params[name].detach() for name in names]
+        weights, gradients = (list(part) for part in zip(*(self._before[name] for name in names), strict=True))
+        torch._foreach_copy_(weights, params)
+        torch._foreach_copy_(gradients, [g for name in names if (g := self.params[name].grad) is not None])
+        if step.grad_scale is not None:
+            torch._foreach_div_(gradients, step.grad_scale.to(gradients[0].device))
+        if step.found_inf is not None:
+            for g in gradients:  # a skipped step moves nothing, but 0 times infinity is not 0
+                g.copy_(step.unless_skipped(g, torch.zeros_like(g)))
+
+    def _begin(self, name: str) -> None:
+        """Make room for a parameter that is watched for the first time."""
+        p = self.params[name]
+        held = self.state.setdefault(name, {})
+        if "path" not in held:
+            if not self.holds(name):
+                held["start"] = anchor_of(p)
+            held["path"] = torch.zeros_like(p.detach(), dtype=torch.promote_types(p.dtype, torch.float32))
+        if name not in self._before:
+            self._before[name] = (torch.empty_like(held["path"]), torch.empty_like(held["path"]))
+
+    def observe_update(self, step: Step) -> None:
+        """Integrate over the displacement that was really made."""
+        names = self._watched.pop(id(step.optimizer), [])
+        if names:
+            weights, gradients = (list(part) for part in zip(*(self._before[name] for name in names), strict=True))
+            self._integrate(names, weights, gradients, step)
+
+    def _integrate(self, names: list[str], before: list[Tensor], gradients: list[Tensor], step: Step) -> None:
+        """Take one step into account; ``before`` and ``gradients`` may be overwritten."""
+        backward = before  # minus the displacement
+        torch._foreach_sub_(backward, [self.params[name].detach() for name in names])
+        torch._foreach_addcmul_([self.state[name]["path"] for name in names], gradients, backward)
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        if not any("path" in self.state.get(name, ()) for name in self.params):
+            raise ProtectionError(
+                f"{type(self).__name__} measures importance while training, and saw none: call attach(optimizer) "
+                "before the first task (to protect a model that is trained already, use EWC, MAS or L2SP)"
+            )
+        fresh = self._summarise()
+        for name, held in fresh.items():
+            for kind, tensor in held.items():
+                if not bool(tensor.isfinite().all()):
+                    raise NumericsError(
+                        f"the {kind} of parameter {name!r} is not finite: a gradient overflowed or was NaN in training"
+                    )
+        self.state.update(fresh)
+
+    @abc.abstractmethod
+    def _summarise(self) -> dict[str, dict[str, Tensor]]:
+        """The state after the task: ``anchor``, ``importance`` and a ``path`` that begins at 0 for each parameter."""
+
+
+def _sizes(optimizer: Optimizer) -> list[int]:
+    return [len(group["params"]) for group in optimizer.param_groups]

@@ -1,0 +1,88 @@
+r"""Synaptic intelligence: a weight matters as much as its way lowered the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.names import Select
+from holdfast.objectives import Batch, Objective
+from holdfast.penalties.path import PathCoupling, PathPenalty
+from holdfast.penalties.quadratic import check_positive
+from holdfast.state import anchor_of
+
+__all__ = ["SI", "synaptic_importance"]
+
+
+def synaptic_importance(path: Tensor, displacement: Tensor, damping: float) -> Tensor:
+    r"""What one task adds to the importance.
+
+    .. math:: \frac{\max(0, \omega)}{(\theta - \theta_0)^2 + \xi}, \qquad \omega = -\sum_k g_k \, \Delta\theta_k
+
+    Source: Zenke et al. 2017, arXiv:1703.04200, eq. 5. Differs: the maximum, so that no penalty is negative.
+
+    Args:
+        path: ω, the loss's decrease that is due to each weight, ``[*p]``, in loss units.
+        displacement: how far the task moved each weight in all, ``[*p]``.
+        damping: ξ, in parameter², > 0.
+
+    Returns:
+        Importance ``[*p]``, >= 0, in loss / parameter².
+    """
+    return path.clamp_min(0) / (displacement.square() + damping)
+
+
+class SI(PathPenalty):
+    r"""Synaptic intelligence.
+
+    .. math::
+        c \sum_i \Omega_i (\theta_i - \theta_i^*)^2, \qquad
+        \Omega \leftarrow \Omega + \frac{\max(0, \omega)}{(\theta - \theta_0)^2 + \xi}, \qquad
+        \omega = -\sum_k g_k \, \Delta\theta_k
+
+    with g the gradient of the task's loss alone, as the user's clipping leaves it and before any method edits it, and
+    Δθ the step that was really made.
+
+    Source: Zenke et al. 2017, arXiv:1703.04200, eq. 3-5. Differs: a negative ω counts as 0.
+
+    State per parameter: ``importance``, ``anchor`` and ``path``; two more tensors of its size while training.
+
+    Args:
+        model: the model to protect; attach before the first task, which has to be watched too.
+        strength: c, >= 0.
+        damping: ξ, in parameter², > 0.
+        coupling: ``"gradient"`` or ``"proximal"``. ``"loss"`` is refused, here and in every other quadratic penalty on
+            the same optimizer: the path integral would contain that penalty. Beside LwF both losses are integrated.
+        select: which trainable parameters to protect.
+        objective: not used; here so that methods can be exchanged.
+
+    Raises:
+        ConfigurationError: for a wrong argument.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: float,
+        damping: float = 0.1,
+        coupling: PathCoupling = "gradient",
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        self.damping = check_positive("damping", damping)
+
+    def _summarise(self) -> dict[str, dict[str, Tensor]]:
+        fresh = {}
+        for name, p in self.params.items():
+            held, here = self.state.get(name, {}), anchor_of(p)
+            importance = held.get("importance", torch.zeros_like(here))
+            if "path" in held:
+                start = held["anchor"] if "anchor" in held else held["start"]
+                importance = importance + synaptic_importance(held["path"], here - start, self.damping)
+            fresh[name] = {"anchor": here, "importance": importance, "path": torch.zeros_like(here)}
+        return fresh
