@@ -1,5 +1,6 @@
 """Teach a PyTorch model something new without losing what it knew, and without keeping the old data."""
 
+from holdfast.distillation.lwf import LwF
 from holdfast.errors import (
     ConfigurationError,
     DataError,
@@ -14,13 +15,16 @@ from holdfast.method import Method, Step
 from holdfast.objectives import CausalLM, Classification, MultiLabel, Objective, Regression
 from holdfast.optim import CLASSP
 from holdfast.penalties.anastrophic import Anastrophic
+from holdfast.penalties.anpyc import ANPyC
 from holdfast.penalties.ewc import EWC, OnlineEWC
 from holdfast.penalties.l2sp import L2SP
 from holdfast.penalties.mas import MAS
 from holdfast.penalties.rwalk import RWalk
 from holdfast.penalties.si import SI
+from holdfast.projections.freeze import Freeze
 
 __all__ = [
+    "ANPyC",
     "Anastrophic",
     "CLASSP",
     "CausalLM",
@@ -29,8 +33,10 @@ __all__ = [
     "DataError",
     "DependencyError",
     "EWC",
+    "Freeze",
     "HoldfastError",
     "L2SP",
+    "LwF",
     "MAS",
     "Method",
     "MultiLabel",
