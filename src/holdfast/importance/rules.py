@@ -20,6 +20,9 @@ from holdfast.importance.statistic import Statistic
 
 __all__ = ["RULES", "Rule", "Target"]
 
+# On a CPU, chunks that stay in its cache are up to four times as fast as large ones.
+_CACHED = 8 * 2**20
+
 
 @dataclass(frozen=True)
 class Target:
@@ -75,8 +78,9 @@ class Rule(abc.ABC):
 
     def chunks(self, samples: int, entries: int) -> Iterator[slice]:
         """Slices of samples whose gradients of ``entries`` numbers each fit into the memory allowed."""
+        room = min(self.max_bytes, _CACHED) if self.inputs.device.type == "cpu" else self.max_bytes
         # The gradient itself and one temporary of the statistic.
-        size = max(1, self.max_bytes // max(1, 2 * entries * self.dtype.itemsize))
+        size = max(1, room // max(1, 2 * entries * self.dtype.itemsize))
         for start in range(0, samples, size):
             yield slice(start, start + size)
 
@@ -104,7 +108,12 @@ class LinearRule(Rule):
             return
         if self.bias is not None:
             self.add_each(self.bias, g.sum(1))
-        if self.weight is not None:
+        if self.weight is None:
+            return
+        found = self.statistic.outer(g[:, 0], self.a[:, 0], self.weight.weight) if self.once else None
+        if found is not None:
+            self.weight.total.add_(found)
+        else:
             for part in self.chunks(g.shape[0], self.weight.total.numel()):
                 gradient = torch.bmm(g[part].transpose(1, 2), self.a[part])
                 self.statistic.add(self.weight.total, gradient, self.weight.weight)

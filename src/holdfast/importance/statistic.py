@@ -19,10 +19,13 @@ class Statistic:
         apply: ``(gradient [n, *p], weight [*p]) -> [n, *p]``.
         multiplicative: whether :math:`\varphi(ab) = \varphi(a)\varphi(b)` and the weight plays no part. Then a
             gradient that is an outer product need never be formed.
+        outer: ``(left [n, O], right [n, I], weight [O, I]) -> [O, I]``: the sum over samples for gradients that are
+            outer products, where it can be had without forming them; else ``None``.
     """
 
     apply: Callable[[Tensor, Tensor], Tensor]
-    multiplicative: bool
+    multiplicative: bool = False
+    outer: Callable[[Tensor, Tensor, Tensor], Tensor | None] = lambda left, right, weight: None
 
     def of(self, factor: Tensor) -> Tensor:
         """The function of one factor of an outer product."""

@@ -79,9 +79,14 @@ def taylor(
         each = -(log_p.exp() * log_p) if output == "entropy" else (2 * log_p).exp()
         yield each.reshape(each.shape[0], -1).sum(1)
 
+    signed = 1.0 if sign == "released" else -1.0
+
     def change(gradient: Tensor, weight: Tensor) -> Tensor:
-        u = gradient * (weight if sign == "released" else -weight)
-        return (u if order == 1 else u * (1 + 0.5 * u)).clamp_(min=0)
+        u = gradient * (signed * weight)
+        return (u if order == 1 else torch.addcmul(u, u, u, value=0.5)).clamp_(min=0)
+
+    def outer(left: Tensor, right: Tensor, weight: Tensor) -> Tensor | None:
+        return _outer(left, right, signed * weight, second=order == 2)
 
     known = as_objective(objective)
     parameters = wanted_parameters(model, names)
@@ -100,9 +105,41 @@ def taylor(
             batches,
             objective=known,
             terms=terms,
-            statistic=Statistic(change, multiplicative=False),
+            statistic=Statistic(change, outer=outer),
             parameters=parameters,
             counted=leading_size,
             max_bytes=max_bytes,
         )
     return means(sums, number, dtype)
+
+
+def _outer(left: Tensor, right: Tensor, weight: Tensor, second: bool) -> Tensor | None:
+    r"""The sum over samples of :math:`\max(0, u + \tfrac12 u^2)` for :math:`u = l r w`, by matrix products.
+
+    Between -2 and 0 the parabola is negative, so while no u lies below -2 only positive u count. Which are positive
+    is a question of three signs: split the factors by theirs and every product is a sum of positive numbers.
+
+    Args:
+        left: ``[n, O]``.
+        right: ``[n, I]``.
+        weight: ``[O, I]``.
+        second: whether the squared part is there.
+
+    Returns:
+        The sum ``[O, I]``, or ``None`` if some u may lie below -2.
+    """
+    if second and not bool((left.abs().amax(1) * right.abs().amax(1)).amax() * weight.abs().amax() <= 2):
+        return None
+    l_up, l_down = left.clamp(min=0), (-left).clamp(min=0)
+    r_up, r_down = right.clamp(min=0), (-right).clamp(min=0)
+    if bool(r_down.any()):
+        l_both, r_same, r_other = torch.cat([l_up, l_down]), torch.cat([r_up, r_down]), torch.cat([r_down, r_up])
+        above, below = (l_both, r_same), (l_both, r_other)
+    else:  # the usual case: the layer follows a ReLU
+        above, below = (l_up, r_up), (l_down, r_up)
+
+    def summed(power: int) -> Tensor:
+        up, down = (a.pow(power).T @ b.pow(power) for a, b in (above, below))
+        return torch.where(weight > 0, up, down).mul_(weight.abs().pow(power))
+
+    return summed(1).add_(summed(2), alpha=0.5) if second else summed(1)
