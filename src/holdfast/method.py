@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.dispatch import Dispatcher, Step, unwrap_optimizer
-from holdfast.errors import ConfigurationError, DataError, ProtectionError
+from holdfast.errors import ConfigurationError, DataError, NumericsError, ProtectionError
 from holdfast.names import Select, canonical_parameters, selected
 from holdfast.objectives import Batch, Objective, as_objective
-from holdfast.state import check_fits, pack, unpack
+from holdfast.state import check_finite, check_fits, pack, unpack
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -145,6 +145,7 @@ class Method(abc.ABC):
         Raises:
             DataError: if data is needed and there is none. Nothing has changed then.
             ProtectionError: if no step was observed since the last task. Nothing has changed then.
+            NumericsError: if an importance, or anything else to remember, is not finite. Nothing has changed then.
         """
         if self.num_tasks > 0 and self.meta["steps"] == 0:
             raise ProtectionError(
@@ -155,7 +156,14 @@ class Method(abc.ABC):
         if self.needs_data:
             batches = self._at_least_one(batches)
         self._resolve(self._optimizers)
+        before = dict(self.meta), {name: dict(held) for name, held in self.state.items()}, dict(self.buffers)
         self._remember(batches, known, generator)
+        try:
+            check_finite(type(self).__name__, self.state, self.buffers)
+        except NumericsError:
+            self.meta, self.state, self.buffers = before
+            self._loaded()
+            raise
         self.meta["num_tasks"] = self.num_tasks + 1
         self.meta["steps"] = 0
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import StateError
+from holdfast.errors import NumericsError, StateError
 
-__all__ = ["anchor_of", "check_fits", "pack", "unpack"]
+__all__ = ["anchor_of", "check_fits", "check_finite", "finiteness", "pack", "unpack"]
 
 
 def anchor_of(parameter: Tensor) -> Tensor:
@@ -36,6 +36,28 @@ def check_fits(state: Mapping[str, Mapping[str, Tensor]], params: Mapping[str, n
                     f"{kind} of parameter {name!r} has shape {tuple(tensor.shape)}, "
                     f"but the parameter has {tuple(params[name].shape)}"
                 )
+
+
+@torch.no_grad()
+def finiteness(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Whether all entries of a tensor are finite, ``[]`` for each that is not empty, without waiting for the device."""
+    found = [t.detach() for t in tensors if t.numel()]
+    # The largest magnitude: a sum of squares would overflow where no single entry does.
+    return [largest.isfinite() for largest in torch._foreach_norm(found, float("inf"))] if found else []
+
+
+def check_finite(method: str, state: Mapping[str, Mapping[str, Tensor]], buffers: Mapping[str, Tensor]) -> None:
+    """Refuse to remember a number that is not finite: it would spoil every weight at the next step.
+
+    Raises:
+        NumericsError: naming the first such tensor.
+    """
+    named = [(f"{kind} of parameter {name!r}", t) for name, tensors in state.items() for kind, t in tensors.items()]
+    named += [(f"buffer {name!r}", t) for name, t in buffers.items()]
+    named = [(label, t) for label, t in named if t.is_floating_point() and t.numel()]
+    for (label, _), finite in zip(named, finiteness(t for _, t in named), strict=True):
+        if not finite:
+            raise NumericsError(f"{method}: the {label} is not finite, so nothing was remembered of this task")
 
 
 def pack(

@@ -79,7 +79,6 @@ class Diagnosis:
 
     def before_step(self, step: int) -> bool:
         """Whether the coming step is watched; called before each."""
-        self._finish()
         method = self._learner.method
         watched = method is not None and method.num_tasks > 0 and step % _EVERY == 0
         if watched:
@@ -87,7 +86,8 @@ class Diagnosis:
             self._share.watching = True
         return watched
 
-    def _finish(self) -> None:
+    def after_step(self) -> None:
+        """Take the measurements of a step that was watched; called after each."""
         if not self._share.watching:
             return
         self._share.watching = False
@@ -110,7 +110,6 @@ class Diagnosis:
 
     def end_of_task(self, task: int, diagnostics: dict[str, Any]) -> None:
         """Note how far every layer went from its anchor while this task was learned."""
-        self._finish()
         method = self._learner.method
         if method is None or method.num_tasks == 0:
             return
@@ -122,19 +121,35 @@ class Diagnosis:
         if distances:
             diagnostics.setdefault("distance", {})[str(task)] = distances
 
-    def explain(self, step: int) -> str:
-        """Why a loss may have stopped being finite at a step."""
+    def explain(self, what: str, step: int) -> str:
+        """What is no longer finite, where it was seen, and why that may be.
+
+        Args:
+            what: ``"loss"``, ``"gradient"`` and the like.
+            step: the step at which it was seen, from 1.
+        """
+        return f"the {what} of {self._learner.config.method} is not finite at step {step}: {self.likely_cause()}"
+
+    def likely_cause(self) -> str:
+        """Why numbers may have stopped being finite, and what to do."""
         config = self._learner.config
         method = self._learner.method
-        if method is None or method.num_tasks == 0:
-            return f"the loss of {config.method} is not finite at step {step}: lower the learning rate ({config.lr})"
         strength = getattr(method, "strength", None)
-        cause = "lower the learning rate"
-        if strength is not None:
-            cause = f"strength x learning rate ({strength:g} x {config.lr:g}) is probably too large"
-            if isinstance(method, QuadraticPenalty) and method.coupling != "proximal":
-                cause += ": try coupling='proximal'"
-        return f"the loss of {config.method} is not finite at step {step}: {cause}"
+        if method is None or method.num_tasks == 0 or not isinstance(strength, int | float):
+            return f"lower the learning rate ({config.lr:g})"
+        cause = f"strength x learning rate ({strength:g} x {config.lr:g}) is probably too large"
+        if isinstance(method, QuadraticPenalty) and method.coupling != "proximal":
+            cause += ": try coupling='proximal'"
+        return cause
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured so far, for a run that goes on later."""
+        return {"latest": self.latest_share, "least": self._least, "most": self._most, "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.latest_share = state["latest"]
+        self._least, self._most, self._seen = state["least"], state["most"], state["seen"]
 
     def warnings(self) -> list[str]:
         """One sentence for each thing that a user should know."""

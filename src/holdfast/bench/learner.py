@@ -53,6 +53,7 @@ class Learner:
             self.method = self.entry.build(self.model, **values)
         self.optimizer = self._new_optimizer()
         self.penalty_norms = (0.0, 0.0)  # of a penalty in the loss, and of the loss itself, when last watched
+        self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -111,6 +112,7 @@ class Learner:
         if self.method is not None and self.method.needs_penalty:
             penalty = self.method.penalty((parts[0].inputs, parts[0].targets), raw)
             trained = loss + penalty
+            self.penalty_value = penalty.detach()
             if watched:
                 self.penalty_norms = (self._gradient_norm(penalty), self._gradient_norm(loss))
         self.optimizer.zero_grad()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,52 +18,18 @@ from torch import Tensor
 
 from holdfast.bench import environment, memory, seeding, streams
 from holdfast.bench.diagnostics import Diagnosis
+from holdfast.bench.health import Health
 from holdfast.bench.learner import Learner
 from holdfast.bench.record import Costs, Curves, Record, RunConfig
 from holdfast.bench.session import Session, sessions
+from holdfast.bench.snapshot import Cursor, Keeper, Ledger, Snapshot
 from holdfast.bench.tasks import Stream
 from holdfast.errors import NumericsError
 
 __all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Snapshot", "build_stream", "run"]
 
-_CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
 _CURVE_POINTS = 200
 _TIMED_STEPS = 5000  # more would not move the median, but would weigh on every checkpoint
-
-
-@dataclass
-class Cursor:
-    """The place in a run: what comes next."""
-
-    session: int = 0
-    round: int = 0
-    epoch: int = 0
-    batch: int = 0
-
-    @property
-    def between_sessions(self) -> bool:
-        """Whether nothing of the session has happened yet."""
-        return (self.round, self.epoch, self.batch) == (0, 0, 0)
-
-
-@dataclass
-class Ledger:
-    """What a run has measured so far."""
-
-    initial: list[float] = field(default_factory=list)
-    matrix: list[list[float]] = field(default_factory=list)
-    validation: list[list[float]] = field(default_factory=list)
-    curves: dict[str, list[Any]] = field(
-        default_factory=lambda: {"task": [], "step": [], "loss": [], "penalty_share": []}
-    )
-    diagnostics: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    steps: int = 0
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"training": 0.0, "consolidate": 0.0, "evaluate": 0.0, "total": 0.0}
-    )
-    step_seconds: list[float] = field(default_factory=list)
-    peak_memory: int = 0
 
 
 class Observer(Protocol):
@@ -79,28 +45,6 @@ class Observer(Protocol):
 
     def tested(self, task: int, accuracies: list[float]) -> None:
         """A task was learned and all were tested (or validated)."""
-        ...
-
-
-@dataclass
-class Snapshot:
-    """Everything that a run needs in order to go on as if it had never stopped."""
-
-    cursor: Cursor
-    ledger: Ledger
-    learner: dict[str, Any]
-    random_state: Tensor
-
-
-class Keeper(Protocol):
-    """Who keeps checkpoints of a run."""
-
-    def load(self) -> Snapshot | None:
-        """The last good checkpoint, if there is one."""
-        ...
-
-    def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
-        """Write a checkpoint if it is time for one, or in any case if it ``must`` be."""
         ...
 
 
@@ -183,7 +127,7 @@ class _Run:
         self.diagnosis = Diagnosis(self.learner)
         self.cursor, self.ledger = Cursor(), Ledger()
         self.sessions = list(sessions(stream, joint=config.method == "joint"))
-        self.recent: list[Tensor] = []
+        self.health = Health(self.learner, self.diagnosis.explain)
 
     def record(self) -> Record:
         """Run, from wherever the keeper left off, to the end."""
@@ -213,11 +157,20 @@ class _Run:
             self.learner.begin(self.sessions[self.cursor.session])
         kept = within or self.config.optimizer_between_tasks == "kept"
         self.learner.load_state_dict(snapshot.learner, with_optimizer=kept)
-        torch.set_rng_state(snapshot.random_state)
+        self.diagnosis.load_state_dict(snapshot.diagnosis)
+        self.health.load_state_dict(snapshot.health)
+        torch.set_rng_state(snapshot.random_states["cpu"])
+        for device in _cuda_devices(self.config):
+            torch.cuda.set_rng_state(snapshot.random_states[str(device)], device)
 
     def _take(self) -> Snapshot:
         self._tick()
-        return Snapshot(self.cursor, self.ledger, self.learner.state_dict(), torch.get_rng_state())
+        states = {"cpu": torch.get_rng_state()}
+        states |= {str(device): torch.cuda.get_rng_state(device) for device in _cuda_devices(self.config)}
+        learner, diagnosis, health = self.learner, self.diagnosis, self.health
+        return Snapshot(
+            self.cursor, self.ledger, learner.state_dict(), diagnosis.state_dict(), health.state_dict(), states
+        )
 
     def _tick(self) -> None:
         """Book the time since the last look; a resumed run goes on counting."""
@@ -245,9 +198,20 @@ class _Run:
                 self._epoch(session)
                 cursor.batch = 0
             cursor.epoch, cursor.batch = 0, 0
-            if not learner.next_round(session, cursor.round, last=last):
+            with self._explaining():
+                again = learner.next_round(session, cursor.round, last=last)
+            if not again:
                 return
             cursor.round += 1
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say when and why, where a method says only what is no longer finite."""
+        try:
+            yield
+        except NumericsError as error:
+            cause = self.diagnosis.likely_cause()
+            raise NumericsError(f"{error}, after step {self.ledger.steps}: {cause}") from error
 
     def _epoch(self, session: Session) -> None:
         cursor, learner, size = self.cursor, self.learner, self.config.batch_size
@@ -260,11 +224,12 @@ class _Run:
             start = time.perf_counter()
             loss = learner.step(session.parts(positions), watched=watched)
             seconds = time.perf_counter() - start
+            self.diagnosis.after_step()
             cursor.batch += 1
             self._note(session, loss, seconds, watched)
             self.observer.advance(1)
             self.keeper.keep(self._take, must=False)
-        self._look_at_losses()
+        self.health.look(self.ledger.steps)
 
     def _note(self, session: Session, loss: Tensor, seconds: float, watched: bool) -> None:
         ledger = self.ledger
@@ -272,30 +237,19 @@ class _Run:
         ledger.seconds["training"] += seconds
         if not watched and len(ledger.step_seconds) < _TIMED_STEPS:
             ledger.step_seconds.append(seconds)
-        self.recent.append(loss)
-        if len(self.recent) >= _CHECK_EVERY:
-            self._look_at_losses()
+        self.health.note(loss, ledger.steps)
         if ledger.steps % max(1, self._planned_steps() // _CURVE_POINTS) == 0:
             ledger.curves["task"].append(session.last.index)
             ledger.curves["step"].append(ledger.steps)
             ledger.curves["loss"].append(float(loss))
             ledger.curves["penalty_share"].append(self.diagnosis.latest_share)
 
-    def _look_at_losses(self) -> None:
-        """Wait for the last few losses and stop if one is not finite."""
-        if not self.recent:
-            return
-        finite = torch.stack(self.recent).isfinite().tolist()
-        first = self.ledger.steps - len(self.recent) + 1
-        self.recent.clear()
-        if not all(finite):
-            raise NumericsError(self.diagnosis.explain(first + finite.index(False)))
-
     def _remember_and_test(self, session: Session) -> None:
         cursor, ledger, learner = self.cursor, self.ledger, self.learner
         start = time.perf_counter()
         self.diagnosis.end_of_task(session.last.index, ledger.diagnostics)
-        learner.consolidate(session)
+        with self._explaining():
+            learner.consolidate(session)
         tested = time.perf_counter()
         ledger.seconds["consolidate"] += tested - start
         if self.config.validation_fraction > 0:

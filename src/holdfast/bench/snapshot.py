@@ -1,0 +1,70 @@
+"""A run caught in the middle: its place, what it has measured, and everything it needs in order to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+__all__ = ["Cursor", "Keeper", "Ledger", "Snapshot"]
+
+
+@dataclass
+class Cursor:
+    """The place in a run: what comes next."""
+
+    session: int = 0
+    round: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+    @property
+    def between_sessions(self) -> bool:
+        """Whether nothing of the session has happened yet."""
+        return (self.round, self.epoch, self.batch) == (0, 0, 0)
+
+
+@dataclass
+class Ledger:
+    """What a run has measured so far."""
+
+    initial: list[float] = field(default_factory=list)
+    matrix: list[list[float]] = field(default_factory=list)
+    validation: list[list[float]] = field(default_factory=list)
+    curves: dict[str, list[Any]] = field(
+        default_factory=lambda: {"task": [], "step": [], "loss": [], "penalty_share": []}
+    )
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    steps: int = 0
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"training": 0.0, "consolidate": 0.0, "evaluate": 0.0, "total": 0.0}
+    )
+    step_seconds: list[float] = field(default_factory=list)
+    peak_memory: int = 0
+
+
+@dataclass
+class Snapshot:
+    """Everything that a run needs in order to go on as if it had never stopped."""
+
+    cursor: Cursor
+    ledger: Ledger
+    learner: dict[str, Any]
+    diagnosis: dict[str, Any]
+    health: dict[str, Any]
+    random_states: dict[str, Tensor]
+
+
+class Keeper(Protocol):
+    """Who keeps checkpoints of a run."""
+
+    def load(self) -> Snapshot | None:
+        """The last good checkpoint, if there is one."""
+        ...
+
+    def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
+        """Write a checkpoint if it is time for one, or without waiting for that at a place that ``must`` be kept."""
+        ...
