@@ -1,0 +1,284 @@
+"""Methods x seeds under one protocol: a list of independent jobs, and what chooses a grid's value without the test set.
+
+A comparison runs in two rounds. First every candidate of a grid is trained on the first seed with the test parts taken
+away, and the best by validation accuracy is chosen. Then every method runs on every seed with what was chosen; only
+these runs read the test set, once each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from holdfast import registry
+from holdfast.bench import plan, runner
+from holdfast.bench.record import Hyperparameter, Record, RunConfig
+from holdfast.bench.runner import Observer
+from holdfast.bench.tasks import Stream
+from holdfast.errors import ConfigurationError
+
+__all__ = [
+    "Comparison",
+    "Job",
+    "Monitor",
+    "Store",
+    "candidates",
+    "check",
+    "choose",
+    "execute",
+    "jobs",
+    "per_method",
+    "run",
+    "run_job",
+    "with_controls",
+]
+
+Settings = Mapping[str, Hyperparameter | str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, independent of every other: what any executor needs in order to do it anywhere.
+
+    ``read_test`` is false for a grid's candidates; ``label`` says which candidate.
+    """
+
+    config: RunConfig
+    read_test: bool = True
+    command: str = ""
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The job in words."""
+        config = self.config
+        return f"{config.method}, seed {config.seed}" + (f", trying {self.label}" if self.label else "")
+
+
+class Monitor(Observer, Protocol):
+    """Who wants to know how a comparison is getting on."""
+
+    def planned(self, runs: int) -> None:
+        """So many more runs are to come."""
+        ...
+
+    def starts(self, job: Job) -> None:
+        """A run begins."""
+        ...
+
+    def ends(self, job: Job, record: Record, *, kept: bool) -> None:
+        """A run has ended, or its record was ``kept`` from before."""
+        ...
+
+
+class Store(Protocol):
+    """Where records are kept as they come."""
+
+    def find(self, job: Job) -> Record | None:
+        """The finished record of exactly this job, if there is one."""
+        ...
+
+    def keep(self, job: Job, record: Record) -> None:
+        """Write a record down."""
+        ...
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Args:
+        stream: the stream as the first seed has it.
+        methods: names of the registry, in the order in which they run.
+        seeds: at least one.
+        settings: method -> hyperparameter -> what the user typed.
+        grids: method -> hyperparameter -> the candidates that the user typed.
+        changes: fields of the stream's default protocol that are not to be the default.
+        fields: further fields of every configuration.
+        threads: what the user set, for the commands that repeat the runs.
+    """
+
+    stream: Stream
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    grids: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+    def config(self, method: str, seed: int, chosen: Settings | None = None) -> RunConfig:
+        """The configuration of one run, with some hyperparameters chosen."""
+        settings = {**self.settings.get(method, {}), **(chosen or {})}
+        return plan.plan(self.stream, method, seed=seed, settings=settings, changes=self.changes, **self.fields)
+
+
+def with_controls(methods: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The methods, each once, and the controls that some of them must be held against and that are missing.
+
+    Example:
+        >>> with_controls(["classp", "l2sp"])
+        (('classp', 'l2sp'), ('adagrad',))
+    """
+    asked = tuple(dict.fromkeys(methods))
+    wanted = dict.fromkeys(control for method in asked for control in registry.lookup(method).controls)
+    return asked, tuple(control for control in wanted if control not in asked)
+
+
+def per_method(option: str, texts: list[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``METHOD.KEY=VALUE`` texts as method -> key -> value; with one method, ``KEY=VALUE`` will do.
+
+    Raises:
+        ConfigurationError: for a text that is no such thing, a key given twice, or a method that is not compared.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, value in plan.pairs(option, texts):
+        method, dot, key = name.partition(".")
+        if not dot and len(methods) == 1:
+            method, key = methods[0], name
+        elif not dot:
+            raise ConfigurationError(
+                f"{option} got {name}={value}; expected METHOD.KEY=VALUE, such as ewc.{name}={value}"
+            )
+        if method not in methods:
+            raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(methods)}")
+        if key in found.get(method, {}):
+            raise ConfigurationError(f"{option} gives {method}.{key} twice")
+        found.setdefault(method, {})[key] = value
+    return found
+
+
+def _combinations(comparison: Comparison, method: str) -> list[dict[str, Hyperparameter]]:
+    """Every candidate of a method's grid, in the order in which they were typed."""
+    entry = registry.lookup(method)
+    grid = comparison.grids[method]
+    for key in grid:
+        if key in comparison.settings.get(method, {}):
+            raise ConfigurationError(f"{method}.{key} is given by --set and by --grid; expected one of them")
+    values = [[plan.typed(entry, key, text) for text in texts] for key, texts in grid.items()]
+    for key, found in zip(grid, values, strict=True):
+        if len(set(found)) < len(found):
+            raise ConfigurationError(f"--grid {method}.{key} has a value twice: {', '.join(map(str, found))}")
+    return [
+        {key: Hyperparameter(value=value, source="grid") for key, value in zip(grid, combination, strict=True)}
+        for combination in itertools.product(*values)
+    ]
+
+
+def candidates(comparison: Comparison) -> dict[str, list[Job]]:
+    """Method -> the jobs among which its grid chooses; they never see the test set.
+
+    Raises:
+        ConfigurationError: for a wrong grid, or one without validation data to choose by.
+    """
+    found = {}
+    for method in comparison.grids:
+        trials = []
+        for chosen in _combinations(comparison, method):
+            config = comparison.config(method, comparison.seeds[0], chosen)
+            if config.validation_fraction == 0:
+                raise ConfigurationError(f"--grid {method} chooses by validation data; validation_fraction is 0")
+            config = config.model_copy(update={"extra": {**config.extra, "tested on": "validation data"}})
+            label = ", ".join(f"{key}={parameter.value}" for key, parameter in chosen.items())
+            trials.append(Job(config, read_test=False, label=label))
+        found[method] = trials
+    return found
+
+
+def choose(trials: Sequence[Job], records: Sequence[Record], keys: Iterable[str]) -> dict[str, Hyperparameter]:
+    """The candidate with the best average validation accuracy after the last task; the first of equals.
+
+    Args:
+        trials: a method's candidates.
+        records: their records, in the same order; a failed one cannot win.
+        keys: the hyperparameters that are chosen.
+
+    Returns:
+        Hyperparameter -> its value, and in ``detail`` every candidate with its score.
+    """
+    scores = [
+        math.fsum(record.validation[-1]) / len(record.validation[-1]) if record.status == "finished" else -1.0
+        for record in records
+    ]
+    best = scores.index(max(scores))
+    shown = ", ".join(
+        f"{trial.label} {'failed' if score < 0 else f'{score:.2%}'}"
+        for trial, score in zip(trials, scores, strict=True)
+    )
+    seed = trials[best].config.seed
+    detail = f"best of {len(trials)} by validation accuracy, seed {seed}: {shown}"
+    taken = trials[best].config.hyperparameters
+    return {key: taken[key].model_copy(update={"detail": detail}) for key in keys}
+
+
+def jobs(comparison: Comparison, chosen: Mapping[str, Settings] | None = None) -> list[Job]:
+    """The runs that read the test set: every method on every seed.
+
+    Args:
+        comparison: what is compared.
+        chosen: method -> hyperparameter -> what its grid chose.
+    """
+    found = []
+    for method in comparison.methods:
+        for seed in comparison.seeds:
+            config = comparison.config(method, seed, (chosen or {}).get(method))
+            found.append(Job(config, command=plan.command(config, threads=comparison.threads)))
+    return found
+
+
+def check(comparison: Comparison) -> None:
+    """Refuse, before anything is trained, whatever would be refused later.
+
+    Raises:
+        ConfigurationError: in one sentence.
+    """
+    trials = candidates(comparison)
+    for method in comparison.methods:
+        configs = [job.config for job in trials.get(method, ())] or [comparison.config(method, comparison.seeds[0])]
+        for config in configs:
+            plan.check(config, comparison.stream)
+
+
+def run_job(job: Job, *, data_dir: Path | str | None = None, observer: Observer | None = None) -> Record:
+    """Do one job."""
+    return runner.run(job.config, data_dir=data_dir, read_test=job.read_test, observer=observer, command=job.command)
+
+
+def execute(todo: Sequence[Job], store: Store, monitor: Monitor, *, data_dir: Path | str | None = None) -> list[Record]:
+    """Do jobs one after the other in this process, leaving out those whose record is kept already."""
+    found = []
+    for job in todo:
+        record = store.find(job)
+        kept = record is not None
+        if record is None:
+            monitor.starts(job)
+            record = run_job(job, data_dir=data_dir, observer=monitor)
+            store.keep(job, record)
+        monitor.ends(job, record, kept=kept)
+        found.append(record)
+    return found
+
+
+def run(comparison: Comparison, store: Store, monitor: Monitor, *, data_dir: Path | str | None = None) -> list[Record]:
+    """Run a comparison: choose where there is a grid, then run every method on every seed.
+
+    Args:
+        comparison: what is compared.
+        store: keeps every record as soon as it is there, and knows those of an earlier call.
+        monitor: is told how it is getting on.
+        data_dir: where the data sets are.
+
+    Returns:
+        The records of the runs that read the test set.
+    """
+    trials = candidates(comparison)
+    monitor.planned(sum(map(len, trials.values())) + len(comparison.methods) * len(comparison.seeds))
+    chosen: dict[str, Settings] = {}
+    for method, tried in trials.items():
+        records = execute(tried, store, monitor, data_dir=data_dir)
+        chosen[method] = choose(tried, records, comparison.grids[method])
+    return execute(jobs(comparison, chosen), store, monitor, data_dir=data_dir)

@@ -1,0 +1,127 @@
+"""The folder of a comparison: ``records/`` (a file per run), ``choices/`` (a grid's candidates), ``report.html``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.bench import record as records
+from holdfast.bench import report
+from holdfast.bench.compare import Comparison, Job, candidates, jobs
+from holdfast.bench.record import Record, RunConfig
+from holdfast.errors import ConfigurationError
+
+__all__ = ["Folder", "Memory"]
+
+# What all records of one folder share, so that its table compares like with like.
+_SHARED = ("stream", "scenario", "training_outputs", "tasks", "model", "epochs", "batch_size", "validation_fraction")
+
+
+class Memory:
+    """Keeps records for as long as the process lives: where the user wants no files."""
+
+    def find(self, job: Job) -> Record | None:
+        """Nothing is known from before."""
+        return None
+
+    def keep(self, job: Job, record: Record) -> None:
+        """The caller has the record already."""
+
+
+class Folder:
+    """A folder of records.
+
+    Args:
+        path: the folder; made by :meth:`prepare` where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def report_path(self) -> Path:
+        """The report's file."""
+        return self.path / "report.html"
+
+    def prepare(self, comparison: Comparison) -> None:
+        """Make sure, before anything is trained, that the folder can take this comparison's records.
+
+        Records of an earlier call with the same settings are welcome: they are not run again.
+
+        Raises:
+            ConfigurationError: if it cannot be written, or holds records of another comparison.
+            StateError: if a file in it is not a record.
+        """
+        probe = self.path / "records" / f".{os.getpid()}.tmp"
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.write_text("", encoding="utf-8")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigurationError(f"the folder {self.path} cannot be written: {error.strerror or error}") from error
+        self._refuse_others(comparison)
+
+    def _refuse_others(self, comparison: Comparison) -> None:
+        planned = {job.config.method + str(job.config.seed): job.config for job in jobs(comparison)}
+        trials = candidates(comparison)
+        anyone = next(iter(planned.values()))
+        for old in self.records():
+            config = planned.get(old.config.method + str(old.config.seed))
+            differing: Sequence[str]
+            if config is None:
+                differing = _differing(old.config, anyone, _SHARED)
+            elif config.method in trials:
+                labels = [job.label for job in trials[config.method]]
+                details = [old.config.hyperparameters[key].detail for key in comparison.grids[config.method]]
+                of = f"best of {len(labels)} by"
+                same = all(detail.startswith(of) and f"{label} " in detail for detail in details for label in labels)
+                fields = [name for name in RunConfig.model_fields if name != "hyperparameters"]
+                differing = _differing(old.config, config, fields) or ([] if same else ["hyperparameters"])
+            else:
+                differing = _differing(old.config, config, list(RunConfig.model_fields))
+            if differing:
+                raise ConfigurationError(
+                    f"the folder {self.path} holds records of another comparison ({_file_name(old.config)} differs in "
+                    f"{', '.join(differing)}): name another folder with --out, or delete that one"
+                )
+
+    def _path(self, job: Job) -> Path:
+        if job.read_test:
+            return self.path / "records" / _file_name(job.config)
+        return self.path / "choices" / _file_name(job.config, job.label)
+
+    def find(self, job: Job) -> Record | None:
+        """The finished record of exactly this job, if there is one."""
+        path = self._path(job)
+        if not path.is_file():
+            return None
+        old = records.load(path)
+        return old if old.status == "finished" and old.config == job.config else None
+
+    def keep(self, job: Job, record: Record) -> None:
+        """Write a record down."""
+        records.save(record, self._path(job))
+
+    def records(self) -> list[Record]:
+        """Every record of a run that read the test set."""
+        return records.load_all(self.path) if (self.path / "records").is_dir() else []
+
+    def write_report(self, commands: Sequence[str] = ()) -> Path | None:
+        """Make the report of all records, if there are any.
+
+        Args:
+            commands: what to type to repeat the whole comparison.
+        """
+        found = self.records()
+        return report.write(found, self.report_path, commands=commands) if found else None
+
+
+def _differing(old: RunConfig, new: RunConfig, fields: Sequence[str]) -> list[str]:
+    return [name.replace("_", " ") for name in fields if getattr(old, name) != getattr(new, name)]
+
+
+def _file_name(config: RunConfig, label: str = "") -> str:
+    stem = f"{config.method}-seed{config.seed}" + (f"-{label}" if label else "")
+    return re.sub(r"[^A-Za-z0-9._-]", "_", stem) + ".json"

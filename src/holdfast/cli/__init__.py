@@ -1,0 +1,82 @@
+"""The command line: parsing only. Each command reads what was typed, calls the bench, and shows what came back.
+
+Nothing here imports PyTorch before a command needs it, so ``holdfast --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from holdfast.cli import lists, running
+from holdfast.errors import HoldfastError
+
+__all__ = ["app", "main"]
+
+# The base of typer's own errors, which has moved between its releases.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+class _Group(TyperGroup):
+    """Commands whose every expected failure is one sentence on the standard error and an exit code."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except HoldfastError as error:
+            code = _say(str(error))
+        except _UsageError as error:
+            code = _say(error.format_message())  # type: ignore[attr-defined]  # known by its place in typer alone
+        except (KeyboardInterrupt, typer.Abort):
+            code = _say("stopped by Ctrl-C", INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(sentence: str, code: int = 2) -> int:
+    typer.echo(f"holdfast: {' '.join(sentence.split())}", err=True)
+    return code
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="holdfast",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog="Example: holdfast compare split-digits --methods finetune,ewc,lwf,joint --seeds 3 --out demo",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"holdfast {version('holdfast')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Teach a model something new without losing what it knew, and without keeping the old data."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+lists.register(app)
+running.register(app)
+
+
+def main() -> None:
+    """The entry point of the ``holdfast`` command."""
+    app(prog_name="holdfast")

@@ -1,0 +1,63 @@
+"""Commands that show what there is: ``holdfast methods``, ``holdfast streams``, ``holdfast report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+def _methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method's settings instead.")] = None,
+) -> None:
+    """List the methods, or the settings of one."""
+    from holdfast import registry
+    from holdfast.cli import show
+
+    if name is None:
+        show.methods(registry.entries())
+    else:
+        show.settings(registry.lookup(name))
+
+
+def _streams() -> None:
+    """List the ready streams of tasks."""
+    from holdfast.bench import streams
+    from holdfast.cli import show
+
+    show.streams(streams.names())
+
+
+def _report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison.")],
+    table: Annotated[
+        str, typer.Option(help="The table on the screen: text, or markdown, csv, latex for another file.")
+    ] = "text",
+) -> None:
+    """Make the report of a folder's records again, and show their table."""
+    from holdfast.bench import record, report
+    from holdfast.cli import show
+    from holdfast.errors import ConfigurationError, StateError
+
+    exports = {"markdown": report.to_markdown, "csv": report.to_csv, "latex": report.to_latex}
+    if table != "text" and table not in exports:
+        raise ConfigurationError(f"--table is {table!r}; expected text, {', '.join(exports)}")
+    records = record.load_all(folder)
+    if not records:
+        raise StateError(f"{folder} holds no records; a comparison writes them to DIR/records")
+    path = report.write(records, folder / "report.html")
+    if table == "text":
+        show.results(records)
+    else:
+        typer.echo(exports[table](records), nl=False)
+    typer.echo(f"Report: {path}", err=table != "text")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("methods", epilog="Example: holdfast methods ewc")(_methods)
+    app.command("streams", epilog="Example: holdfast streams")(_streams)
+    app.command("report", epilog="Example: holdfast report demo")(_report)

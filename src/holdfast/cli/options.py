@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+__all__ = [
+    "BatchSize",
+    "Between",
+    "DataDir",
+    "Device",
+    "Epochs",
+    "LearningRate",
+    "Model",
+    "Optimizer",
+    "Out",
+    "Scenario",
+    "StreamName",
+    "Threads",
+    "TrainingOutputs",
+    "ValidationFraction",
+]
+
+StreamName: TypeAlias = Annotated[str, typer.Argument(help="A name from 'holdfast streams'.")]
+Scenario: TypeAlias = Annotated[
+    str, typer.Option(help="task (a head per task, told which at test), domain (shared outputs) or class.")
+]
+TrainingOutputs: TypeAlias = Annotated[
+    str, typer.Option(help="Class-incremental: outputs that the training loss sees: all, seen or current.")
+]
+Model: TypeAlias = Annotated[
+    str | None, typer.Option(help="mlp, mlp-A-B, cnn-classp, resnet-small or package.module:factory.")
+]
+Optimizer: TypeAlias = Annotated[str | None, typer.Option(help="sgd, adam, adamw, rmsprop, adagrad or classp.")]
+LearningRate: TypeAlias = Annotated[float | None, typer.Option("--lr", help="Its learning rate.")]
+Between: TypeAlias = Annotated[
+    str | None, typer.Option("--optimizer-between-tasks", help="fresh or kept: the optimizer's state at a new task.")
+]
+Epochs: TypeAlias = Annotated[int | None, typer.Option(help="Epochs per task.")]
+BatchSize: TypeAlias = Annotated[int | None, typer.Option(help="Samples per training step.")]
+ValidationFraction: TypeAlias = Annotated[
+    float | None, typer.Option(help="Share of the training data set aside; a grid chooses by it.")
+]
+Device: TypeAlias = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Threads: TypeAlias = Annotated[int | None, typer.Option(help="CPU threads; results may depend on them.", min=1)]
+DataDir: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Folder with the data sets; default: HOLDFAST_DATA, else the Hugging Face Hub.")
+]
+Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for records and report.html.")]

@@ -1,0 +1,144 @@
+"""What the commands print."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from holdfast.bench.record import Record
+from holdfast.bench.report import text_table
+from holdfast.registry import Choice, Entry, Range
+
+__all__ = [
+    "matrix",
+    "methods",
+    "note",
+    "own_command",
+    "progress_console",
+    "results",
+    "settings",
+    "streams",
+    "untuned",
+    "warnings",
+]
+
+_WIDE = 160  # columns, where the output is no terminal: a table in a file should not be folded
+
+
+def _console() -> Console:
+    console = Console(highlight=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDE
+    return console
+
+
+def progress_console() -> Console:
+    """Where progress goes: the standard error, so that the standard output is the result alone."""
+    return Console(stderr=True, highlight=False, emoji=False)
+
+
+def own_command() -> str:
+    """The command line that is being carried out."""
+    return shlex.join(["holdfast", *sys.argv[1:]])
+
+
+def note(sentence: str) -> None:
+    """Something that the user should know before it starts."""
+    _console().print(Text(sentence), soft_wrap=True)
+
+
+def _table(title: str | None, headers: Sequence[str], numbers: bool) -> Table:
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for number, header in enumerate(headers):
+        right = numbers and number > 0
+        table.add_column(header, justify="right" if right else "left", no_wrap=right)
+    return table
+
+
+def methods(entries: Iterable[Entry]) -> None:
+    """The table of methods."""
+    headers = ("Method", "Family", "Needs old data?", "Needs a task id?", "Tensors per parameter", "Source")
+    table = _table(None, headers, numbers=False)
+    for entry in entries:
+        data = "the last task's, once" if entry.needs_data else "all of it" if entry.name == "joint" else "no"
+        task = "at test" if entry.needs_task_id else "no"
+        name = Text(entry.name + (" (control)" if entry.control else ""))
+        table.add_row(name, entry.family, data, task, Text(entry.state), Text(entry.source))
+    _console().print(table)
+
+
+def settings(entry: Entry) -> None:
+    """The settings of one method."""
+    console = _console()
+    console.print(Text(f"{entry.name}: {entry.family}, {entry.source}"), soft_wrap=True)
+    if not entry.defaults:
+        console.print("It has no settings.")
+        return
+    table = _table(None, ("Setting", "Default", "Searched"), numbers=False)
+    for key, value in entry.defaults.items():
+        where = entry.search.get(key)
+        searched = ""
+        if isinstance(where, Range):
+            searched = f"{where.low:g} to {where.high:g}" + (", logarithmic" if where.log else "")
+        elif isinstance(where, Choice):
+            searched = ", ".join(map(str, where.values))
+        table.add_row(Text(key), Text(str(value)), Text(searched))
+    console.print(table)
+
+
+def streams(names: Mapping[str, str]) -> None:
+    """The table of streams."""
+    table = _table(None, ("Stream", "Tasks"), numbers=False)
+    for name, about in names.items():
+        table.add_row(Text(name), Text(about))
+    _console().print(table)
+
+
+def results(records: Sequence[Record]) -> None:
+    """The result table: mean ± 95 % interval, best in bold, controls marked."""
+    console = _console()
+    for shown in text_table(records):
+        table = _table(shown.title, shown.headers, numbers=True)
+        for row in shown.rows:
+            table.add_row(*(Text(cell.text, "bold" if cell.best else "") for cell in row))
+        console.print()
+        console.print(table)
+        for text in shown.notes:
+            console.print(Text(text), soft_wrap=True)
+
+
+def matrix(record: Record) -> None:
+    """The accuracy on every task after every task."""
+    table = _table("Test accuracy (%)", ("After learning", *record.task_names), numbers=True)
+    single = len(record.matrix) == 1
+    for name, row in zip(record.task_names, record.matrix, strict=False):
+        table.add_row(Text("all tasks" if single else name), *(f"{100 * value:.2f}" for value in row))
+    console = _console()
+    console.print()
+    console.print(table)
+
+
+def untuned(records: Sequence[Record]) -> None:
+    """Which methods stand at their defaults."""
+    names = dict.fromkeys(
+        record.config.method
+        for record in records
+        if record.config.hyperparameters
+        and all(value.source == "default" for value in record.config.hyperparameters.values())
+    )
+    if names:
+        example = next(iter(names))
+        key = next(iter(next(r for r in records if r.config.method == example).config.hyperparameters))
+        note(f"Default, untuned: {', '.join(names)} (to choose: --grid {example}.{key}=V1,V2).")
+
+
+def warnings(records: Sequence[Record]) -> None:
+    """What the runs noticed about their methods, each once."""
+    for sentence in dict.fromkeys(warning for record in records for warning in record.warnings):
+        _console().print(Text(f"Warning: {sentence}", "yellow"), soft_wrap=True)
