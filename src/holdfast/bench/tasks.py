@@ -179,13 +179,15 @@ class Stream:
                 moved[id(tensor)] = tensor.to(device)
             return moved[id(tensor)]
 
-        def move_fields(part: Split | Task) -> dict[str, object]:
-            values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-            return {
-                name: move(value) if isinstance(value, Tensor) else Split(**move_fields(value))  # type: ignore[arg-type]
-                for name, value in values.items()
-                if isinstance(value, (Tensor, Split))
-            }
+        def move_split(part: Split) -> Split:
+            return Split(move(part.storage), move(part.rows), move(part.targets))
 
-        tasks = tuple(dataclasses.replace(task, **move_fields(task)) for task in self.tasks)  # type: ignore[arg-type]
+        def move_task(task: Task) -> Task:
+            scale, shift, order = (None if t is None else move(t) for t in (task.scale, task.shift, task.pixel_order))
+            train, valid, test = (move_split(part) for part in (task.train, task.valid, task.test))
+            return dataclasses.replace(
+                task, train=train, valid=valid, test=test, scale=scale, shift=shift, pixel_order=order
+            )
+
+        tasks = tuple(move_task(task) for task in self.tasks)
         return dataclasses.replace(self, tasks=tasks)
