@@ -32,7 +32,7 @@ def _streams() -> None:
 
 
 def _report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a comparison.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a comparison.")],
     table: Annotated[
         str, typer.Option(help="The table on the screen: text, or markdown, csv, latex for another file.")
     ] = "text",

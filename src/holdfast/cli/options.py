@@ -24,7 +24,7 @@ __all__ = [
     "ValidationFraction",
 ]
 
-StreamName: TypeAlias = Annotated[str, typer.Argument(help="A name from 'holdfast streams'.")]
+StreamName: TypeAlias = Annotated[str, typer.Argument(metavar="STREAM", help="A name from 'holdfast streams'.")]
 Scenario: TypeAlias = Annotated[
     str, typer.Option(help="task (a head per task, told which at test), domain (shared outputs) or class.")
 ]
