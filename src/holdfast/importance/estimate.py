@@ -53,7 +53,7 @@ def means(sums: Mapping[str, Tensor], number: int, dtype: torch.dtype | None) ->
     """Sums divided by how many there were.
 
     Raises:
-        NumericsError: naming the first parameter whose importance is not finite.
+        NumericsError: naming a parameter whose importance is not finite.
     """
     found = {name: total / number for name, total in sums.items()}
     for name, value in found.items():

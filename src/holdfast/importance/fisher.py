@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, NumericsError
 from holdfast.importance.engine import Terms, per_sample_sum
 from holdfast.importance.estimate import choice, means, per_batch_sum, wanted_parameters
 from holdfast.importance.statistic import SQUARE
@@ -62,7 +62,8 @@ def fisher(
     Raises:
         ConfigurationError: if the kind is unknown, or the objective cannot give it.
         DataError: if there is no batch.
-        NumericsError: if an importance is not finite; the message names the parameter.
+        NumericsError: if an importance is not finite (the message names the parameter), or the outputs to draw
+            targets from are not.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -112,6 +113,8 @@ def _terms(objective: Objective, kind: Kind, generator: torch.Generator | None) 
         elif kind == "empirical":
             yield objective.losses(outputs, batch)
         else:
+            if bool((outputs.isnan() | outputs.isposinf()).any()):  # on a GPU the draw itself would kill the process
+                raise NumericsError("the model's outputs are not finite, so that no targets can be drawn from them")
             yield objective.losses(outputs, draw(objective, outputs, batch, generator))
 
     return terms
