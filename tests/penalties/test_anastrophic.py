@@ -199,7 +199,9 @@ def test_phi_every_adds_up_to_the_same():
     for name, expected in whole.items():
         torch.testing.assert_close(sum(f[name] for f in found), 6 * expected, rtol=1e-10, atol=1e-10)
         for t in (1, 2, 4, 5):
-            assert torch.equal(found[t][name], quadratic.params[name].grad if name in quadratic.params else 0 * expected)
+            assert torch.equal(
+                found[t][name], quadratic.params[name].grad if name in quadratic.params else 0 * expected
+            )
 
 
 def test_phi_every_counts_for_each_optimizer():
