@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from holdfast.checks import check_not_negative
 from holdfast.distillation.distance import check_distillable, covers, describe, distance, restore
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.method import Method
 from holdfast.names import canonical_buffers, canonical_parameters, unwrap
 from holdfast.objectives import Batch, Objective
 from holdfast.objectives.base import Plain
-from holdfast.penalties.quadratic import check_not_negative
 
 __all__ = ["LwF"]
 

@@ -13,13 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from holdfast.checks import check_interval, check_not_negative
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, check_interval, check_not_negative
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
 from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence
 from holdfast.state import anchor_of
+from holdfast.strength import Strength
 
 __all__ = ["Anastrophic", "is_weight"]
 
@@ -58,7 +60,7 @@ class Anastrophic(QuadraticPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float = 3.0,
+        strength: Strength = 3.0,
         coherence: float = 1.0,
         phi_every: int = 1,
         coupling: Coupling = "gradient",

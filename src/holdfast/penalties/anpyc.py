@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from holdfast.checks import check_not_negative
 from holdfast.errors import ConfigurationError, NumericsError
 from holdfast.importance import taylor
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, check_not_negative
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.strength import Strength
 
 __all__ = ["ANPyC", "Output", "Reduction", "Sign", "TaylorPenalty", "sharpened"]
 
@@ -62,7 +64,7 @@ class TaylorPenalty(QuadraticPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         output: Output = "entropy",
         reduction: Reduction = "sample",
         sign: Sign = "released",
@@ -147,7 +149,7 @@ class ANPyC(TaylorPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         output: Output = "entropy",
         reduction: Reduction = "sample",
         sign: Sign = "released",

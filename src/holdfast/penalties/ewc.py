@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast.checks import check_not_negative
 from holdfast.errors import ConfigurationError
 from holdfast.importance import FisherKind, fisher
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty, check_not_negative
+from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.strength import Strength
 
 __all__ = ["EWC", "OnlineEWC"]
 
@@ -24,7 +26,7 @@ class _FisherPenalty(QuadraticPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         fisher: FisherKind = "auto",
         coupling: Coupling = "gradient",
         select: Select = None,
@@ -94,7 +96,7 @@ class OnlineEWC(_FisherPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         decay: float = 1.0,
         fisher: FisherKind = "auto",
         coupling: Coupling = "gradient",

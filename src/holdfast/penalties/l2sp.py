@@ -13,6 +13,7 @@ from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
 from holdfast.state import anchor_of
+from holdfast.strength import Strength
 
 __all__ = ["L2SP"]
 
@@ -42,7 +43,7 @@ class L2SP(QuadraticPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         anchors: Literal["latest", "all"] = "latest",
         coupling: Coupling = "gradient",
         select: Select = None,

@@ -13,6 +13,7 @@ from holdfast.importance import mas
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.strength import Strength
 
 __all__ = ["MAS"]
 
@@ -45,7 +46,7 @@ class MAS(QuadraticPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         form: Literal["squared_norm", "norm"] = "squared_norm",
         coupling: Coupling = "gradient",
         select: Select = None,

@@ -17,6 +17,7 @@ from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
 from holdfast.state import anchor_of
+from holdfast.strength import Strength
 
 __all__ = ["PathCoupling", "PathPenalty"]
 
@@ -48,7 +49,7 @@ class PathPenalty(QuadraticPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         coupling: PathCoupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
@@ -80,6 +81,7 @@ class PathPenalty(QuadraticPenalty):
         """Copy the weights and the loss's own gradient."""
         if self._sizes.get(id(step.optimizer)) != _sizes(step.optimizer):
             self._resolve(self._optimizers)  # a new head: its first task counts, too
+        super().observe_gradient(step)
         names = self.live(step, held=False)
         self._watched[id(step.optimizer)] = names
         if not names:

@@ -7,14 +7,14 @@ r"""The quadratic penalty that EWC, L2-SP, SI, MAS, RWalk, ANPyC and Anastrophic
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from holdfast.checks import check_not_negative
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
 from holdfast.method import Method
@@ -22,6 +22,7 @@ from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.state import anchor_of
 from holdfast.step_size import check_step_size_known, step_size
+from holdfast.strength import AutoStrength, Strength, StrengthFinder
 
 __all__ = ["Coupling", "QuadraticPenalty", "add_quadratic_gradient", "fold", "pull", "quadratic_penalty"]
 
@@ -157,7 +158,8 @@ class QuadraticPenalty(Method):
 
     Args:
         model: the model to protect.
-        strength: how much the penalty weighs against the loss, >= 0.
+        strength: how much the penalty weighs against the loss, >= 0; ``"auto"`` (or an :class:`AutoStrength`) finds it
+            on the first steps of each new task, which are taken without the penalty.
         coupling: ``"gradient"`` adds the closed-form gradient before each step; ``"loss"`` makes ``penalty()`` a
             differentiable term for the loss; ``"proximal"`` pulls the weights after each step.
         select: which trainable parameters to protect.
@@ -173,13 +175,18 @@ class QuadraticPenalty(Method):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, select=select, objective=objective)
-        self.strength = check_not_negative("strength", strength)
+        self._finder: StrengthFinder | None = None
+        self.strength: float | Literal["auto"] = "auto"
+        if isinstance(strength, AutoStrength) or strength == "auto":
+            self._finder = StrengthFinder(AutoStrength() if strength == "auto" else strength)
+        else:
+            self.strength = check_not_negative("strength", strength)
         if coupling not in ("gradient", "loss", "proximal"):
             raise ConfigurationError(f"coupling is {coupling!r}; expected 'gradient', 'loss' or 'proximal'")
         self.coupling = coupling
@@ -187,7 +194,17 @@ class QuadraticPenalty(Method):
     @property
     def factor(self) -> float:
         """What the weighted squared distance is multiplied by."""
-        return self.strength / 2 if self.halved else self.strength
+        return self.current_strength / 2 if self.halved else self.current_strength
+
+    @property
+    def current_strength(self) -> float:
+        """The strength now: as given, or as found for the task under way (0 while it is being measured)."""
+        return float(self.strength) if self._finder is None else self._finder.current(self.meta)
+
+    @property
+    def found_strengths(self) -> list[float]:
+        """What ``strength="auto"`` found, task by task; empty where the strength was given."""
+        return [] if self._finder is None else list(self._finder.found(self.meta))
 
     @property
     def needs_penalty(self) -> bool:
@@ -223,6 +240,34 @@ class QuadraticPenalty(Method):
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
         return self.value() if self.needs_penalty else super()._penalty(batch, outputs)
+
+    def observe_gradient(self, step: Step) -> None:
+        """Measure both gradients, while the strength is not known."""
+        if self._finder is None or self.num_tasks == 0 or self._finder.ready(self.meta):
+            return
+        names = self._pulled(step)
+        anchors, importances = self._lists(names)
+        params = [self.params[name] for name in names]
+        pulls = [torch.zeros_like(anchor) for anchor in anchors]
+        add_quadratic_gradient(params, pulls, anchors, importances, 0.5 if self.halved else 1.0)
+        grads = [p.grad for p in params if p.grad is not None]
+        self._finder.measure(self.meta, self.buffers, step, grads, pulls, len(self._optimizers))
+
+    def consolidate(
+        self,
+        batches: Iterable[Batch] = (),
+        *,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Remember what was just learned: see :meth:`Method.consolidate`.
+
+        Raises:
+            ProtectionError: also if the task was too short for ``strength="auto"``.
+        """
+        if self._finder is not None:
+            self._finder.check_complete(type(self).__name__, self.meta)
+        super().consolidate(batches, objective=objective, generator=generator)
 
     def add_gradient(self, step: Step) -> None:
         """Add the penalty's gradient, where the coupling says so."""
@@ -269,36 +314,3 @@ class QuadraticPenalty(Method):
     def _check_optimizer(self, optimizer: Optimizer) -> None:
         if self.coupling == "proximal":
             check_step_size_known(optimizer)
-
-
-def check_not_negative(name: str, value: float) -> float:
-    """A finite number >= 0.
-
-    Raises:
-        ConfigurationError: naming the argument and its value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ConfigurationError(f"{name} is {value!r}; expected a finite number >= 0")
-    return float(value)
-
-
-def check_positive(name: str, value: float) -> float:
-    """A finite number > 0.
-
-    Raises:
-        ConfigurationError: naming the argument and its value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ConfigurationError(f"{name} is {value!r}; expected a finite number > 0")
-    return float(value)
-
-
-def check_interval(name: str, value: int) -> int:
-    """A whole number of steps, >= 1.
-
-    Raises:
-        ConfigurationError: naming the argument and its value.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} is {value!r}; expected a whole number of steps, >= 1")
-    return value

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast.checks import check_interval, check_positive
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.path import PathCoupling, PathPenalty
-from holdfast.penalties.quadratic import check_interval, check_positive
 from holdfast.state import anchor_of
+from holdfast.strength import Strength
 
 __all__ = ["RWalk", "interval_score", "normalised"]
 
@@ -80,7 +81,7 @@ class RWalk(PathPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         fisher_decay: float = 0.9,
         interval: int = 10,
         damping: float = 0.1,

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast.checks import check_positive
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.path import PathCoupling, PathPenalty
-from holdfast.penalties.quadratic import check_positive
 from holdfast.state import anchor_of
+from holdfast.strength import Strength
 
 __all__ = ["SI", "synaptic_importance"]
 
@@ -67,7 +68,7 @@ class SI(PathPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         damping: float = 0.1,
         coupling: PathCoupling = "gradient",
         select: Select = None,
