@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from holdfast import ConfigurationError
-from holdfast.penalties.quadratic import (
-    add_quadratic_gradient,
-    check_interval,
-    check_not_negative,
-    check_positive,
-    fold,
-    pull,
-    quadratic_penalty,
-)
+from holdfast.checks import check_interval, check_not_negative, check_positive
+from holdfast.penalties.quadratic import add_quadratic_gradient, fold, pull, quadratic_penalty
 
 DOUBLE = torch.float64
 
