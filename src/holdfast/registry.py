@@ -21,6 +21,8 @@ from holdfast.penalties.mas import MAS
 from holdfast.penalties.rwalk import RWalk
 from holdfast.penalties.si import SI
 from holdfast.projections.freeze import Freeze
+from holdfast.projections.packnet import PackNet
+from holdfast.projections.pruning import AnpycPruning
 
 __all__ = ["Choice", "Entry", "Range", "Value", "entries", "lookup"]
 
@@ -129,6 +131,18 @@ _ENTRIES = (
         {"strength": 1e2, "output": "entropy", "reduction": "sample", "sign": "released", "accumulate": "max",
          "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True, promises=_QUADRATIC,
+    ),
+    Entry(
+        "anpyc-prune", "method", "projection", AnpycPruning, "Peng et al. 2021, arXiv:1912.09091", "2.25",
+        {"strength": 1e2, "output": "entropy", "reduction": "sample", "sign": "released", "variant": "paper",
+         "start": 50.0, "decay": 0.8, "step": 10.0, "sharpening": 0.0, "select": "*", **_STRENGTH},
+        {"strength": Range(1e-1, 1e5)}, needs_data=True,
+        promises=frozenset({"quadratic", "retrains", "exact-weights"}),
+    ),
+    Entry(
+        "packnet", "method", "projection", PackNet, "Mallya and Lazebnik 2018, arXiv:1711.05769", "1.5",
+        {"prune": 0.5, "select": "*"}, {"prune": Range(0.3, 0.9, log=False)}, needs_task_id=True,
+        promises=frozenset({"retrains", "exact-weights"}),
     ),
     Entry(
         "freeze", "method", "projection", Freeze, "common practice", "1",

@@ -2,14 +2,106 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from holdfast.errors import ProtectionError
+from holdfast.method import Method
 from holdfast.names import canonical_modules
 
-__all__ = ["hold", "hold_statistics", "normalisations", "statistics", "zero"]
+__all__ = [
+    "check_held",
+    "check_ready",
+    "check_retrained",
+    "hold",
+    "hold_statistics",
+    "is_prunable",
+    "normalisations",
+    "smallest",
+    "statistics",
+    "zero",
+    "zero_where",
+]
+
+
+def is_prunable(parameter: Tensor) -> bool:
+    """Whether single entries may be pruned: weights of layers, but no biases and no scales of normalisations."""
+    return parameter.dim() >= 2
+
+
+def smallest(values: Tensor, among: Tensor, share: float) -> Tensor:
+    r"""The smallest entries among some: at least a share of them, all ties with the largest of these included.
+
+    .. math:: \{i \in A : v_i \le v_{(k)}\}, \qquad k = \lceil s \, |A| \rceil
+
+    Args:
+        values: what is compared, ``[*p]``.
+        among: A, bool ``[*p]``.
+        share: s, from 0 to 1.
+
+    Returns:
+        bool ``[*p]``.
+    """
+    chosen = values[among]
+    k = math.ceil(share * len(chosen) - 1e-9)  # a share such as 0.07 is no exact binary number
+    if k <= 0:
+        return torch.zeros_like(among)
+    return among & (values <= chosen.kthvalue(k).values)
+
+
+@torch.no_grad()
+def zero_where(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
+    """Set the masked entries to 0, in place (also where they are not finite)."""
+    for tensor, mask in zip(tensors, masks, strict=True):
+        tensor.masked_fill_(mask, 0.0)
+
+
+def check_retrained(method: Method) -> None:
+    """Refuse to go on to another round if nothing was trained since the last pruning.
+
+    Raises:
+        ProtectionError: saying what to do.
+    """
+    if method.meta["steps"] == method.meta["pruned_at"]:
+        raise ProtectionError(
+            f"{type(method).__name__} saw no optimizer step since it pruned: retrain after each next_round(…) that "
+            "returns True, with the optimizer given to attach"
+        )
+
+
+def check_ready(method: Method) -> None:
+    """Refuse to consolidate before the rounds are over.
+
+    Raises:
+        ProtectionError: saying what to do.
+    """
+    if not method.meta["ready"]:
+        raise ProtectionError(
+            f"{type(method).__name__} needs its rounds before consolidate: while keep.next_round(task): train(…) "
+            "(with last=True nothing is pruned)"
+        )
+
+
+def check_held(name: str, weights: Tensor, expected: Tensor, mask: Tensor) -> None:
+    """Refuse weights that moved although they are held.
+
+    Args:
+        name: the parameter's name.
+        weights: as they are, ``[*p]``.
+        expected: as they should be, ``[*p]``.
+        mask: where, bool ``[*p]``.
+
+    Raises:
+        ProtectionError: naming the parameter.
+    """
+    if bool((weights[mask] != expected[mask]).any()):
+        raise ProtectionError(
+            f"weights of parameter {name!r} that are held have moved: something other than the attached optimizer "
+            "changed them"
+        )
 
 
 @torch.no_grad()
@@ -26,21 +118,22 @@ def hold(params: Sequence[Tensor], anchors: Sequence[Tensor]) -> None:
         torch._foreach_copy_(list(params), list(anchors))
 
 
-def normalisations(model: nn.Module, frozen: Iterable[str]) -> dict[str, nn.Module]:
-    """The normalisations with running statistics whose own weights are all frozen.
+def normalisations(model: nn.Module, frozen: Iterable[str] | None = None) -> dict[str, nn.Module]:
+    """The normalisations with running statistics.
 
     Args:
         model: any module, wrapped or not.
-        frozen: canonical names of parameters that no longer move.
+        frozen: canonical names of parameters that no longer move: then only normalisations with weights that are
+            all among them.
 
     Returns:
         canonical name -> module.
     """
-    names = set(frozen)
+    names = None if frozen is None else set(frozen)
     found: dict[str, nn.Module] = {}
     for prefix, module in canonical_modules(model):
         own = {_join(prefix, name) for name, p in module._parameters.items() if p is not None}
-        if isinstance(module, nn.modules.batchnorm._NormBase) and own and own <= names:
+        if isinstance(module, nn.modules.batchnorm._NormBase) and (names is None or (own and own <= names)):
             found[prefix] = module
     return found
 

@@ -1,0 +1,209 @@
+r"""PackNet: each task owns some weights, and the next ones learn with what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.dispatch import Step
+from holdfast.errors import ConfigurationError
+from holdfast.method import Method
+from holdfast.names import Select, canonical_parameters
+from holdfast.objectives import Batch, Objective
+from holdfast.projections.masks import (
+    check_held,
+    check_ready,
+    check_retrained,
+    is_prunable,
+    normalisations,
+    smallest,
+    statistics,
+    zero_where,
+)
+from holdfast.state import anchor_of
+
+__all__ = ["PackNet"]
+
+_FREE, _PRUNED = 0, -1  # any other owner is the number of a task, from 1
+
+
+class PackNet(Method):
+    r"""After a task its smallest free weights are pruned, the rest is retrained, then owned by the task and frozen.
+
+    .. math:: o_i = \begin{cases} t & |\theta_i| > q_s(|\theta_j| : o_j = 0) \\ 0 & \text{else: free, and 0}
+        \end{cases}
+
+    Source: Mallya and Lazebnik 2018, arXiv:1711.05769, sec. 3. Differs: running statistics of normalisations are kept
+    per task and put in place by :meth:`task`, where the paper stops updating them after the first task.
+
+    Biases and scales (tensors of fewer than two dimensions) are never pruned; the first task that trains one owns it.
+    A parameter that got no gradient during a task, such as another task's head, is neither pruned nor owned by it.
+
+    Args:
+        model: the model to protect.
+        prune: share of each layer's free weights to set free after a task; several for the first, second, …
+            task, the last of which is repeated.
+        select: which trainable parameters to protect.
+        objective: not used; here so that methods can be exchanged.
+
+    Raises:
+        ConfigurationError: for a wrong argument.
+    """
+
+    needs_data: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        prune: float | Sequence[float] = 0.5,
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, select=select, objective=objective)
+        self.prune = tuple(prune) if isinstance(prune, Sequence) else (prune,)
+        if not self.prune or not all(isinstance(s, int | float) and 0 <= s < 1 for s in self.prune):
+            raise ConfigurationError(f"prune is {prune!r}; expected a share from 0 up to, but not including, 1")
+        self.meta.update(round=0, ready=False, pruned_at=0, touched=[])
+        self._touched: set[str] = set()
+        self._fixed: dict[str, Tensor] = {}
+
+    @property
+    def free_share(self) -> float:
+        """Share of the weights known so far that no task owns; 1 before the first task ends."""
+        owners = [held["owner"] for held in self.state.values() if is_prunable(held["owner"])]
+        number = sum(owner.numel() for owner in owners)
+        return sum(int((owner <= _FREE).sum()) for owner in owners) / number if number else 1.0
+
+    def observe_gradient(self, step: Step) -> None:
+        """Note which parameters this task trains."""
+        names = self.live(step, held=False)
+        if not self._touched.issuperset(names):
+            self._touched.update(names)
+            self.meta["touched"] = sorted(self._touched)
+
+    def project_gradient(self, step: Step) -> None:
+        """No gradient for what is owned or pruned."""
+        names = [name for name in self.live(step) if name in self._fixed]
+        grads = [grad for name in names if (grad := self.params[name].grad) is not None]
+        zero_where(grads, [self._fixed[name] for name in names])
+
+    def restore_weights(self, step: Step) -> None:
+        """Undo what momentum and weight decay did to what is owned or pruned."""
+        for name in self._owned.get(id(step.optimizer), ()):
+            if name in self._fixed:
+                p = self.params[name]
+                p.copy_(torch.where(self._fixed[name], self.state[name]["anchor"], p))
+
+    def next_round(
+        self, batches: Iterable[Batch] = (), *, objective: Objective | None = None, last: bool = False
+    ) -> bool:
+        """Prune once per task; ``True`` means retrain, then ask again.
+
+        Args:
+            batches: not used.
+            objective: not used.
+            last: whether this was the last task, which keeps all that is free.
+
+        Raises:
+            ProtectionError: if nothing was trained since the pruning.
+        """
+        if self.meta["ready"]:
+            return False
+        share = self.prune[min(self.num_tasks, len(self.prune) - 1)]
+        if self.meta["round"] > 0:
+            check_retrained(self)
+        if last or share == 0 or self.meta["round"] > 0:
+            self.meta["ready"] = True
+            return False
+        self._resolve(self._optimizers)
+        for name in self._trained():
+            p = self.params[name].detach()
+            if not is_prunable(p):
+                continue
+            owner, anchor = self._held(name)
+            pruned = smallest(p.abs(), owner == _FREE, share)
+            self.state[name] = {
+                "owner": owner.masked_fill(pruned, _PRUNED),
+                "anchor": anchor.masked_fill(pruned, 0.0),
+            }
+            zero_where([p], [pruned])
+        self._loaded()
+        self.meta.update(round=1, pruned_at=self.meta["steps"])
+        return True
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        check_ready(self)
+        for name, held in self.state.items():
+            if name in self.params:
+                check_held(name, self.params[name].detach(), held["anchor"], self._fixed[name])
+        task = self.num_tasks + 1
+        for name in self._trained():
+            p = anchor_of(self.params[name])
+            owner, anchor = self._held(name)
+            if not is_prunable(p) and name in self.state:
+                continue
+            mine = owner == _FREE
+            self.state[name] = {
+                "owner": owner.masked_fill(mine, task).masked_fill(owner == _PRUNED, _FREE),
+                "anchor": torch.where(mine, p, anchor),
+            }
+        for name, tensor in statistics(normalisations(self.model)).items():
+            self.buffers[f"statistics.{task - 1}.{name}"] = tensor.detach().clone()
+        self.meta.update(round=0, ready=False, pruned_at=0, touched=[])
+        self._loaded()
+
+    def _trained(self) -> list[str]:
+        """What the task at hand has trained; a pretrained model's task has trained everything."""
+        return [name for name in self.params if name in self._touched or not self._touched]
+
+    def _held(self, name: str) -> tuple[Tensor, Tensor]:
+        """Owner and anchor of a parameter; nobody's if it is new."""
+        if name in self.state:
+            return self.state[name]["owner"], self.state[name]["anchor"]
+        p = anchor_of(self.params[name])
+        return torch.zeros_like(p, dtype=torch.int16), torch.zeros_like(p)
+
+    def _loaded(self) -> None:
+        self._touched = set(self.meta["touched"])
+        self._fixed = {name: held["owner"] != _FREE for name, held in self.state.items()}
+
+    def task(self, index: int) -> AbstractContextManager[None]:
+        """The weights with which task ``index`` is tested: those of later tasks are 0 for as long as it lasts.
+
+        Args:
+            index: 0 is the first task; that of the task being learned leaves everything as it is.
+
+        Raises:
+            ConfigurationError: for a negative index.
+        """
+        if index < 0:
+            raise ConfigurationError(f"index is {index!r}; expected the number of a task, from 0")
+        return self._as_of(index)
+
+    @contextmanager
+    def _as_of(self, index: int) -> Iterator[None]:
+        if index >= self.num_tasks:
+            yield
+            return
+        live = canonical_parameters(self.model)
+        later = {name: torch.ones_like(live[name], dtype=torch.bool) for name in self._touched - self.state.keys()}
+        for name, held in self.state.items():
+            later[name] = (held["owner"] > index + 1) | (held["owner"] <= _FREE)
+        prefix = f"statistics.{index}."
+        running = statistics(normalisations(self.model))
+        running = {name: tensor for name, tensor in running.items() if prefix + name in self.buffers}
+        swapped = [live[name].detach() for name in later] + list(running.values())
+        before = [tensor.clone() for tensor in swapped]
+        try:
+            zero_where([live[name].detach() for name in later], list(later.values()))
+            for name, tensor in running.items():
+                tensor.copy_(self.buffers[prefix + name])
+            yield
+        finally:
+            for tensor, value in zip(swapped, before, strict=True):
+                tensor.copy_(value)
