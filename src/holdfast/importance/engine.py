@@ -19,6 +19,7 @@ A parameter that once failed is never given to the rules again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import compress
 from typing import TypeAlias
 
 import torch
@@ -128,10 +129,14 @@ class _Engine:
             (cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)
             if fast is None:
                 fast = self._plan(graph, used, term.shape[0], outputs)
-                self._verify(fast, outputs, leaf, term, cotangent)
-                fast = [(layer, call) for layer, call in fast if not self.slow.intersection(layer.names.values())]
-                rules = self._rules(fast, self.targets, self.statistic)
-            for rule, grad in zip(rules, _output_gradients(outputs, fast, cotangent), strict=True):
+                grads = _output_gradients(outputs, fast, cotangent)
+                self._verify(list(zip(fast, grads, strict=True)), outputs, leaf, term, cotangent)
+                kept = [not self.slow.intersection(layer.names.values()) for layer, _ in fast]
+                fast, grads = list(compress(fast, kept)), tuple(compress(grads, kept))
+                rules = [self._rule(layer, call, self.targets, self.statistic) for layer, call in fast]
+            else:
+                grads = _output_gradients(outputs, fast, cotangent)
+            for rule, grad in zip(rules, grads, strict=True):
                 if grad is not None:
                     rule.add(grad)
             if rest := self._rest(fast, used):
@@ -165,58 +170,60 @@ class _Engine:
         ruled = {name for layer, _ in fast for name in layer.names.values()}
         return {name: p for name, p in self.parameters.items() if name in used and name not in ruled}
 
-    def _rules(self, fast: list[tuple[Layer, Call]], targets: Mapping[str, Target], statistic: Statistic) -> list[Rule]:
-        rules = []
-        for layer, call in fast:
-            assert call.inputs is not None
-            local = {key: targets[name] for key, name in layer.names.items()}
-            rules.append(RULES[type(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes))
-        return rules
+    def _rule(self, layer: Layer, call: Call, targets: Mapping[str, Target], statistic: Statistic) -> Rule:
+        assert call.inputs is not None
+        local = {key: targets[name] for key, name in layer.names.items()}
+        return RULES[type(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes)
 
     def _verify(
-        self, fast: list[tuple[Layer, Call]], outputs: Tensor, leaf: Tensor, term: Tensor, cotangent: Tensor
+        self,
+        fast: list[tuple[tuple[Layer, Call], Tensor | None]],
+        outputs: Tensor,
+        leaf: Tensor,
+        term: Tensor,
+        cotangent: Tensor,
     ) -> None:
         """Check the rules of parameters seen for the first time; those that fail become slow."""
         several = term.shape[0] > 1
-        new = [
-            (layer, call)
-            for layer, call in fast
-            if any(name not in self.verified or self.verified[name] < several for name in layer.names.values())
-        ]
+
+        def unknown(name: str) -> bool:
+            return name not in self.verified or self.verified[name] < several
+
+        new = [(layer, call, g) for (layer, call), g in fast if any(map(unknown, layer.names.values()))]
         if not new and (self.rows_checked or not several):
             return
         # Weights in [1/2, 3/2) that all differ, the same in every run.
         index = torch.arange(1, term.shape[0] + 1, device=term.device, dtype=torch.float64)
         v = ((index * 0.6180339887498949) % 1 + 0.5).to(term.dtype)
         (weighted,) = torch.autograd.grad((v * term).sum(), leaf, retain_graph=True)
+        self.rows_checked = self.rows_checked or several
         if not _rows(outputs, term.shape[0]) or not close(_scaled(v, cotangent), weighted):
             # Outputs are not rows of samples, or a term sees other samples' outputs (a contrastive loss).
             self.slow.update(self.parameters)
             self.vectorize = False
-        self.rows_checked = self.rows_checked or several
-        names = [name for layer, _ in new for name in layer.names.values()]
-        if not names or self.slow.issuperset(names):
             return
-        wanted = {name: self.parameters[name] for name in names}
-        found = _targets(wanted)
-        rules = self._rules(new, found, PLAIN)
-        noise: dict[str, Tensor] = {}
-        for (layer, _), rule, grad in zip(new, rules, _output_gradients(outputs, new, cotangent), strict=True):
-            if grad is not None:
-                rule.add(_scaled(v, grad))
-                rule.finish()
-                if "bias" in layer.names:
-                    # A bias may have a gradient of zero in theory (attention keys) and of rounding errors in fact.
-                    noise[layer.names["bias"]] = 16 * torch.finfo(grad.dtype).eps * torch.linalg.vector_norm(grad)
-        truth = torch.autograd.grad(outputs, list(wanted.values()), weighted, retain_graph=True, allow_unused=True)
-        for name, gradient in zip(wanted, truth, strict=True):
-            total = found[name].total
-            if gradient is None:
-                gradient = torch.zeros_like(wanted[name])
-            if not close(total.to(gradient.dtype), gradient, noise.get(name)):
-                self.slow.add(name)
-            elif bool(total.any()):  # nothing is learned from a gradient of zero: check again
-                self.verified[name] = several
+        wanted = {name: self.parameters[name] for layer, _, _ in new for name in layer.names.values()}
+        if not wanted:
+            return
+        gradients = torch.autograd.grad(outputs, list(wanted.values()), weighted, retain_graph=True, allow_unused=True)
+        truth = dict(zip(wanted, gradients, strict=True))
+        for layer, call, grad in new:
+            if grad is None:
+                continue
+            # One layer at a time: all at once would need another copy of the model.
+            found = _targets({name: wanted[name] for name in layer.names.values()})
+            rule = self._rule(layer, call, found, PLAIN)
+            rule.add(_scaled(v, grad))
+            rule.finish()
+            # A bias may have a gradient of zero in theory (attention keys) and of rounding errors in fact.
+            noise = 16 * torch.finfo(grad.dtype).eps * torch.linalg.vector_norm(grad)
+            for key, name in layer.names.items():
+                total, gradient = found[name].total, truth[name]
+                expected = torch.zeros_like(wanted[name]) if gradient is None else gradient
+                if not close(total.to(expected.dtype), expected, noise if key == "bias" else None):
+                    self.slow.add(name)
+                elif bool(total.any()):  # nothing is learned from a gradient of zero: check again
+                    self.verified[name] = several
 
     def _slowly(
         self,
@@ -263,11 +270,10 @@ def _exact(module: nn.Module, call: Call, graph: Graph, size: int) -> bool:
 
 
 def _targets(parameters: Mapping[str, nn.Parameter]) -> dict[str, Target]:
-    found = {}
-    for name, p in parameters.items():
-        weight = p.detach().to(accumulation_dtype(p))
-        found[name] = Target(torch.zeros_like(weight), weight)
-    return found
+    return {
+        name: Target(torch.zeros_like(p, dtype=accumulation_dtype(p), requires_grad=False), p)
+        for name, p in parameters.items()
+    }
 
 
 def _columns(terms: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -35,7 +35,7 @@ def wanted_parameters(model: nn.Module, names: Iterable[str] | None) -> dict[str
         found = {name: p for name, p in everything.items() if p.requires_grad}
         if not found:
             raise ConfigurationError("the model has no trainable parameter")
-        return found
+        return _whole(found)
     found = {}
     for name in names:
         if name not in everything:
@@ -46,21 +46,32 @@ def wanted_parameters(model: nn.Module, names: Iterable[str] | None) -> dict[str
         if not everything[name].is_floating_point():
             raise ConfigurationError(f"parameter {name!r} is of {everything[name].dtype}; it can have no gradient")
         found[name] = everything[name]
-    return found
+    return _whole(found)
+
+
+def _whole(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Refuse sharded parameters: their forward pass uses other tensors, so every gradient would seem to be zero."""
+    for name, p in parameters.items():
+        # By name: the class lives in a module that is slow to import.
+        if any(base.__name__ == "DTensor" for base in type(p).__mro__):
+            raise ConfigurationError(
+                f"parameter {name!r} is sharded (a DTensor), and per-sample gradients of sharded parameters are out of "
+                "reach; expected a model before fully_shard"
+            )
+    return parameters
 
 
 def means(sums: Mapping[str, Tensor], number: int, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Sums divided by how many there were.
+    """Sums divided, in place, by how many there were.
 
     Raises:
         NumericsError: naming a parameter whose importance is not finite.
     """
-    found = {name: total / number for name, total in sums.items()}
-    for name, value in found.items():
-        if not bool(value.isfinite().all()):
-            raise NumericsError(
-                f"the importance of parameter {name!r} is not finite: its gradients overflow or are NaN"
-            )
+    found = {name: total.div_(number) for name, total in sums.items()}
+    broken = [name for name, value in found.items() if not bool(value.isfinite().all())]
+    if broken:
+        others = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise NumericsError(f"the importance of {broken[0]!r}{others} is not finite: gradients overflow or are NaN")
     return found if dtype is None else {name: value.to(dtype) for name, value in found.items()}
 
 

@@ -30,11 +30,16 @@ class Target:
 
     Attributes:
         total: the running sum ``[*p]``, in the precision of accumulation.
-        weight: the parameter's values ``[*p]``, in the same precision.
+        parameter: the parameter ``[*p]``.
     """
 
     total: Tensor
-    weight: Tensor
+    parameter: nn.Parameter
+
+    @property
+    def weight(self) -> Tensor:
+        """The parameter's values ``[*p]``, in the precision of accumulation."""
+        return self.parameter.detach().to(self.total.dtype)
 
 
 class Rule(abc.ABC):
