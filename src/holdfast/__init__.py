@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from holdfast.penalties.rwalk import RWalk
     from holdfast.penalties.si import SI
     from holdfast.projections.freeze import Freeze
+    from holdfast.projections.packnet import PackNet
+    from holdfast.projections.pruning import AnpycPruning
 
 __all__ = [
     "ANPyC",
     "Anastrophic",
+    "AnpycPruning",
     "CLASSP",
     "CausalLM",
     "Classification",
@@ -52,6 +55,7 @@ __all__ = [
     "NumericsError",
     "Objective",
     "OnlineEWC",
+    "PackNet",
     "ProtectionError",
     "RWalk",
     "Regression",
@@ -65,6 +69,7 @@ __all__ = [
 _HOMES = {
     "ANPyC": "holdfast.penalties.anpyc",
     "Anastrophic": "holdfast.penalties.anastrophic",
+    "AnpycPruning": "holdfast.projections.pruning",
     "CLASSP": "holdfast.optim",
     "CausalLM": "holdfast.objectives",
     "Classification": "holdfast.objectives",
@@ -82,6 +87,7 @@ _HOMES = {
     "NumericsError": "holdfast.errors",
     "Objective": "holdfast.objectives",
     "OnlineEWC": "holdfast.penalties.ewc",
+    "PackNet": "holdfast.projections.packnet",
     "ProtectionError": "holdfast.errors",
     "RWalk": "holdfast.penalties.rwalk",
     "Regression": "holdfast.objectives",

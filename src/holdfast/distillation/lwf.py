@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from holdfast.checks import check_not_negative
+from holdfast.checks import check_not_negative, check_positive
 from holdfast.distillation.distance import check_distillable, covers, describe, distance, restore
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.method import Method
@@ -60,9 +60,7 @@ class LwF(Method):
     ) -> None:
         super().__init__(model, objective=objective)
         self.strength = check_not_negative("strength", strength)
-        self.temperature = check_not_negative("temperature", temperature)
-        if self.temperature == 0:
-            raise ConfigurationError("temperature is 0; expected a finite number > 0")
+        self.temperature = check_positive("temperature", temperature)
         if variant not in ("paper", "released"):
             raise ConfigurationError(f"variant is {variant!r}; expected 'paper' or 'released'")
         self.variant = variant
