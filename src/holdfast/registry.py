@@ -108,7 +108,7 @@ _ENTRIES = (
     ),
     Entry(
         "si", "method", "penalty", SI, "Zenke et al. 2017, arXiv:1703.04200", "3, and 2 in training",
-        {"strength": 1.0, "damping": 0.1, **_STRENGTH}, {"strength": Range(1e-2, 1e4)}, promises=_PATH,
+        {"strength": 100.0, "damping": 0.1, **_STRENGTH}, {"strength": Range(1e-2, 1e4)}, promises=_PATH,
     ),
     Entry(
         "mas", "method", "penalty", MAS, "Aljundi et al. 2018, arXiv:1711.09601", "2",
@@ -118,7 +118,7 @@ _ENTRIES = (
     ),
     Entry(
         "rwalk", "method", "penalty", RWalk, "Chaudhry et al. 2018, arXiv:1801.10112", "6, and 2 in training",
-        {"strength": 1.0, "fisher_decay": 0.9, "interval": 10, "damping": 0.1, **_STRENGTH},
+        {"strength": 10.0, "fisher_decay": 0.9, "interval": 10, "damping": 0.1, **_STRENGTH},
         {"strength": Range(1e-2, 1e4)}, promises=_PATH,
     ),
     Entry(
