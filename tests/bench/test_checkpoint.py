@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.stops import run_with_stops, small_config, small_stream
+from bench.stops import Stopped, Stopping, run_with_stops, small_config, small_stream
 from disks import files_in, fill, make_read_only, small_disk
 from holdfast import registry
 from holdfast.bench import runner
@@ -26,7 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
     "ewc, proximal": {"method": "ewc", "settings": {"coupling": "proximal"}},
     "ewc, in the loss": {"method": "ewc", "settings": {"coupling": "loss"}},
     "ewc, fresh momentum": {
-        "method": "ewc", "between": "fresh", "optimizer": "sgd", "lr": 0.01, "settings": {"strength": "10"}, "optimizer_options": {"momentum": 0.9},
+        "method": "ewc", "between": "fresh", "optimizer": "sgd", "lr": 0.01, "settings": {"strength": "10"},
+        "optimizer_options": {"momentum": 0.9},
     },
     "ewc, few samples": {"method": "ewc", "importance_samples": 40, "settings": {"fisher": "sampled"}},
     "lwf, fresh, decaying": {"method": "lwf", "between": "fresh", "lr_decay": 0.5, "lr_decay_every": 2},
@@ -64,9 +66,17 @@ def test_stopped_runs_of_a_diverging_method_fail_at_the_same_step(tmp_path: Path
     whole = runner.run(config, stream=stream)
     assert whole.status == "failed"
     assert len(whole.matrix) == 1
-    record, resumed = run_with_stops(config, stream, tmp_path / "run", random.Random(2))
-    assert resumed
-    assert without_times(record) == without_times(whole)
+    found = re.search(r"the loss of ewc is not finite at step (\d+): strength x learning rate", whole.failure)
+    assert found
+    bad = int(found[1])
+    for steps in (bad - 1, bad, bad + 1):  # before the bad loss, and between it and the next look at the losses
+        folder = tmp_path / str(steps)
+        keeper = Stopping(folder, config, spacing=1, steps=steps + 1)  # and one checkpoint at the first task's end
+        with pytest.raises(Stopped):
+            runner.run(config, stream=stream, keeper=keeper)
+        record, resumed = run_with_stops(config, stream, folder, random.Random(2))
+        assert resumed[0] == steps
+        assert without_times(record) == without_times(whole)
 
 
 class Clock:
