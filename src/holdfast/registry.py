@@ -128,13 +128,13 @@ _ENTRIES = (
     ),
     Entry(
         "anpyc", "method", "penalty", ANPyC, "Peng et al. 2021, arXiv:1912.09091", "2",
-        {"strength": 1e2, "output": "entropy", "reduction": "sample", "sign": "released", "accumulate": "max",
+        {"strength": 3e2, "output": "entropy", "reduction": "sample", "sign": "released", "accumulate": "max",
          "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
         "anpyc-prune", "method", "projection", AnpycPruning, "Peng et al. 2021, arXiv:1912.09091", "2.25",
-        {"strength": 1e2, "output": "entropy", "reduction": "sample", "sign": "released", "variant": "paper",
+        {"strength": 3e2, "output": "entropy", "reduction": "sample", "sign": "released", "variant": "paper",
          "start": 50.0, "decay": 0.8, "step": 10.0, "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True,
         promises=frozenset({"quadratic", "retrains", "exact-weights"}),
