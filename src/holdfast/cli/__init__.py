@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from holdfast.cli import lists, running
+from holdfast.cli import importance, lists, running
 from holdfast.errors import HoldfastError
 
 __all__ = ["app", "main"]
@@ -26,6 +26,10 @@ INTERRUPTED = 130
 class _Group(TyperGroup):
     """Commands whose every expected failure is one sentence on the standard error and an exit code."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.obj = list(args)  # the words of the command, for the manifest and the report
+        return super().parse_args(ctx, args)
+
     def main(self, *args: Any, **options: Any) -> Any:
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
@@ -34,7 +38,7 @@ class _Group(TyperGroup):
         except _UsageError as error:
             code = _say(error.format_message())  # type: ignore[attr-defined]  # known by its place in typer alone
         except (KeyboardInterrupt, typer.Abort):
-            code = _say("stopped by Ctrl-C", INTERRUPTED)
+            code = _say("stopped", INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -75,6 +79,7 @@ def _root(
 
 lists.register(app)
 running.register(app)
+importance.register(app)
 
 
 def main() -> None:

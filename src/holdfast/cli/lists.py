@@ -39,16 +39,18 @@ def _report(
 ) -> None:
     """Make the report of a folder's records again, and show their table."""
     from holdfast.bench import record, report
+    from holdfast.bench.report.importance import extra_sections
     from holdfast.cli import show
     from holdfast.errors import ConfigurationError, StateError
 
     exports = {"markdown": report.to_markdown, "csv": report.to_csv, "latex": report.to_latex}
     if table != "text" and table not in exports:
         raise ConfigurationError(f"--table is {table!r}; expected text, {', '.join(exports)}")
-    records = record.load_all(folder)
-    if not records:
+    records = record.load_all(folder / "records" if (folder / "importance.json").is_file() else folder)
+    extra = extra_sections(folder)
+    if not records and not extra:
         raise StateError(f"{folder} holds no records; a comparison writes them to DIR/records")
-    path = report.write(records, folder / "report.html")
+    path = report.write(records, folder / "report.html", extra=extra)
     if table == "text":
         show.results(records)
     else:

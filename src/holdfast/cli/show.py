@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.bench.importance_record import ImportanceRecord
 from holdfast.bench.record import Record
 from holdfast.bench.report import text_table
 from holdfast.registry import Choice, Entry, Range
 
 __all__ = [
+    "aside",
     "matrix",
     "methods",
     "note",
-    "own_command",
     "progress_console",
     "results",
     "settings",
+    "spreads",
     "streams",
     "untuned",
     "warnings",
 ]
 
 _WIDE = 160  # columns, where the output is no terminal: a table in a file should not be folded
+
+
+_SPREAD_HEADERS = ("method", "layer", "pruning", "weights", "zeros", "skewness", "kurtosis")
 
 
 def _console() -> Console:
@@ -43,9 +46,9 @@ def progress_console() -> Console:
     return Console(stderr=True, highlight=False, emoji=False)
 
 
-def own_command() -> str:
-    """The command line that is being carried out."""
-    return shlex.join(["holdfast", *sys.argv[1:]])
+def aside(sentence: str) -> None:
+    """Something to know while it goes on; beside the result, on the standard error."""
+    progress_console().print(Text(f"holdfast: {sentence}"), soft_wrap=True)
 
 
 def note(sentence: str) -> None:
@@ -142,3 +145,13 @@ def warnings(records: Sequence[Record]) -> None:
     """What the runs noticed about their methods, each once."""
     for sentence in dict.fromkeys(warning for record in records for warning in record.warnings):
         _console().print(Text(f"Warning: {sentence}", "yellow"), soft_wrap=True)
+
+
+def spreads(study: ImportanceRecord) -> None:
+    """How importances are spread over all hidden layers, before and after pruning."""
+    table = _table(f"Importance of the hidden weights: {study.config.stream}", _SPREAD_HEADERS, True)
+    for spread in study.spreads:
+        numbers = ["none" if value is None else f"{value:.2f}" for value in (spread.skewness, spread.kurtosis)]
+        when = "after" if spread.pruned else "before"
+        table.add_row(spread.method, spread.layer, when, f"{spread.count:,}", f"{spread.zeros:.1%}", *numbers)
+    _console().print(table)

@@ -13,6 +13,7 @@ from holdfast.bench.report.charts import series_of
 from holdfast.bench.report.history import STEPS
 from holdfast.bench.report.summary import CONTROLS, PublishedValue, groups
 from holdfast.bench.report.svg import el, text
+from holdfast.errors import DataError
 
 __all__ = ["render", "write"]
 
@@ -40,20 +41,25 @@ def render(
         The text of the file.
 
     Raises:
-        DataError: if there is no record.
+        DataError: if there is neither a record nor a further section.
     """
-    found = groups(records, controls=controls)
+    if not records and not extra:
+        raise DataError("there is no record to report on")
+    found = groups(records, controls=controls) if records else []
     series = series_of(found)
     parts = [sections.group_section(f"g{k}", group, series, published) for k, group in enumerate(found)]
     parts += [
         el("section", el("h2", text(heading)), html, id=f"extra{k}", class_="extra")
         for k, (heading, html) in enumerate(extra)
     ]
-    parts += [sections.repeat(records, commands), sections.environment(records), sections.reading()]
     links = [(f"g{k}", group.title) for k, group in enumerate(found)]
     links += [(f"extra{k}", heading) for k, (heading, _) in enumerate(extra)]
-    links += [("repeat", "Repeat it"), ("environment", "Environment"), ("reading", "How to read this")]
-    body = el("header", el("h1", text(title)), sections.facts(records, found), sections.contents(links))
+    facts = ""
+    if records:
+        parts += [sections.repeat(records, commands), sections.environment(records), sections.reading()]
+        links += [("repeat", "Repeat it"), ("environment", "Environment"), ("reading", "How to read this")]
+        facts = sections.facts(records, found)
+    body = el("header", el("h1", text(title)), facts, sections.contents(links))
     body += el("main", *parts)
     body += el("footer", el("p", "Made by holdfast from the records alone. This file loads nothing from anywhere."))
     return (
@@ -61,7 +67,7 @@ def render(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         # Nothing may be loaded or run: a name in a record that got past the escaping could still do nothing.
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-        "img-src data:\">"
+        'img-src data:">'
         f'<link rel="icon" href="data:,"><title>{text(title)}</title>\n<style>\n{_style(len(series))}</style></head>\n'
         f"<body>{body}</body></html>\n"
     )
