@@ -125,6 +125,7 @@ _ENTRIES = (
         "anastrophic", "method", "penalty", Anastrophic, "the Anastrophic release", "1",
         {"strength": 3.0, "coherence": 1.0, "phi_every": 1, **_STRENGTH},
         {"strength": Range(1e-3, 1e2), "coherence": Range(1e-3, 1e1)}, promises=_QUADRATIC,
+        controls=("l2sp", "adagrad"),
     ),
     Entry(
         "anpyc", "method", "penalty", ANPyC, "Peng et al. 2021, arXiv:1912.09091", "2",

@@ -20,7 +20,7 @@ from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError
 from holdfast.registry import Entry, Value
 
-__all__ = ["Protocol", "check", "command", "keep_their_own", "pairs", "plan", "protocol", "refusal", "typed"]
+__all__ = ["Protocol", "check", "command", "keep_their_own", "pairs", "plan", "protocol", "refusal", "threads", "typed"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ def protocol(stream: str) -> Protocol:
     """
     parts = stream.split("-")
     return _COLOUR if "cifar10" in parts else _DIGITS if "digits" in parts else _GREY
+
+
+def threads(stream: str) -> int | None:
+    """CPU threads to use where the user does not say; ``None`` for PyTorch's own choice.
+
+    One for small networks: more gain little there, cost much on a busy machine, and could change the last digits.
+    """
+    return None if protocol(stream) is _COLOUR else 1
 
 
 def refusal(entry: Entry, scenario: str) -> str | None:
