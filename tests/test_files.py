@@ -241,12 +241,12 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
-    write_file(tmp_path / "note", lambda file: file.write(b"x") and None)
+    write_file(tmp_path / "note", lambda file: file.write(b"x"))
     assert events == ["sync file", "rename to note", "sync folder"]
 
 
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path) -> None:
-    path = write_file(tmp_path / "note", lambda file: file.write(b"old") and None)
+    path = write_file(tmp_path / "note", lambda file: file.write(b"old"))
 
     def interrupted(file: Any) -> None:
         file.write(b"half")

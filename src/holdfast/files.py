@@ -57,7 +57,7 @@ class NewerFileError(StateError):
     """The file was written by a newer holdfast, which is no damage."""
 
 
-def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], None], *, what: str = "file") -> Path:
+def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object], *, what: str = "file") -> Path:
     """Write a file so that it is at every moment, power cuts included, either the old one or the whole new one.
 
     Args:

@@ -18,6 +18,7 @@ from holdfast import registry
 from holdfast.bench import plan, runner
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.runner import Observer
+from holdfast.bench.snapshot import Keeper
 from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError
 
@@ -84,6 +85,10 @@ class Store(Protocol):
 
     def keep(self, job: Job, record: Record) -> None:
         """Write a record down."""
+        ...
+
+    def keeper(self, job: Job) -> Keeper | None:
+        """Who keeps the checkpoints of a job, if anyone does."""
         ...
 
 
@@ -243,9 +248,22 @@ def check(comparison: Comparison) -> None:
             plan.check(config, comparison.stream)
 
 
-def run_job(job: Job, *, data_dir: Path | str | None = None, observer: Observer | None = None) -> Record:
-    """Do one job."""
-    return runner.run(job.config, data_dir=data_dir, read_test=job.read_test, observer=observer, command=job.command)
+def run_job(
+    job: Job,
+    *,
+    data_dir: Path | str | None = None,
+    observer: Observer | None = None,
+    keeper: Keeper | None = None,
+) -> Record:
+    """Do one job, from its last checkpoint where there is one."""
+    return runner.run(
+        job.config,
+        data_dir=data_dir,
+        read_test=job.read_test,
+        observer=observer,
+        keeper=keeper,
+        command=job.command,
+    )
 
 
 def execute(todo: Sequence[Job], store: Store, monitor: Monitor, *, data_dir: Path | str | None = None) -> list[Record]:
@@ -256,7 +274,7 @@ def execute(todo: Sequence[Job], store: Store, monitor: Monitor, *, data_dir: Pa
         kept = record is not None
         if record is None:
             monitor.starts(job)
-            record = run_job(job, data_dir=data_dir, observer=monitor)
+            record = run_job(job, data_dir=data_dir, observer=monitor, keeper=store.keeper(job))
             store.keep(job, record)
         monitor.ends(job, record, kept=kept)
         found.append(record)

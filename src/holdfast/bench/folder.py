@@ -1,14 +1,19 @@
-"""The folder of a comparison: ``records/`` (a file per run), ``choices/`` (a grid's candidates), ``report.html``."""
+"""The folder of a comparison: ``records/`` (a file per run), ``choices/`` (a grid's candidates), ``report.html``.
+
+While runs are under way, ``checkpoints/`` holds what they need in order to go on.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from holdfast.bench import record as records
 from holdfast.bench import report
+from holdfast.bench.checkpoint import EVERY, SHARE, Checkpoints
 from holdfast.bench.compare import Comparison, Job, candidates, jobs
 from holdfast.bench.record import Record, RunConfig
 from holdfast.errors import ConfigurationError
@@ -29,16 +34,32 @@ class Memory:
     def keep(self, job: Job, record: Record) -> None:
         """The caller has the record already."""
 
+    def keeper(self, job: Job) -> None:
+        """Nobody keeps checkpoints."""
+
 
 class Folder:
     """A folder of records.
 
     Args:
         path: the folder; made by :meth:`prepare` where it is missing.
+        every: seconds between checkpoints.
+        share: share of a run's time that its checkpoints may take.
+        warn: is told in a sentence which checkpoint is no good.
+        stop: asked after each step; once it says yes, a checkpoint is written and `KeyboardInterrupt` raised.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        every: float = EVERY,
+        share: float = SHARE,
+        warn: Callable[[str], None] = warnings.warn,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.path = path
+        self._every, self._share, self._warn, self._stop = every, share, warn, stop
 
     @property
     def report_path(self) -> Path:
@@ -101,8 +122,20 @@ class Folder:
         return old if old.status == "finished" and old.config == job.config else None
 
     def keep(self, job: Job, record: Record) -> None:
-        """Write a record down."""
+        """Write a record down; its checkpoints have served."""
         records.save(record, self._path(job))
+        self.keeper(job).clear()
+
+    def keeper(self, job: Job) -> Checkpoints:
+        """The checkpoints of a job."""
+        return Checkpoints(
+            self.path / "checkpoints" / self._path(job).stem,
+            job.config,
+            every=self._every,
+            share=self._share,
+            warn=self._warn,
+            stop=self._stop,
+        )
 
     def records(self) -> list[Record]:
         """Every record of a run that read the test set."""

@@ -7,11 +7,9 @@ fractions in ``[0, 1]``, times are seconds, memory is bytes. A number that is no
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import threading
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 from holdfast.errors import StateError
+from holdfast.files import write_file
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -222,20 +221,7 @@ def write_whole(path: str | os.PathLike[str], text: str, kind: str) -> Path:
         StateError: if the folder or the file cannot be written.
     """
     path = Path(path)
-    # Not tempfile.mkstemp: its files are private to the user, and these are to be shared.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise StateError(f"Cannot write the {kind} {path}: {error.strerror or error}.") from error
-    return path
+    return write_file(path, lambda file: file.write(text.encode()), what="record")
 
 
 def load(path: str | os.PathLike[str]) -> Record:

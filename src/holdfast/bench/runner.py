@@ -194,7 +194,8 @@ class _Run:
             learner.begin(session)
         last = session.index == len(self.sessions) - 1
         while True:
-            for cursor.epoch in range(cursor.epoch, self._epochs(session, cursor.round)):
+            for epoch in range(cursor.epoch, self._epochs(session, cursor.round)):
+                cursor.epoch = epoch
                 self._epoch(session)
                 cursor.batch = 0
             cursor.epoch, cursor.batch = 0, 0
@@ -218,14 +219,14 @@ class _Run:
         learner.set_learning_rate(cursor.epoch)
         order = session.order(self.config, cursor.round, cursor.epoch)
         learner.model.train()
-        for cursor.batch in range(cursor.batch, session.num_batches(size)):
-            positions = order[cursor.batch * size : (cursor.batch + 1) * size]
+        for batch in range(cursor.batch, session.num_batches(size)):
+            positions = order[batch * size : (batch + 1) * size]
             watched = self.diagnosis.before_step(self.ledger.steps)
             start = time.perf_counter()
             loss = learner.step(session.parts(positions), watched=watched)
             seconds = time.perf_counter() - start
             self.diagnosis.after_step()
-            cursor.batch += 1
+            cursor.batch = batch + 1
             self._note(session, loss, seconds, watched)
             self.observer.advance(1)
             self.keeper.keep(self._take, must=False)

@@ -10,6 +10,7 @@ import typer
 __all__ = [
     "BatchSize",
     "Between",
+    "CheckpointEvery",
     "DataDir",
     "Device",
     "Epochs",
@@ -45,8 +46,16 @@ ValidationFraction: TypeAlias = Annotated[
     float | None, typer.Option(help="Share of the training data set aside; a grid chooses by it.")
 ]
 Device: TypeAlias = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-Threads: TypeAlias = Annotated[int | None, typer.Option(help="CPU threads; results may depend on them.", min=1)]
+Threads: TypeAlias = Annotated[
+    int | None, typer.Option(help="CPU threads; default 1 for small models, else all.", min=1)
+]
 DataDir: TypeAlias = Annotated[
     Path | None, typer.Option(help="Folder with the data sets; default: HOLDFAST_DATA, else the Hugging Face Hub.")
 ]
 Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for records and report.html.")]
+CheckpointEvery: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS", min=0.0, help="Time between checkpoints; at most 3 % of the time is spent on them."
+    ),
+]

@@ -1,7 +1,9 @@
-"""Commands that train: ``holdfast run`` and ``holdfast compare``."""
+"""Commands that train: ``holdfast run``, ``holdfast compare``, and ``holdfast resume`` to go on with either."""
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,7 @@ __all__ = ["register"]
 
 
 def _run(
+    context: typer.Context,
     stream: options.StreamName,
     method: Annotated[str, typer.Option(help="A name from 'holdfast methods'.")],
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=V", help="A setting; repeatable.")] = None,
@@ -36,6 +39,7 @@ def _run(
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
     out: options.Out = None,
+    checkpoint_every: options.CheckpointEvery = 60.0,
 ) -> None:
     """Run one method over a stream once, and show the accuracy on every task after every task."""
     from holdfast import registry
@@ -53,7 +57,7 @@ def _run(
                 )
     if entry.keeps_optimizer and optimizer_between_tasks == "fresh":
         raise ConfigurationError(f"{method} remembers in its optimizer: --optimizer-between-tasks must be kept")
-    _use_threads(threads)
+    _use_threads(threads, stream)
     built = _stream(stream, seed, scenario, training_outputs, validation_fraction, data_dir)
     comparison = Comparison(
         built,
@@ -64,7 +68,7 @@ def _run(
         fields={"device": device},
         threads=threads,
     )
-    (record,) = _carry_out(comparison, out, data_dir)
+    (record,) = _carry_out(comparison, out, data_dir, checkpoint_every, context)
     if record.status != "finished":
         raise typer.Exit(1)
     show.matrix(record)
@@ -76,6 +80,7 @@ def _run(
 
 
 def _compare(
+    context: typer.Context,
     stream: options.StreamName,
     methods: Annotated[str, typer.Option(metavar="A,B,C", help="Names from 'holdfast methods'.")],
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs each method with the seeds 0 to N-1.")] = 3,
@@ -104,6 +109,7 @@ def _compare(
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
     out: options.Out = None,
+    checkpoint_every: options.CheckpointEvery = 60.0,
 ) -> None:
     """Compare methods over a stream under one protocol, and write a report."""
     from holdfast.bench import plan
@@ -114,7 +120,8 @@ def _compare(
     if not asked:
         raise ConfigurationError(f"--methods is {methods!r}; expected names from 'holdfast methods' with commas")
     if added and controls:
-        show.note(f"Added {' and '.join(added)} as controls (--no-controls leaves them out).")
+        role = "a control" if len(added) == 1 else "controls"
+        show.note(f"Added {' and '.join(added)} as {role} (--no-controls leaves out).")
         asked += added
     changes = _changes(model, optimizer, lr, optimizer_between_tasks, epochs, batch_size, validation_fraction)
     own = plan.keep_their_own(asked, changes)
@@ -124,7 +131,7 @@ def _compare(
         name: {key: text.split(",") for key, text in found.items()}
         for name, found in per_method("--grid", grid or [], asked).items()
     }
-    _use_threads(threads)
+    _use_threads(threads, stream)
     built = _stream(stream, 0, scenario, training_outputs, validation_fraction, data_dir)
     comparison = Comparison(
         built,
@@ -137,7 +144,7 @@ def _compare(
         threads,
     )
     folder = out or Path("holdfast-results") / f"{stream}-{scenario}"
-    records = _carry_out(comparison, folder, data_dir)
+    records = _carry_out(comparison, folder, data_dir, checkpoint_every, context)
     show.results(records)
     show.untuned(records)
     show.warnings(records)
@@ -151,11 +158,14 @@ def _changes(*values: Any) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def _use_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
+def _use_threads(threads: int | None, stream: str) -> None:
+    import torch
 
-        torch.set_num_threads(threads)
+    from holdfast.bench import plan
+
+    wanted = plan.threads(stream) if threads is None else threads
+    if wanted is not None:
+        torch.set_num_threads(wanted)
 
 
 def _stream(
@@ -174,10 +184,13 @@ def _stream(
     )
 
 
-def _carry_out(comparison: Comparison, out: Path | None, data_dir: Path | None) -> list[Record]:
+def _carry_out(
+    comparison: Comparison, out: Path | None, data_dir: Path | None, checkpoint_every: float, context: typer.Context
+) -> list[Record]:
     """Check everything, run everything, and leave a report of what is finished whatever happens."""
-    from holdfast.bench import compare
+    from holdfast.bench import compare, manifest
     from holdfast.bench.folder import Folder, Memory
+    from holdfast.bench.interrupt import asked_to_stop
     from holdfast.bench.progress import monitor
     from holdfast.cli import show
 
@@ -185,34 +198,46 @@ def _carry_out(comparison: Comparison, out: Path | None, data_dir: Path | None) 
     if out is None:
         with monitor(show.progress_console()) as watching:
             return compare.run(comparison, Memory(), watching, data_dir=data_dir)
-    folder = Folder(out)
-    folder.prepare(comparison)
-    command = show.own_command()
-    try:
-        with monitor(show.progress_console()) as watching:
+    words = context.find_root().obj
+    command = shlex.join(["holdfast", *words])
+    with monitor(show.progress_console()) as watching, asked_to_stop(show.aside) as stop:
+        folder = Folder(out, every=checkpoint_every, warn=show.aside, stop=stop)
+        folder.prepare(comparison)
+        manifest.write(out, words)
+        try:
             records = compare.run(comparison, folder, watching, data_dir=data_dir)
-    except (KeyboardInterrupt, HoldfastError):
-        _keep_what_is_finished(folder, command)
-        raise
+        except (KeyboardInterrupt, HoldfastError):
+            _keep_what_is_finished(folder, command)
+            raise
     folder.write_report([command])
     return records
 
 
 def _keep_what_is_finished(folder: Any, command: str) -> None:
     count = len(folder.records())
-    if folder.write_report([command]) is None:
-        typer.echo(f"Stopped before the first run was finished; {folder.path} holds nothing yet.", err=True)
-        return
-    typer.echo(
-        f"Stopped; kept {count} finished run{'s' * (count != 1)} in {folder.path} with their report. The same command "
-        "goes on from there.",
-        err=True,
-    )
+    folder.write_report([command])
+    kept = f"{count} finished run{'s' * (count != 1)} and their report are" if count else "no finished run is yet"
+    typer.echo(f"Stopped; {kept} in {folder.path}. To go on: holdfast resume {folder.path}", err=True)
 
 
 def _say_where(folder: Path | None) -> None:
     if folder is not None:
         typer.echo(f"Report: {folder / 'report.html'}")
+
+
+def _resume(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of results of the command.")],
+) -> None:
+    """Go on with a command that was stopped, killed or unplugged, from where it was."""
+    from holdfast.bench import manifest
+
+    folder = folder.absolute()
+    asked = manifest.read(folder)
+    # Relative paths in the command, and modules of the user's own, are where the command was given.
+    if Path(asked.here).is_dir():
+        os.chdir(asked.here)
+    context.find_root().command.main(args=asked.words_for(folder), prog_name="holdfast")
 
 
 def register(app: typer.Typer) -> None:
@@ -223,3 +248,4 @@ def register(app: typer.Typer) -> None:
         epilog="Example: holdfast compare split-digits --methods finetune,ewc,joint --seeds 3 "
         "--grid ewc.strength=1e2,1e3,1e4 --out demo",
     )(_compare)
+    app.command("resume", epilog="Example: holdfast resume demo")(_resume)
