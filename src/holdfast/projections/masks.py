@@ -16,15 +16,19 @@ __all__ = [
     "check_held",
     "check_ready",
     "check_retrained",
+    "clear",
     "hold",
     "hold_statistics",
     "is_prunable",
+    "kept_bits",
     "normalisations",
+    "put_back",
     "smallest",
     "statistics",
     "zero",
-    "zero_where",
 ]
+
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a floating-point number -> as wide an integer
 
 
 def is_prunable(parameter: Tensor) -> bool:
@@ -52,11 +56,38 @@ def smallest(values: Tensor, among: Tensor, share: float) -> Tensor:
     return among & (values <= chosen.kthvalue(k).values)
 
 
+def kept_bits(free: Tensor) -> Tensor:
+    """All bits set where an entry is free, none where it is held: int8 ``[*p]``, as :func:`clear` needs it."""
+    return -free.to(torch.int8)
+
+
 @torch.no_grad()
-def zero_where(tensors: Sequence[Tensor], masks: Sequence[Tensor]) -> None:
-    """Set the masked entries to 0, in place (also where they are not finite)."""
-    for tensor, mask in zip(tensors, masks, strict=True):
-        tensor.masked_fill_(mask, 0.0)
+def clear(tensors: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
+    """Set entries to 0, in place (also where they are not finite); the others keep all their bits.
+
+    By their bits, because filling by a boolean mask takes some 25 times as long on a CPU, and a product with 0 would
+    leave NaN.
+
+    Args:
+        tensors: of any floating-point type, each ``[*p]``; changed.
+        kept: what :func:`kept_bits` gave, each ``[*p]``.
+    """
+    for tensor, bits in zip(tensors, kept, strict=True):
+        tensor.view(_INTEGER[tensor.itemsize]).bitwise_and_(bits)
+
+
+@torch.no_grad()
+def put_back(tensors: Sequence[Tensor], kept: Sequence[Tensor], anchors: Sequence[Tensor]) -> None:
+    """Set entries to what they were, in place, to the last bit.
+
+    Args:
+        tensors: each ``[*p]``; changed.
+        kept: what :func:`kept_bits` gave, each ``[*p]``.
+        anchors: what they were, 0 in the free entries, each ``[*p]`` of its tensor's type.
+    """
+    for tensor, bits, anchor in zip(tensors, kept, anchors, strict=True):
+        integer = _INTEGER[tensor.itemsize]
+        tensor.view(integer).bitwise_and_(bits).bitwise_or_(anchor.view(integer))
 
 
 def check_retrained(method: Method) -> None:

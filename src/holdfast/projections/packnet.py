@@ -18,11 +18,13 @@ from holdfast.projections.masks import (
     check_held,
     check_ready,
     check_retrained,
+    clear,
     is_prunable,
+    kept_bits,
     normalisations,
+    put_back,
     smallest,
     statistics,
-    zero_where,
 )
 from holdfast.state import anchor_of
 
@@ -70,7 +72,8 @@ class PackNet(Method):
             raise ConfigurationError(f"prune is {prune!r}; expected a share from 0 up to, but not including, 1")
         self.meta.update(round=0, ready=False, pruned_at=0, touched=[])
         self._touched: set[str] = set()
-        self._fixed: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
+        self._anchors: dict[str, Tensor] = {}
 
     @property
     def free_share(self) -> float:
@@ -88,16 +91,15 @@ class PackNet(Method):
 
     def project_gradient(self, step: Step) -> None:
         """No gradient for what is owned or pruned."""
-        names = [name for name in self.live(step) if name in self._fixed]
+        names = [name for name in self.live(step) if name in self._kept]
         grads = [grad for name in names if (grad := self.params[name].grad) is not None]
-        zero_where(grads, [self._fixed[name] for name in names])
+        clear(grads, [self._kept[name] for name in names])
 
     def restore_weights(self, step: Step) -> None:
         """Undo what momentum and weight decay did to what is owned or pruned."""
-        for name in self._owned.get(id(step.optimizer), ()):
-            if name in self._fixed:
-                p = self.params[name]
-                p.copy_(torch.where(self._fixed[name], self.state[name]["anchor"], p))
+        names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self._kept]
+        params = [self.params[name] for name in names]
+        put_back(params, [self._kept[name] for name in names], [self._anchors[name] for name in names])
 
     def next_round(
         self, batches: Iterable[Batch] = (), *, objective: Objective | None = None, last: bool = False
@@ -127,11 +129,8 @@ class PackNet(Method):
                 continue
             owner, anchor = self._held(name)
             pruned = smallest(p.abs(), owner == _FREE, share)
-            self.state[name] = {
-                "owner": owner.masked_fill(pruned, _PRUNED),
-                "anchor": anchor.masked_fill(pruned, 0.0),
-            }
-            zero_where([p], [pruned])
+            self.state[name] = {"owner": owner.masked_fill(pruned, _PRUNED), "anchor": anchor}
+            p.masked_fill_(pruned, 0.0)
         self._loaded()
         self.meta.update(round=1, pruned_at=self.meta["steps"])
         return True
@@ -140,7 +139,7 @@ class PackNet(Method):
         check_ready(self)
         for name, held in self.state.items():
             if name in self.params:
-                check_held(name, self.params[name].detach(), held["anchor"], self._fixed[name])
+                check_held(name, self.params[name].detach(), held["anchor"], held["owner"] != _FREE)
         task = self.num_tasks + 1
         for name in self._trained():
             p = anchor_of(self.params[name])
@@ -162,7 +161,7 @@ class PackNet(Method):
         return [name for name in self.params if name in self._touched or not self._touched]
 
     def _held(self, name: str) -> tuple[Tensor, Tensor]:
-        """Owner and anchor of a parameter; nobody's if it is new."""
+        """Owner and anchor of a parameter; nobody's and 0 if it is new. Anchors are 0 wherever nobody owns."""
         if name in self.state:
             return self.state[name]["owner"], self.state[name]["anchor"]
         p = anchor_of(self.params[name])
@@ -170,7 +169,9 @@ class PackNet(Method):
 
     def _loaded(self) -> None:
         self._touched = set(self.meta["touched"])
-        self._fixed = {name: held["owner"] != _FREE for name, held in self.state.items()}
+        self._kept = {name: kept_bits(held["owner"] == _FREE) for name, held in self.state.items()}
+        live = canonical_parameters(self.model)
+        self._anchors = {name: held["anchor"].to(live[name].dtype) for name, held in self.state.items()}
 
     def task(self, index: int) -> AbstractContextManager[None]:
         """The weights with which task ``index`` is tested: those of later tasks are 0 for as long as it lasts.
@@ -200,7 +201,8 @@ class PackNet(Method):
         swapped = [live[name].detach() for name in later] + list(running.values())
         before = [tensor.clone() for tensor in swapped]
         try:
-            zero_where([live[name].detach() for name in later], list(later.values()))
+            for name, mask in later.items():
+                live[name].detach().masked_fill_(mask, 0.0)
             for name, tensor in running.items():
                 tensor.copy_(self.buffers[prefix + name])
             yield

@@ -14,7 +14,15 @@ from holdfast.names import Select
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.penalties.anpyc import Output, Reduction, Sign, TaylorPenalty
 from holdfast.penalties.quadratic import Coupling
-from holdfast.projections.masks import check_held, check_ready, check_retrained, is_prunable, smallest, zero_where
+from holdfast.projections.masks import (
+    check_held,
+    check_ready,
+    check_retrained,
+    clear,
+    is_prunable,
+    kept_bits,
+    smallest,
+)
 
 __all__ = ["AnpycPruning", "Variant", "percentage", "rounds", "to_prune"]
 
@@ -182,18 +190,18 @@ class AnpycPruning(TaylorPenalty):
         self.variant: Variant = variant
         self.start, self.decay, self.step = float(start), float(decay), float(step)
         self.meta.update(round=0, ready=False, pruned_at=0, pruned=[])
-        self._masks: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
 
     def project_gradient(self, step: Step) -> None:
         """No gradient for what is pruned."""
-        names = [name for name in self.live(step) if name in self._masks]
+        names = [name for name in self.live(step) if name in self._kept]
         grads = [grad for name in names if (grad := self.params[name].grad) is not None]
-        zero_where(grads, [self._masks[name] for name in names])
+        clear(grads, [self._kept[name] for name in names])
 
     def restore_weights(self, step: Step) -> None:
         """What is pruned stays 0, whatever momentum and weight decay do."""
-        names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self._masks]
-        zero_where([self.params[name] for name in names], [self._masks[name] for name in names])
+        names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self._kept]
+        clear([self.params[name] for name in names], [self._kept[name] for name in names])
 
     def next_round(
         self, batches: Iterable[Batch] = (), *, objective: Objective | None = None, last: bool = False
@@ -232,7 +240,7 @@ class AnpycPruning(TaylorPenalty):
             first = bool(eligible.all())
             mask = to_prune(importance, eligible, plan[done], first=first, variant=self.variant) | (codes == _PRUNED)
             self.state.setdefault(name, {})["pruned"] = codes.masked_fill(mask, _PRUNED)
-            zero_where([p], [mask])
+            p.masked_fill_(mask, 0.0)
             counts[name] = [int(eligible.sum()), int(mask.sum())]
         report = {
             "task": self.num_tasks,
@@ -248,10 +256,10 @@ class AnpycPruning(TaylorPenalty):
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         check_ready(self)
-        for name, mask in self._masks.items():
+        for name, kept in self._kept.items():
             if name in self.params:
                 weights = self.params[name].detach()
-                check_held(name, weights, torch.zeros_like(weights), mask)
+                check_held(name, weights, torch.zeros_like(weights), kept == 0)
         omega = self._summed(self._sharpened(self._estimate(batches, objective, self.params)))
         codes = {name: self._codes(name) for name, held in self.state.items() if "pruned" in held}
         self._anchor_here(omega)
@@ -270,5 +278,5 @@ class AnpycPruning(TaylorPenalty):
         return torch.full_like(self.params[name].detach(), _ELIGIBLE, dtype=torch.uint8)
 
     def _loaded(self) -> None:
-        masks = {name: held["pruned"] == _PRUNED for name, held in self.state.items() if "pruned" in held}
-        self._masks = masks if self.meta["round"] > 0 else {}
+        kept = {name: kept_bits(held["pruned"] != _PRUNED) for name, held in self.state.items() if "pruned" in held}
+        self._kept = kept if self.meta["round"] > 0 else {}
