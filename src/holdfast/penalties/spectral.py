@@ -78,10 +78,10 @@ def gradient_parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
     n = x.numel()
     packed = x.device.type == "cpu" and n >= _LARGE and n % 2 == 0
-    A, y = _by_half_transforms(x) if packed else _by_real_transforms(x)
+    A, y, unit = _by_half_transforms(x) if packed else _by_real_transforms(x)
     D = n * torch.dot(x, x) + _EPS
     phi = A.abs() / D
-    return phi, y, A.sign() / D, -2 * n * phi / D
+    return phi, y, unit * A.sign() / D, -2 * n * phi / D
 
 
 def flat(w: Tensor) -> Tensor:
@@ -90,35 +90,35 @@ def flat(w: Tensor) -> Tensor:
 
 
 def _turn(F: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Replace F by :math:`G = |F| + \Re F \cdot F / |F|`, in place; return :math:`|F| \Re F` per row, and at its ends.
+    r"""Replace F by :math:`G = |F| + \Re F \cdot F / |F|`, in place; return :math:`|F| \Re F`, summed, and at the ends.
 
     Returns:
-        ``(sum over all entries [], |F| Re F at the first and the last column [rows, 2])``.
+        ``(sum over all entries [], |F| Re F in the first and the last column [rows, 2])``.
     """
-    parts = torch.view_as_real(F)
-    a = parts[..., 0]
-    m = F.abs()
-    flat = a.reshape(-1)
-    total = torch.dot(m.view(-1), flat)
+    a, b = torch.view_as_real(F).unbind(-1)
+    m = F.abs().clamp_min_(torch.finfo(a.dtype).tiny)  # so that 0 / 0 is 0
+    cosine = a.contiguous()
+    total = torch.dot(m.view(-1), cosine.view(-1))
     ends = m[:, [0, -1]] * a[:, [0, -1]]
-    F.mul_(flat.view_as(m) / m.clamp_min(torch.finfo(m.dtype).tiny))  # the cosine of the phase; 0 where m = 0
-    a.add_(m)
+    cosine.div_(m)
+    torch.addcmul(m, a, cosine, out=a)
+    b.mul_(cosine)
     return total, ends
 
 
-def _by_real_transforms(x: Tensor) -> tuple[Tensor, Tensor]:
-    """A ``[]`` and N·irfft(G) ``[N]``, as the equation reads."""
+def _by_real_transforms(x: Tensor) -> tuple[Tensor, Tensor, float]:
+    """``(A [], y [N], u)`` with u·y = N·irfft(G), as the equation reads."""
     n = x.numel()
     F = torch.fft.rfft(x).unsqueeze(0)
     total, ends = _turn(F)
     A = 2 * total - ends[0, 0]
     if n > 1 and n % 2 == 0:
         A = A - ends[0, 1]
-    return A, torch.fft.irfft(F[0], n=n, norm="forward")
+    return A, torch.fft.irfft(F[0], n=n, norm="forward"), 1.0
 
 
-def _by_half_transforms(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The same for even N, by complex transforms of half the length: on a CPU more than twice as fast.
+def _by_half_transforms(x: Tensor) -> tuple[Tensor, Tensor, float]:
+    r"""The same for even N, by complex transforms of half the length: on a CPU about twice as fast.
 
     The even and odd entries make one complex signal z with M = N/2 entries; from its transform Z,
 
@@ -127,7 +127,8 @@ def _by_half_transforms(x: Tensor) -> tuple[Tensor, Tensor]:
         E_k = \tfrac12 (Z_k + \overline{Z_{M-k}}), \quad O_k = \tfrac{1}{2i} (Z_k - \overline{Z_{M-k}}),
 
     with :math:`W = e^{-2\pi i/N}` and k from 0 to M/2: those two rows hold every bin. The way back is the same,
-    read from right to left. Everything here is twice E, O and F, which G follows, being homogeneous.
+    read from right to left. Everything here is twice E, O and F, which G follows, being homogeneous. All of it is done
+    in place, for fresh memory costs as much as the arithmetic.
     """
     n = x.numel()
     M = n // 2
@@ -135,27 +136,33 @@ def _by_half_transforms(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.storage_offset() % 2:
         x = x.clone()  # a complex view needs an even offset
     Z = torch.fft.fft(torch.view_as_complex(x.view(M, 2)))
-    mirrored = torch.cat((Z[:1], Z[M - h + 1 :].flip(0)))
-    torch.view_as_real(mirrored)[:, 1].neg_()
     W = _twiddles(n, h, Z.dtype)
-    F = torch.stack((Z[:h] + mirrored, (Z[:h] - mirrored).mul_(W)))
-    odd = F[1].clone()
-    torch.sub(F[0], odd, out=F[1])
-    F[0].add_(odd)
+    mirrored = Z[M - h + 1 :].flip(0).conj_physical_()
+    F = torch.empty((2, h), dtype=Z.dtype)
+    F[:, 0] = torch.stack((2 * Z[0].real, 2j * Z[0].imag))
+    torch.add(Z[1:h], mirrored, out=F[0, 1:])
+    torch.sub(Z[1:h], mirrored, out=F[1, 1:])
+    F[1].mul_(W)
+    _add_and_subtract(F)
 
     total, ends = _turn(F)
     A = 2 * total - ends[:, 0].sum()  # bins 0 and M have no mirror image
     if M % 2 == 0:
         A = A - ends[:, 1].sum()  # bin M/2 is in both rows
 
-    odd = (F[0] - F[1]).mul_(W.conj())
-    even = F[0].add_(F[1])
-    torch.add(even, odd, out=Z[:h])
-    tail = even.sub_(odd)[1 : M - h + 1].flip(0)
-    torch.view_as_real(tail)[:, 1].neg_()
-    Z[h:] = tail
+    _add_and_subtract(F)
+    F[1].mul_(W.conj_physical_())
+    _add_and_subtract(F)
+    Z[:h] = F[0]
+    Z[h:] = F[1, 1 : M - h + 1].flip(0).conj_physical_()
     y = torch.view_as_real(torch.fft.ifft(Z, norm="forward")).view(-1)
-    return A / 4, y.mul_(0.5)
+    return A / 4, y, 0.5
+
+
+def _add_and_subtract(F: Tensor) -> None:
+    """Replace two rows by their sum and their difference."""
+    F[0].add_(F[1])
+    torch.sub(F[0], F[1], alpha=2, out=F[1])
 
 
 def _twiddles(n: int, count: int, dtype: torch.dtype) -> Tensor:
