@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections import OrderedDict
@@ -22,7 +23,7 @@ from torch import nn
 import holdfast
 from disks import files_in, fill, make_read_only, small_disk
 from holdfast.errors import StateError
-from holdfast.files import NewerFileError, load_state, save_state, write_file
+from holdfast.files import NewerFileError, load_state, remove_leftovers, save_state, write_file
 
 DTYPES = [
     torch.float64,
@@ -256,6 +257,20 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path) -> None:
         write_file(path, interrupted)
     assert path.read_bytes() == b"old"
     assert files_in(tmp_path) == ["note"]
+
+
+def test_what_a_dead_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    writer = "import os; from holdfast.files import write_file\n"
+    writer += f"write_file({str(tmp_path / 'note')!r}, lambda file: os.kill(os.getpid(), 9))"
+    done = subprocess.run([sys.executable, "-c", writer])
+    assert done.returncode == -signal.SIGKILL
+    (left,) = files_in(tmp_path)
+    assert left.startswith(".note.") and left.endswith(".tmp")
+    others = [f".note.{os.getpid()}-1.tmp", ".mine.tmp", "note.1-1.tmp"]
+    for name in others:
+        (tmp_path / name).write_text("still being written, or of others")
+    remove_leftovers(tmp_path)
+    assert files_in(tmp_path) == sorted(others)
 
 
 def test_a_file_in_place_of_the_folder_is_one_sentence(tmp_path: Path) -> None:

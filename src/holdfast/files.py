@@ -14,6 +14,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,13 +27,14 @@ from torch import Tensor
 from holdfast.errors import StateError
 from holdfast.structure import decode, encode
 
-__all__ = ["SCHEMA_VERSION", "NewerFileError", "load_state", "save_state", "write_file"]
+__all__ = ["SCHEMA_VERSION", "NewerFileError", "load_state", "remove_leftovers", "save_state", "write_file"]
 
 SCHEMA_VERSION = 1
 
 _NO_DIGEST = "0" * 64
 _CHUNK = 1 << 20
 _MOST_HEADER = 100_000_000  # what safetensors itself reads at most
+_TEMPORARY = re.compile(r"\..*\.([1-9]\d{0,8})-\d+\.tmp")
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -97,6 +99,31 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise StateError(f"Cannot write the {what} {path}: {getattr(error, 'strerror', None) or error}.") from error
     return path
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that died while they wrote into a folder have left there.
+
+    Args:
+        folder: looked at by itself, without those below it; it need not be there.
+    """
+    for path in folder.glob(".*.tmp"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and not _is_alive(int(found[1])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere asking would stop it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

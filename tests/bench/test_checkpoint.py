@@ -131,7 +131,6 @@ def test_a_snapshot_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_only_the_latest_and_the_one_before_it_stay(tmp_path: Path) -> None:
     written(tmp_path, 1, 2, 3, 4)
     assert files_in(tmp_path) == ["checkpoint-000003.safetensors", "checkpoint-000004.safetensors"]
-    (tmp_path / ".checkpoint-000004.safetensors.1-2.tmp").write_text("of a process that was killed")
     (tmp_path / "mine.txt").write_text("of the user")
     keeper = Checkpoints(tmp_path, a_config())
     assert keeper.load() is not None

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from holdfast.bench.record import RunConfig
 from holdfast.bench.snapshot import Cursor, Ledger, Snapshot
 from holdfast.errors import StateError
-from holdfast.files import NewerFileError, load_state, save_state
+from holdfast.files import NewerFileError, load_state, remove_leftovers, save_state
 
 __all__ = ["EVERY", "SHARE", "Checkpoints", "OtherRunError", "identity"]
 
@@ -139,18 +139,15 @@ class Checkpoints:
         path = self._folder / f"checkpoint-{number:06d}.safetensors"
         save_state({**self._identity, **_pack(snapshot)}, path)
         self._good = [*self._good, path][-_KEPT:]
-        for old in [*present, *self._leftovers()]:
+        for old in present:
             if old not in self._good:
                 with suppress(OSError):
                     old.unlink()
 
-    def _leftovers(self) -> Iterator[Path]:
-        """What a process that was killed while it wrote has left."""
-        return self._folder.glob(".checkpoint-*.tmp")
-
     def clear(self) -> None:
         """Delete the checkpoints of a run whose record is written."""
-        for path in [*self._files(), *self._leftovers()]:
+        remove_leftovers(self._folder)
+        for path in self._files():
             with suppress(OSError):
                 path.unlink()
         for folder in (self._folder, self._folder.parent):

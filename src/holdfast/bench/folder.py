@@ -17,6 +17,7 @@ from holdfast.bench.checkpoint import EVERY, SHARE, Checkpoints
 from holdfast.bench.compare import Comparison, Job, candidates, jobs
 from holdfast.bench.record import Record, RunConfig
 from holdfast.errors import ConfigurationError
+from holdfast.files import remove_leftovers
 
 __all__ = ["Folder", "Memory"]
 
@@ -82,6 +83,8 @@ class Folder:
             probe.unlink()
         except OSError as error:
             raise ConfigurationError(f"the folder {self.path} cannot be written: {error.strerror or error}") from error
+        for inner in ("records", "choices", "checkpoints"):
+            remove_leftovers(self.path / inner)
         self._refuse_others(comparison)
 
     def _refuse_others(self, comparison: Comparison) -> None:

@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from holdfast.bench.record import write_whole
 from holdfast.errors import StateError
-from holdfast.files import write_file
 
 __all__ = ["Manifest", "read", "write"]
 
@@ -55,7 +55,7 @@ def write(folder: Path, words: Sequence[str]) -> None:
         StateError: if it cannot be written.
     """
     text = Manifest(words=list(words), here=str(Path.cwd()), folder=str(folder)).model_dump_json(indent=1)
-    write_file(_path(folder), lambda file: file.write(text.encode() + b"\n"), what="manifest")
+    write_whole(_path(folder), text + "\n", "manifest")
 
 
 def read(folder: Path) -> Manifest:

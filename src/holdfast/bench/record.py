@@ -220,8 +220,7 @@ def write_whole(path: str | os.PathLike[str], text: str, kind: str) -> Path:
     Raises:
         StateError: if the folder or the file cannot be written.
     """
-    path = Path(path)
-    return write_file(path, lambda file: file.write(text.encode()), what="record")
+    return write_file(path, lambda file: file.write(text.encode()), what=kind)
 
 
 def load(path: str | os.PathLike[str]) -> Record:
