@@ -97,7 +97,7 @@ def _turn(F: Tensor) -> tuple[Tensor, Tensor]:
     """
     a, b = torch.view_as_real(F).unbind(-1)
     m = F.abs().clamp_min_(torch.finfo(a.dtype).tiny)  # so that 0 / 0 is 0
-    cosine = a.contiguous()
+    cosine = a.clone(memory_format=torch.contiguous_format)
     total = torch.dot(m.view(-1), cosine.view(-1))
     ends = m[:, [0, -1]] * a[:, [0, -1]]
     cosine.div_(m)
