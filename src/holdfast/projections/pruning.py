@@ -23,6 +23,7 @@ from holdfast.projections.masks import (
     kept_bits,
     smallest,
 )
+from holdfast.strength import Strength
 
 __all__ = ["AnpycPruning", "Variant", "percentage", "rounds", "to_prune"]
 
@@ -129,7 +130,7 @@ class AnpycPruning(TaylorPenalty):
 
     Args:
         model: the model to protect.
-        strength: λ, >= 0.
+        strength: λ, >= 0, or how to find it while training.
         output: ``"entropy"`` of the softmax, or ``"l2"``: its sum of squares.
         reduction: ``"sample"`` or ``"batch"``; a strength does not carry over from one to the other.
         sign: ``"released"`` or ``"removal"``.
@@ -154,7 +155,7 @@ class AnpycPruning(TaylorPenalty):
         self,
         model: nn.Module,
         *,
-        strength: float,
+        strength: Strength,
         output: Output = "entropy",
         reduction: Reduction = "sample",
         sign: Sign = "released",
