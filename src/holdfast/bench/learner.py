@@ -101,7 +101,8 @@ class Learner:
         total, start = None, 0
         for part in parts:
             rows = raw if len(parts) == 1 else _rows(raw, start, start + len(part.inputs))
-            objective = part.task.training_objective
+            # All tasks are there at once for joint training, so all of their outputs compete as they will at test.
+            objective = part.task.objective if self.entry.name == "joint" else part.task.training_objective
             assert isinstance(objective, SharedForward)
             each = objective.losses(objective.select(rows), (part.inputs, part.targets)).sum()
             total = each if total is None else total + each
