@@ -20,6 +20,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
+from holdfast.penalties.gradient import add_quadratic_gradient
 from holdfast.state import anchor_of
 from holdfast.step_size import check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
@@ -53,51 +54,6 @@ def quadratic_penalty(
         weighted = distance if importances is None else distance * importances[i].to(anchor.dtype)
         total = total + (weighted * distance).sum().to(total.device)
     return factor * total
-
-
-@torch.no_grad()
-def add_quadratic_gradient(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    anchors: Sequence[Tensor],
-    importances: Sequence[Tensor] | None,
-    factor: float,
-    grad_scale: Tensor | None = None,
-) -> None:
-    r"""Add the gradient of :func:`quadratic_penalty` to ``grads``, in place.
-
-    .. math:: g_i \leftarrow g_i + 2 a F_i (\theta_i - \theta_i^*)
-
-    Args:
-        params: the weights, each ``[*p]``.
-        grads: their gradients, each ``[*p]``; changed.
-        anchors: where the weights should stay, each ``[*p]``.
-        importances: how much each weight matters, each ``[*p]``; ``None`` for 1 everywhere.
-        factor: ``a``, >= 0.
-        grad_scale: what ``grads`` are multiplied by, ``[]``; ``None`` for 1.
-    """
-    if not params:
-        return
-    same = all(
-        p.dtype == g.dtype == a.dtype and (importances is None or importances[i].dtype == p.dtype)
-        for i, (p, g, a) in enumerate(zip(params, grads, anchors, strict=True))
-    )
-    if not same:
-        for i, (p, g, a) in enumerate(zip(params, grads, anchors, strict=True)):
-            pull_back = (p.to(a.dtype) - a).mul_(2 * factor)
-            if importances is not None:
-                pull_back.mul_(importances[i])
-            if grad_scale is not None:
-                pull_back.mul_(grad_scale)
-            g.add_(pull_back.to(g.dtype))
-        return
-    distances = torch._foreach_sub(list(params), list(anchors))
-    if grad_scale is not None:
-        torch._foreach_mul_(distances, grad_scale)
-    if importances is None:
-        torch._foreach_add_(list(grads), distances, alpha=2 * factor)
-    else:
-        torch._foreach_addcmul_(list(grads), distances, list(importances), value=2 * factor)
 
 
 @torch.no_grad()

@@ -1,0 +1,73 @@
+"""The fast paths of a quadratic penalty's gradient against the plain twin, and the twin against float64 numbers."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from holdfast.penalties.gradient import add_quadratic_gradient, add_quadratic_gradient_plainly
+from holdfast.pieces import LARGE, PIECE, flat_alike, pieces
+
+# Small, large, more than a piece, more than two with a ragged end, and an image kernel for another memory format.
+SHAPES = [(3,), (LARGE,), (PIECE + 5,), (2, PIECE + 11), (64, 32, 3, 3)]
+
+
+def draw(dtype: torch.dtype, seed: int, *, channels_last: bool = False) -> list[torch.Tensor]:
+    source = torch.Generator().manual_seed(seed)
+    found = [torch.rand(shape, generator=source).to(dtype) for shape in SHAPES]
+    if channels_last:
+        found[-1] = found[-1].to(memory_format=torch.channels_last)
+    return found
+
+
+@pytest.mark.parametrize("weighted", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_every_path_is_the_plain_one(dtype, weighted, channels_last):
+    params, grads = draw(dtype, 1, channels_last=channels_last), draw(dtype, 2, channels_last=channels_last)
+    anchors = draw(torch.promote_types(dtype, torch.float32), 3, channels_last=channels_last)
+    importances = None if weighted is None else draw(weighted, 4)  # not channels_last: then the layouts differ
+    torch._foreach_add_(grads, 2.0)  # no sum is near zero, where bfloat16 would have no digits to compare
+    expected = [g.clone() for g in grads]
+    add_quadratic_gradient_plainly(params, expected, anchors, importances, 0.35)
+    add_quadratic_gradient(params, grads, anchors, importances, 0.35)
+    for g, e in zip(grads, expected, strict=True):
+        torch.testing.assert_close(g, e)
+
+
+def test_the_plain_path_is_the_equation():
+    params, grads, anchors, importances = (draw(torch.float32, seed)[:1] for seed in range(4))
+    expected = [
+        g + 2 * 0.35 * 8.0 * f * (p - a)
+        for p, g, a, f in zip(*(t[0].tolist() for t in (params, grads, anchors, importances)), strict=True)
+    ]
+    add_quadratic_gradient_plainly(params, grads, anchors, importances, 0.35, torch.tensor(8.0))
+    torch.testing.assert_close(grads[0], torch.tensor(expected))
+
+
+def test_large_weights_in_pieces_leave_everything_but_the_gradient_alone():
+    params, grads, anchors, importances = (draw(torch.float32, seed) for seed in range(4))
+    before = [t.clone() for t in itertools.chain(params, anchors, importances)]
+    add_quadratic_gradient(params, grads, anchors, importances, 1.0)
+    assert all(map(torch.equal, itertools.chain(params, anchors, importances), before))
+
+
+def test_pieces_cover_every_entry_once():
+    left, right = torch.zeros(2, PIECE + 11), torch.arange(2.0 * (PIECE + 11)).view(2, -1)
+    sizes = []
+    for l_part, r_part in pieces(left, right):
+        l_part.add_(r_part)
+        sizes.append(l_part.numel())
+    assert torch.equal(left, right)
+    assert max(sizes) == PIECE and len(sizes) == 3
+
+
+def test_only_tensors_of_one_dense_layout_are_walked():
+    a, b = torch.zeros(4, 6), torch.zeros(4, 6)
+    assert flat_alike(a, torch.nn.Parameter(b))
+    assert not flat_alike(a, torch.zeros(6, 4).t())
+    assert not flat_alike(torch.zeros(4, 12)[:, ::2], torch.zeros(4, 12)[:, ::2])
+    image = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert flat_alike(image, image.clone()) and not flat_alike(image, torch.zeros(2, 3, 4, 5))
