@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError, DataError, NumericsError
@@ -62,17 +63,30 @@ def _whole(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
 
 
 def means(sums: Mapping[str, Tensor], number: int, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Sums divided, in place, by how many there were.
+    """Sums divided, in place, by how many there were; over all processes of a distributed run, each with its data.
 
     Raises:
         NumericsError: naming a parameter whose importance is not finite.
     """
+    number = _over_all_processes(sums, number)
     found = {name: total.div_(number) for name, total in sums.items()}
     broken = [name for name, value in found.items() if not bool(value.isfinite().all())]
     if broken:
         others = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise NumericsError(f"the importance of {broken[0]!r}{others} is not finite: gradients overflow or are NaN")
     return found if dtype is None else {name: value.to(dtype) for name, value in found.items()}
+
+
+def _over_all_processes(sums: Mapping[str, Tensor], number: int) -> int:
+    """Add up, in place, what the processes have summed; returns how many there were in all."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return number
+    if torch.distributed.get_world_size() == 1 or not sums:
+        return number
+    counted = torch.tensor(number, device=next(iter(sums.values())).device)
+    for tensor in (*sums.values(), counted):
+        torch.distributed.all_reduce(tensor)
+    return int(counted)
 
 
 def per_batch_sum(
