@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from holdfast.objectives import CausalLM, Classification, LossOnly, MultiLabel, Objective, Regression
 
-RULES, VMAP, LOOP = "rules", "vmap", "loop"
+RULES, VMAP, ALONE, LOOP = "rules", "vmap", "alone", "loop"
 
 
 @dataclass
@@ -95,6 +95,12 @@ def _tied() -> nn.Module:
 def _branch(m: Apply, x: Tensor) -> Tensor:
     h = m.a(x)
     return m.b(F.relu(h)) if bool(h.sum() > 0) else m.b(torch.tanh(h))
+
+
+def _looks(m: Apply, x: Tensor) -> Tensor:
+    if bool(x.isnan().any()):
+        raise ValueError("nan")
+    return m.b(torch.tanh(m.a(x)))
 
 
 def _attention(m: Apply, x: Tensor) -> Tensor:
@@ -312,6 +318,7 @@ CASES = [
         shape=(4, 6),
         way=VMAP,
     ),
+    Case("looks at its input", lambda: Apply(_looks, a=Doubled(6, 4), b=nn.Linear(4, 3)), way=ALONE),
     Case("weight-dependent branch", lambda: Apply(_branch, a=Doubled(6, 4), b=nn.Linear(4, 3)), way=LOOP),
     Case(
         "samples see each other",

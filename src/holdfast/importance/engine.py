@@ -19,7 +19,6 @@ A parameter that once failed is never given to the rules again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import compress
 from typing import TypeAlias
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import DataError
 from holdfast.importance.capture import Call, Capture, Graph, Layer, layers_of
-from holdfast.importance.fallback import NotVectorizable, close, loop, vectorized
+from holdfast.importance.fallback import NotSeparable, Work, alone, close, loop, vectorized
 from holdfast.importance.rules import RULES, Rule, Target
 from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
 from holdfast.importance.untouched import untouched
@@ -106,7 +105,7 @@ class _Engine:
         self.capture = Capture(self.layers)
         self.verified: dict[str, bool] = {}  # name -> whether several samples took part in the check
         self.slow: set[str] = set()  # never given to a rule again
-        self.vectorize = True
+        self.ways: list[Callable[[Work], None]] = [vectorized, alone]  # of the slow ones, those not yet seen to fail
         self.rows_checked = False
 
     def add(self, batch: Batch, terms: Terms) -> None:
@@ -123,27 +122,24 @@ class _Engine:
         fast: list[tuple[Layer, Call]] | None = None
         rules: list[Rule] = []
         held: list[tuple[Tensor, Tensor]] = []
-        for term in _columns(terms(leaf, batch)):
-            if not term.requires_grad:
+        for several in terms(leaf, batch):
+            if not several.requires_grad:
                 continue
-            (cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)
             if fast is None:
-                fast = self._plan(graph, used, term.shape[0], outputs)
-                grads = _output_gradients(outputs, fast, cotangent)
-                self._verify(list(zip(fast, grads, strict=True)), outputs, leaf, term, cotangent)
-                kept = [not self.slow.intersection(layer.names.values()) for layer, _ in fast]
-                fast, grads = list(compress(fast, kept)), tuple(compress(grads, kept))
+                fast = self._plan(graph, used, several.shape[0], outputs)
+                self._verify(fast, outputs, leaf, several.flatten(1).sum(1) if several.dim() > 1 else several)
+                fast = [(layer, call) for layer, call in fast if not self.slow.intersection(layer.names.values())]
                 rules = [self._rule(layer, call, self.targets, self.statistic) for layer, call in fast]
-            else:
-                grads = _output_gradients(outputs, fast, cotangent)
-            for rule, grad in zip(rules, grads, strict=True):
-                if grad is not None:
-                    rule.add(grad)
-            if rest := self._rest(fast, used):
-                held.append((term, cotangent))
-                if len(held) * cotangent.nbytes > self.max_bytes:
-                    self._slowly(batch, outputs, leaf, held, rest)
-                    held = []
+            for term in several.flatten(1).unbind(1) if several.dim() > 1 else [several]:
+                (cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)
+                for rule, grad in zip(rules, _output_gradients(outputs, fast, cotangent), strict=True):
+                    if grad is not None:
+                        rule.add(grad)
+                if rest := self._rest(fast, used):
+                    held.append((term, cotangent))
+                    if len(held) * cotangent.nbytes > self.max_bytes:
+                        self._slowly(batch, outputs, leaf, held, rest)
+                        held = []
         for rule in rules:
             rule.finish()
         if held and fast is not None:
@@ -175,39 +171,34 @@ class _Engine:
         local = {key: targets[name] for key, name in layer.names.items()}
         return RULES[type(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes)
 
-    def _verify(
-        self,
-        fast: list[tuple[tuple[Layer, Call], Tensor | None]],
-        outputs: Tensor,
-        leaf: Tensor,
-        term: Tensor,
-        cotangent: Tensor,
-    ) -> None:
+    def _verify(self, fast: list[tuple[Layer, Call]], outputs: Tensor, leaf: Tensor, term: Tensor) -> None:
         """Check the rules of parameters seen for the first time; those that fail become slow."""
         several = term.shape[0] > 1
 
         def unknown(name: str) -> bool:
             return name not in self.verified or self.verified[name] < several
 
-        new = [(layer, call, g) for (layer, call), g in fast if any(map(unknown, layer.names.values()))]
+        new = [(layer, call) for layer, call in fast if any(map(unknown, layer.names.values()))]
         if not new and (self.rows_checked or not several):
             return
         # Weights in [1/2, 3/2) that all differ, the same in every run.
         index = torch.arange(1, term.shape[0] + 1, device=term.device, dtype=torch.float64)
         v = ((index * 0.6180339887498949) % 1 + 0.5).to(term.dtype)
+        (cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)
         (weighted,) = torch.autograd.grad((v * term).sum(), leaf, retain_graph=True)
         self.rows_checked = self.rows_checked or several
         if not _rows(outputs, term.shape[0]) or not close(_scaled(v, cotangent), weighted):
             # Outputs are not rows of samples, or a term sees other samples' outputs (a contrastive loss).
             self.slow.update(self.parameters)
-            self.vectorize = False
+            self.ways = []
             return
-        wanted = {name: self.parameters[name] for layer, _, _ in new for name in layer.names.values()}
+        wanted = {name: self.parameters[name] for layer, _ in new for name in layer.names.values()}
         if not wanted:
             return
         gradients = torch.autograd.grad(outputs, list(wanted.values()), weighted, retain_graph=True, allow_unused=True)
-        truth = dict(zip(wanted, gradients, strict=True))
-        for layer, call, grad in new:
+        truth = {n: torch.zeros_like(wanted[n]) if g is None else g for n, g in zip(wanted, gradients, strict=True)}
+        largest = max(float(torch.linalg.vector_norm(g)) for g in truth.values())
+        for (layer, call), grad in zip(new, _output_gradients(outputs, new, cotangent), strict=True):
             if grad is None:
                 continue
             # One layer at a time: all at once would need another copy of the model.
@@ -218,12 +209,14 @@ class _Engine:
             # A bias may have a gradient of zero in theory (attention keys) and of rounding errors in fact.
             noise = 16 * torch.finfo(grad.dtype).eps * torch.linalg.vector_norm(grad)
             for key, name in layer.names.items():
-                total, gradient = found[name].total, truth[name]
-                expected = torch.zeros_like(wanted[name]) if gradient is None else gradient
-                if not close(total.to(expected.dtype), expected, noise if key == "bias" else None):
-                    self.slow.add(name)
-                elif bool(total.any()):  # nothing is learned from a gradient of zero: check again
+                total, expected = found[name].total, truth[name]
+                size = max(float(torch.linalg.vector_norm(total)), float(torch.linalg.vector_norm(expected)))
+                if size <= _NOTHING.get(expected.dtype, 1e-3) * largest:
+                    continue  # nothing is learned from a gradient of zero: the next batch is checked again
+                if close(total.to(expected.dtype), expected, noise if key == "bias" else None):
                     self.verified[name] = several
+                else:
+                    self.slow.add(name)
 
     def _slowly(
         self,
@@ -234,21 +227,31 @@ class _Engine:
         rest: Mapping[str, nn.Parameter],
     ) -> None:
         """Add terms (each with its cotangent) for the parameters without a rule."""
-        targets = {name: self.targets[name] for name in rest}
-        if self.vectorize:
-            cots = [cotangent for _, cotangent in held]
+        work = Work(
+            self.model,
+            self.objective,
+            batch,
+            outputs,
+            leaf,
+            [term for term, _ in held],
+            [cotangent for _, cotangent in held],
+            rest,
+            {name: self.targets[name] for name in rest},
+            self.statistic,
+            self.max_bytes,
+        )
+        while self.ways:
             try:
-                found = vectorized(
-                    self.model, self.objective, batch, outputs, cots, rest, targets, self.statistic, self.max_bytes
-                )
-            except NotVectorizable:
-                self.vectorize = False
+                self.ways[0](work)
+            except NotSeparable:
+                del self.ways[0]
             else:
-                for name, value in found.items():
-                    targets[name].total.add_(value)
                 return
-        for term, _ in held:
-            loop(outputs, leaf, term, rest, targets, self.statistic)
+        loop(work)
+
+
+# Relative to the largest gradient of all: below it is rounding.
+_NOTHING = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def _rows(outputs: Tensor, size: int) -> bool:
@@ -274,14 +277,6 @@ def _targets(parameters: Mapping[str, nn.Parameter]) -> dict[str, Target]:
         name: Target(torch.zeros_like(p, dtype=accumulation_dtype(p), requires_grad=False), p)
         for name, p in parameters.items()
     }
-
-
-def _columns(terms: Iterator[Tensor]) -> Iterator[Tensor]:
-    for term in terms:
-        if term.dim() == 1:
-            yield term
-        else:
-            yield from term.flatten(1).unbind(1)
 
 
 def _scaled(v: Tensor, rows: Tensor) -> Tensor:

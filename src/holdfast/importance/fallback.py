@@ -1,10 +1,16 @@
-"""Per-sample gradients where no layer rule is exact: ``vmap``, and one backward per sample as the last resort."""
+"""Per-sample gradients where no layer rule is exact, from fast to slow.
+
+- ``vectorized``: all samples alone, together under ``vmap``. Fails where the model looks at values (``if x.any()``).
+- ``alone``: one sample after the other. Fails where a sample alone gives other outputs than in its batch.
+- ``loop``: one backward per sample through the graph of the whole batch. Never fails.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +22,10 @@ from holdfast.importance.rules import Target
 from holdfast.importance.statistic import Statistic
 from holdfast.objectives import Batch, Objective
 
-__all__ = ["NotVectorizable", "loop", "vectorized"]
+__all__ = ["NotSeparable", "alone", "close", "loop", "vectorized"]
 
 
-class NotVectorizable(Exception):
+class NotSeparable(Exception):
     """Samples cannot be taken one by one here; the reason is the message."""
 
 
@@ -60,42 +66,70 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def vectorized(
-    model: nn.Module,
-    objective: Objective,
-    batch: Batch,
-    outputs: Tensor,
-    cotangents: list[Tensor],
-    parameters: Mapping[str, nn.Parameter],
-    targets: Mapping[str, Target],
-    statistic: Statistic,
-    max_bytes: int,
-) -> dict[str, Tensor]:
-    """Sum the statistic of some parameters over one batch, each sample run alone under ``vmap``.
+@dataclass(frozen=True)
+class Work:
+    """What is to be added for one batch.
 
-    Args:
+    Attributes:
         model: the model.
-        objective: what the batch means; only its forward pass runs here.
+        objective: what the batch means; only its forward pass runs again.
         batch: the batch.
-        outputs: what the forward pass of the whole batch gave, ``[B, ...]``: each sample alone must agree.
+        outputs: the forward pass of the whole batch, ``[B, ...]``, with its graph.
+        leaf: the same values, cut off, from which the terms were computed.
+        terms: terms ``[B]``, with their graph down to ``leaf``.
         cotangents: for each term its gradient at the outputs, ``[B, ...]``.
         parameters: canonical name -> parameter.
-        targets: canonical name -> its values and the precision of its sum; nothing is added here.
+        targets: canonical name -> where its sum goes.
         statistic: what is summed.
         max_bytes: how much memory per-sample gradients may take at once.
+    """
 
-    Returns:
-        canonical name -> sum over samples and terms ``[*p]``.
+    model: nn.Module
+    objective: Objective
+    batch: Batch
+    outputs: Tensor
+    leaf: Tensor
+    terms: list[Tensor]
+    cotangents: list[Tensor]
+    parameters: Mapping[str, nn.Parameter]
+    targets: Mapping[str, Target]
+    statistic: Statistic
+    max_bytes: int
+
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Add sums ``[*p]`` to the targets."""
+        for name, value in sums.items():
+            self.targets[name].total.add_(value)
+
+    def check(self, alone: Tensor, part: slice) -> None:
+        """Refuse samples that give other outputs alone than in their batch."""
+        if not close(alone, self.outputs.detach()[part]):
+            raise NotSeparable("a sample alone does not give the outputs that it gave in its batch")
+
+
+def _add_gradients(sums: Mapping[str, Tensor], work: Work, outputs: Tensor, cotangent: Tensor) -> None:
+    """Add the statistic of one gradient."""
+    gradients = torch.autograd.grad(
+        outputs, list(work.parameters.values()), cotangent, retain_graph=True, allow_unused=True
+    )
+    for name, gradient in zip(work.parameters, gradients, strict=True):
+        if gradient is not None:
+            work.statistic.add(sums[name], gradient.to(sums[name].dtype).unsqueeze(0), work.targets[name].weight)
+
+
+def vectorized(work: Work) -> None:
+    """Add the work's terms, each sample run alone, all together under ``vmap``.
 
     Raises:
-        NotVectorizable: if ``vmap`` fails, or a sample alone does not give what it gave in the batch.
+        NotSeparable: if ``vmap`` fails, or a sample alone does not give what it gave in the batch; nothing was added.
     """
-    wrapper = _Outputs(model, objective)
+    parameters, targets = work.parameters, work.targets
+    wrapper = _Outputs(work.model, work.objective)
     canonical = {id(p): name for name, p in parameters.items()}
     paths = {canonical[id(p)]: path for path, p in wrapper.named_parameters() if id(p) in canonical}
-    size = outputs.shape[0]
+    size = work.outputs.shape[0]
     rows: list[Tensor] = []
-    rebuild = _split(batch, size, rows)
+    rebuild = _split(work.batch, size, rows)
 
     def one(cots: list[Tensor], sample: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         single = rebuild([row.unsqueeze(0) for row in sample])
@@ -105,68 +139,71 @@ def vectorized(
             return found.squeeze(0)
 
         pulled = vjp(forward, {name: p.detach() for name, p in parameters.items()})
-        alone, pull = pulled[0], pulled[1]
+        outputs, pull = pulled[0], pulled[1]
         found: dict[str, Tensor] = {}
         for cot in cots:
             for name, gradient in pull(cot)[0].items():
-                value = statistic.apply(gradient.to(targets[name].total.dtype), targets[name].weight)
+                value = work.statistic.apply(gradient.to(targets[name].total.dtype), targets[name].weight)
                 found[name] = value if name not in found else found[name] + value
-        return alone.detach(), found
+        return outputs.detach(), found
 
     # The gradient, the statistic, and the sum over terms.
     entries = 3 * sum(target.total.nbytes for target in targets.values())
-    chunk = max(1, min(size, max_bytes // max(1, entries)))
+    chunk = max(1, min(size, work.max_bytes // max(1, entries)))
     sums = {name: torch.zeros_like(target.total) for name, target in targets.items()}
     for start in range(0, size, chunk):
         part = slice(start, start + chunk)
         try:
             with _quiet():
-                alone, found = vmap(one)([c[part] for c in cotangents], [row[part] for row in rows])
+                outputs, found = vmap(one)([c[part] for c in work.cotangents], [row[part] for row in rows])
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            raise NotVectorizable(f"{type(error).__name__}: {error}") from error
-        if not close(alone, outputs.detach()[part]):
-            raise NotVectorizable("a sample alone does not give the outputs that it gave in its batch")
+            raise NotSeparable(f"{type(error).__name__}: {error}") from error
+        work.check(outputs, part)
         for name, value in found.items():
             sums[name].add_(value.sum(0))
-    return sums
+    work.add(sums)
 
 
-def loop(
-    outputs: Tensor,
-    leaf: Tensor,
-    term: Tensor,
-    parameters: Mapping[str, nn.Parameter],
-    targets: Mapping[str, Target],
-    statistic: Statistic,
-) -> None:
-    """Add the statistic of one term by one backward per sample through the graph of the whole batch.
+def alone(work: Work) -> None:
+    """Add the work's terms, one sample after the other.
 
-    Args:
-        outputs: the forward pass, ``[B, ...]``, with its graph.
-        leaf: the same values, cut off, on which ``term`` was computed.
-        term: one number per sample, ``[B]``, with its graph down to ``leaf``.
-        parameters: canonical name -> parameter.
-        targets: canonical name -> where its sum goes.
-        statistic: what is summed.
+    Raises:
+        NotSeparable: if a sample alone fails, or does not give what it gave in the batch; nothing was added.
     """
-    for value in term.unbind():
-        (cotangent,) = torch.autograd.grad(value, leaf, retain_graph=True)
-        gradients = torch.autograd.grad(
-            outputs, list(parameters.values()), cotangent, retain_graph=True, allow_unused=True
-        )
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                target = targets[name]
-                statistic.add(target.total, gradient.to(target.total.dtype).unsqueeze(0), target.weight)
+    rows: list[Tensor] = []
+    rebuild = _split(work.batch, work.outputs.shape[0], rows)
+    sums = {name: torch.zeros_like(target.total) for name, target in work.targets.items()}
+    for n in range(work.outputs.shape[0]):
+        part = slice(n, n + 1)
+        try:
+            outputs = work.objective.outputs(work.model, rebuild([row[part] for row in rows]))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise NotSeparable(f"{type(error).__name__}: {error}") from error
+        work.check(outputs.detach(), part)
+        if outputs.requires_grad:
+            for cotangent in work.cotangents:
+                _add_gradients(sums, work, outputs, cotangent[part])
+    work.add(sums)
 
 
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+def loop(work: Work) -> None:
+    """Add the work's terms by one backward per sample through the graph of the whole batch."""
+    sums = {name: target.total for name, target in work.targets.items()}
+    for term in work.terms:
+        for value in term.unbind():
+            (cotangent,) = torch.autograd.grad(value, work.leaf, retain_graph=True)
+            _add_gradients(sums, work, work.outputs, cotangent)
+
+
+_TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 
 
 def close(a: Tensor, b: Tensor, noise: Tensor | None = None) -> bool:
-    """Whether two results of one computation agree up to rounding (of 16-bit weights: up to a tenth).
+    """Whether two results of one computation agree up to rounding, of which TF32 and 16-bit weights bring much.
 
     Args:
         a: one result.
