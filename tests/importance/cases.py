@@ -97,6 +97,13 @@ def _branch(m: Apply, x: Tensor) -> Tensor:
     return m.b(F.relu(h)) if bool(h.sum() > 0) else m.b(torch.tanh(h))
 
 
+def _patched() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    first = model[0]
+    first.forward = lambda x: F.linear(3 * x, first.weight, first.bias)  # as some libraries change a layer
+    return model
+
+
 def _looks(m: Apply, x: Tensor) -> Tensor:
     if bool(x.isnan().any()):
         raise ValueError("nan")
@@ -318,11 +325,18 @@ CASES = [
         shape=(4, 6),
         way=VMAP,
     ),
+    Case("patched forward", _patched, way=VMAP),
+    Case("transposed convolution", _conv(nn.ConvTranspose2d(2, 4, 3), 4, 2), shape=(2, 3, 3), way=VMAP),
     Case("looks at its input", lambda: Apply(_looks, a=Doubled(6, 4), b=nn.Linear(4, 3)), way=ALONE),
     Case("weight-dependent branch", lambda: Apply(_branch, a=Doubled(6, 4), b=nn.Linear(4, 3)), way=LOOP),
     Case(
         "samples see each other",
         lambda: Apply(lambda m, x: m.b(torch.tanh(m.a(x)).flip(0) + x.mean(0)), a=nn.Linear(6, 6), b=nn.Linear(6, 3)),
+        way=LOOP,
+    ),
+    Case(
+        "batch statistics",
+        lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)),
         way=LOOP,
     ),
     Case("losses see each other", lambda: nn.Linear(6, 3), way=LOOP, objective=LossOnly(_mixed_loss)),
