@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from holdfast import registry
-from holdfast.bench import plan, runner
+from holdfast.bench import plan, runner, trackers
+from holdfast.bench.executors import Executor, Local, Stop, Work, carry_out
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.runner import Observer
 from holdfast.bench.snapshot import Keeper
@@ -31,6 +32,7 @@ __all__ = [
     "check",
     "choose",
     "execute",
+    "here",
     "jobs",
     "per_method",
     "run",
@@ -225,7 +227,7 @@ def jobs(comparison: Comparison, chosen: Mapping[str, Settings] | None = None) -
 
     Args:
         comparison: what is compared.
-        chosen: method -> hyperparameter -> what its grid chose.
+        chosen: method -> hyperparameter -> what its grid or a search chose.
     """
     found = []
     for method in comparison.methods:
@@ -266,22 +268,37 @@ def run_job(
     )
 
 
-def execute(todo: Sequence[Job], store: Store, monitor: Monitor, *, data_dir: Path | str | None = None) -> list[Record]:
-    """Do jobs one after the other in this process, leaving out those whose record is kept already."""
-    found = []
-    for job in todo:
-        record = store.find(job)
-        kept = record is not None
-        if record is None:
-            monitor.starts(job)
-            record = run_job(job, data_dir=data_dir, observer=monitor, keeper=store.keeper(job))
-            store.keep(job, record)
-        monitor.ends(job, record, kept=kept)
-        found.append(record)
-    return found
+def here(
+    store: Store, monitor: Monitor, *, data_dir: Path | str | None = None, track: trackers.Track | None = None
+) -> Work:
+    """What does a job in this process: its steps are shown, and its checkpoints kept where its record will be."""
+
+    def work(job: Job, stop: Stop) -> Record:
+        with trackers.observer(track, job, monitor) as watching:
+            return run_job(job, data_dir=data_dir, observer=watching, keeper=store.keeper(job))
+
+    return work
 
 
-def run(comparison: Comparison, store: Store, monitor: Monitor, *, data_dir: Path | str | None = None) -> list[Record]:
+def execute(todo: Sequence[Job], executor: Executor, store: Store, monitor: Monitor) -> list[Record]:
+    """Do jobs, leaving out those whose record is kept already.
+
+    Returns:
+        The records, in the order of the jobs.
+    """
+    found = {key: record for key, _, record in carry_out(todo, executor, store, monitor)}
+    return [found[key] for key in range(len(todo))]
+
+
+def run(
+    comparison: Comparison,
+    store: Store,
+    monitor: Monitor,
+    *,
+    data_dir: Path | str | None = None,
+    executor: Executor | None = None,
+    chosen: Mapping[str, Settings] | None = None,
+) -> list[Record]:
     """Run a comparison: choose where there is a grid, then run every method on every seed.
 
     Args:
@@ -289,14 +306,17 @@ def run(comparison: Comparison, store: Store, monitor: Monitor, *, data_dir: Pat
         store: keeps every record as soon as it is there, and knows those of an earlier call.
         monitor: is told how it is getting on.
         data_dir: where the data sets are.
+        executor: does the runs; ``None``: this process, one after the other.
+        chosen: method -> hyperparameter -> what a search has chosen already.
 
     Returns:
         The records of the runs that read the test set.
     """
+    executor = executor or Local(here(store, monitor, data_dir=data_dir))
     trials = candidates(comparison)
     monitor.planned(sum(map(len, trials.values())) + len(comparison.methods) * len(comparison.seeds))
-    chosen: dict[str, Settings] = {}
+    settled = dict(chosen or {})
     for method, tried in trials.items():
-        records = execute(tried, store, monitor, data_dir=data_dir)
-        chosen[method] = choose(tried, records, comparison.grids[method])
-    return execute(jobs(comparison, chosen), store, monitor, data_dir=data_dir)
+        records = execute(tried, executor, store, monitor)
+        settled[method] = choose(tried, records, comparison.grids[method])
+    return execute(jobs(comparison, settled), executor, store, monitor)

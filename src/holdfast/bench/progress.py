@@ -59,6 +59,9 @@ class Lines:
     def advance(self, steps: int) -> None:
         """Nothing to say yet."""
 
+    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
+        """Nothing to say yet."""
+
     def tested(self, task: int, accuracies: list[float]) -> None:
         """Nothing to say yet."""
 

@@ -6,6 +6,7 @@ the same numbers as one that was not.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +44,10 @@ class Observer(Protocol):
         """So many more steps are done."""
         ...
 
+    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
+        """A point of the curves: the task that is learned, the step from 1, and what was measured there."""
+        ...
+
     def tested(self, task: int, accuracies: list[float]) -> None:
         """A task was learned and all were tested (or validated)."""
         ...
@@ -53,6 +58,9 @@ class _Silent:
         pass
 
     def advance(self, steps: int) -> None:
+        pass
+
+    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
         pass
 
     def tested(self, task: int, accuracies: list[float]) -> None:
@@ -66,7 +74,7 @@ class _Silent:
 
 
 def build_stream(config: RunConfig, *, data_dir: Path | str | None = None) -> Stream:
-    """The stream that a configuration asks for, on its device."""
+    """The stream that a configuration asks for, on its device; a search asks for the first of its tasks only."""
     stream = streams.build(
         config.stream,
         seed=config.seed,
@@ -76,7 +84,7 @@ def build_stream(config: RunConfig, *, data_dir: Path | str | None = None) -> St
         data_dir=data_dir,
         **config.stream_options,
     )
-    return stream.to(config.device)
+    return dataclasses.replace(stream, tasks=stream.tasks[: config.tasks]).to(config.device)
 
 
 def run(
@@ -240,10 +248,10 @@ class _Run:
             ledger.step_seconds.append(seconds)
         self.health.note(loss, ledger.steps)
         if ledger.steps % max(1, self._planned_steps() // _CURVE_POINTS) == 0:
-            ledger.curves["task"].append(session.last.index)
-            ledger.curves["step"].append(ledger.steps)
-            ledger.curves["loss"].append(float(loss))
-            ledger.curves["penalty_share"].append(self.diagnosis.latest_share)
+            point = (session.last.index, ledger.steps, float(loss), self.diagnosis.latest_share)
+            for column, value in zip(("task", "step", "loss", "penalty_share"), point, strict=True):
+                ledger.curves[column].append(value)
+            self.observer.measured(*point)
 
     def _remember_and_test(self, session: Session) -> None:
         cursor, ledger, learner = self.cursor, self.ledger, self.learner
