@@ -20,7 +20,19 @@ from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError
 from holdfast.registry import Entry, Value
 
-__all__ = ["Protocol", "check", "command", "keep_their_own", "pairs", "plan", "protocol", "refusal", "threads", "typed"]
+__all__ = [
+    "AUTO",
+    "Protocol",
+    "check",
+    "command",
+    "keep_their_own",
+    "pairs",
+    "plan",
+    "protocol",
+    "refusal",
+    "threads",
+    "typed",
+]
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,8 @@ def typed(entry: Entry, key: str, text: str) -> Value:
         valid = f"it has {', '.join(entry.defaults)}" if entry.defaults else "it has none"
         raise ConfigurationError(f"{entry.name} has no setting {key!r}; {valid}")
     default = entry.defaults[key]
+    if key == "strength" and text == AUTO:
+        return AUTO
     found, expected = _parse(text, default)
     if found is _WRONG:
         raise ConfigurationError(
@@ -94,6 +108,9 @@ def typed(entry: Entry, key: str, text: str) -> Value:
     value: Value = found
     return value
 
+
+AUTO = "auto"
+"""In place of a strength: to be found from the first batches of each task, by the methods that can."""
 
 _WRONG: Any = object()
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -179,7 +196,8 @@ def plan(
     chosen = {key: Hyperparameter(value=value, source="default") for key, value in entry.defaults.items()}
     for key, value in (settings or {}).items():
         if isinstance(value, str):
-            value = Hyperparameter(value=typed(entry, key, value), source="given")
+            found = typed(entry, key, value)
+            value = Hyperparameter(value=found, source="auto" if (key, found) == ("strength", AUTO) else "given")
         chosen[key] = value
     trained = dataclasses.replace(protocol(stream.name), **given)
     if entry.kind == "optimizer":
