@@ -109,10 +109,12 @@ class Diagnosis:
         return _norm(g for g in gradients if g is not None)
 
     def end_of_task(self, task: int, diagnostics: dict[str, Any]) -> None:
-        """Note how far every layer went from its anchor while this task was learned."""
+        """Note how far every layer went from its anchor while this task was learned, and an automatic strength."""
         method = self._learner.method
         if method is None or method.num_tasks == 0:
             return
+        if isinstance(method, QuadraticPenalty) and method.found_strengths:
+            diagnostics.setdefault("strength", {})[str(task)] = method.current_strength
         distances = {
             name: _norm([method.params[name].double() - held["anchor"].double()])
             for name, held in method.state.items()

@@ -19,6 +19,7 @@ from holdfast.bench.session import Session
 from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError
 from holdfast.registry import Entry, Value
+from holdfast.strength import AutoStrength
 
 __all__ = [
     "AUTO",
@@ -197,7 +198,12 @@ def plan(
     for key, value in (settings or {}).items():
         if isinstance(value, str):
             found = typed(entry, key, value)
-            value = Hyperparameter(value=found, source="auto" if (key, found) == ("strength", AUTO) else "given")
+            automatic = (key, found) == ("strength", AUTO)
+            value = Hyperparameter(
+                value=found,
+                source="auto" if automatic else "given",
+                detail=str(AutoStrength()) if automatic else "",
+            )
         chosen[key] = value
     trained = dataclasses.replace(protocol(stream.name), **given)
     if entry.kind == "optimizer":
