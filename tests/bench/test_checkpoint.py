@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer_options": {"momentum": 0.9},
     },
     "ewc, few samples": {"method": "ewc", "importance_samples": 40, "settings": {"fisher": "sampled"}},
+    "mas, its strength measured": {"method": "mas", "settings": {"strength": "auto"}},
     "lwf, fresh, decaying": {"method": "lwf", "between": "fresh", "lr_decay": 0.5, "lr_decay_every": 2},
     "classp, phases": {"method": "classp", "optimizer_phases": [{"threshold": 0.0, "scaling": True}]},
     "si, one output layer": {"method": "si", "scenario": "class"},

@@ -231,7 +231,8 @@ class _Run:
             positions = order[batch * size : (batch + 1) * size]
             watched = self.diagnosis.before_step(self.ledger.steps)
             start = time.perf_counter()
-            loss = learner.step(session.parts(positions), watched=watched)
+            with self._explaining():
+                loss = learner.step(session.parts(positions), watched=watched)
             seconds = time.perf_counter() - start
             self.diagnosis.after_step()
             cursor.batch = batch + 1
