@@ -3,7 +3,7 @@ r"""ANPyC's consolidation: a weight matters as much as the output's entropy woul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,11 @@ from holdfast.importance import taylor
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.penalties.storage import Storage
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ANPyC", "Output", "Reduction", "Sign", "TaylorPenalty", "sharpened"]
 
@@ -53,6 +57,7 @@ class TaylorPenalty(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: which outputs a batch has; all of them by default.
+        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -72,8 +77,9 @@ class TaylorPenalty(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **storage)
         for name, value, allowed in (
             ("output", output, ("entropy", "l2")),
             ("reduction", reduction, ("sample", "batch")),
@@ -140,6 +146,7 @@ class ANPyC(TaylorPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect; the paper protects the hidden layers only.
         objective: which outputs a batch has; all of them by default.
+        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -158,6 +165,7 @@ class ANPyC(TaylorPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
         super().__init__(
             model,
@@ -169,6 +177,7 @@ class ANPyC(TaylorPenalty):
             coupling=coupling,
             select=select,
             objective=objective,
+            **storage,
         )
         if accumulate not in ("max", "sum"):
             raise ConfigurationError(f"accumulate is {accumulate!r}; expected 'max' or 'sum'")

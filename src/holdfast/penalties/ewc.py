@@ -3,7 +3,7 @@ r"""Elastic weight consolidation: stay where the Fisher information says it matt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,11 @@ from holdfast.importance import FisherKind, fisher
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.penalties.storage import Storage
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["EWC", "OnlineEWC"]
 
@@ -31,8 +35,9 @@ class _FisherPenalty(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **storage)
         if fisher not in ("auto", "exact", "sampled", "empirical", "batched"):
             raise ConfigurationError(
                 f"fisher is {fisher!r}; expected 'auto', 'exact', 'sampled', 'empirical' or 'batched'"
@@ -63,6 +68,7 @@ class EWC(_FisherPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means; all outputs compete by default.
+        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -87,6 +93,7 @@ class OnlineEWC(_FisherPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means.
+        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -102,8 +109,17 @@ class OnlineEWC(_FisherPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
-        super().__init__(model, strength=strength, fisher=fisher, coupling=coupling, select=select, objective=objective)
+        super().__init__(
+            model,
+            strength=strength,
+            fisher=fisher,
+            coupling=coupling,
+            select=select,
+            objective=objective,
+            **storage,
+        )
         self.decay = check_not_negative("decay", decay)
         if self.decay > 1:
             raise ConfigurationError(f"decay is {decay!r}; expected a number from 0 to 1")

@@ -3,7 +3,7 @@ r"""L2-SP: stay near the starting point. The control that every importance has t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,12 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.penalties.storage import Storage
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["L2SP"]
 
@@ -32,6 +36,7 @@ class L2SP(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
+        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -48,8 +53,9 @@ class L2SP(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **storage)
         if anchors not in ("latest", "all"):
             raise ConfigurationError(f"anchors is {anchors!r}; expected 'latest' or 'all'")
         self.anchors = anchors

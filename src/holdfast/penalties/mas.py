@@ -3,7 +3,7 @@ r"""Memory aware synapses: a weight matters as much as it moves the outputs."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,11 @@ from holdfast.importance import mas
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.penalties.storage import Storage
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["MAS"]
 
@@ -35,6 +39,7 @@ class MAS(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: which outputs a batch has; all of them by default.
+        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -51,8 +56,9 @@ class MAS(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **storage)
         if form not in ("squared_norm", "norm"):
             raise ConfigurationError(f"form is {form!r}; expected 'squared_norm' or 'norm'")
         self.form: Literal["squared_norm", "norm"] = form

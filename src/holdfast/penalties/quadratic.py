@@ -8,7 +8,7 @@ r"""The quadratic penalty that EWC, L2-SP, SI, MAS, RWalk, ANPyC and Anastrophic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,13 @@ from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.gradient import add_quadratic_gradient
+from holdfast.penalties.storage import KEPT, Storage, check_storage, lent, near, placed
 from holdfast.state import anchor_of
 from holdfast.step_size import check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Coupling", "QuadraticPenalty", "add_quadratic_gradient", "fold", "pull", "quadratic_penalty"]
 
@@ -120,9 +124,10 @@ class QuadraticPenalty(Method):
             differentiable term for the loss; ``"proximal"`` pulls the weights after each step.
         select: which trainable parameters to protect.
         objective: what a batch means.
+        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
 
     Raises:
-        ConfigurationError: for a negative or non-finite strength, or an unknown coupling.
+        ConfigurationError: for a negative or non-finite strength, an unknown coupling, or storage that cannot be.
     """
 
     halved: ClassVar[bool] = True  # whether the paper writes the one half
@@ -135,8 +140,10 @@ class QuadraticPenalty(Method):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **storage: Unpack[Storage],
     ) -> None:
         super().__init__(model, select=select, objective=objective)
+        self._importance_dtype, self._state_device = check_storage(storage)
         self._finder: StrengthFinder | None = None
         self.strength: float | Literal["auto"] = "auto"
         if isinstance(strength, AutoStrength) or strength == "auto":
@@ -180,9 +187,15 @@ class QuadraticPenalty(Method):
         return self.state[name].get("importance")
 
     def _lists(self, names: list[str]) -> tuple[list[Tensor], list[Tensor] | None]:
-        importances = [w for name in names if (w := self.weights_of(name)) is not None]
-        assert len(importances) in (0, len(names))
-        return [self.state[name]["anchor"] for name in names], importances or None
+        """Anchors, and importances where there are any, on their parameters' devices."""
+        weights = {name: w for name in names if (w := self.weights_of(name)) is not None}
+        assert len(weights) in (0, len(names))
+        anchors = [near(self.state[name]["anchor"], self.params[name]) for name in names]
+        return anchors, [near(w, self.params[name]) for name, w in weights.items()] or None
+
+    def _away(self, names: list[str]) -> bool:
+        """Whether the state has to come from the host."""
+        return self._state_device is not None and any(self.params[name].device.type != "cpu" for name in names)
 
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; differentiable."""
@@ -223,18 +236,45 @@ class QuadraticPenalty(Method):
         """
         if self._finder is not None:
             self._finder.check_complete(type(self).__name__, self.meta)
-        super().consolidate(batches, objective=objective, generator=generator)
+        if self._state_device is not None:  # methods compute with the state where their parameters are
+            for name, held in self.state.items():
+                if name in self.params:
+                    self.state[name] = held | {
+                        kind: near(held[kind], self.params[name]) for kind in KEPT if kind in held
+                    }
+        try:
+            super().consolidate(batches, objective=objective, generator=generator)
+        finally:
+            self._place()
+
+    def _place(self) -> None:
+        self.state = {
+            name: placed(held, self._importance_dtype, self._state_device) for name, held in self.state.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what another instance remembered: see :meth:`Method.load_state_dict`."""
+        super().load_state_dict(state)
+        self._place()
 
     def add_gradient(self, step: Step) -> None:
         """Add the penalty's gradient, where the coupling says so."""
         if self.coupling != "gradient":
             return
         names = self._pulled(step)
-        if names:
+        if not names:
+            return
+        params = [self.params[name] for name in names]
+        grads = [p.grad for p in params if p.grad is not None]
+        if not self._away(names):
             anchors, importances = self._lists(names)
-            params = [self.params[name] for name in names]
-            grads = [p.grad for p in params if p.grad is not None]
             add_quadratic_gradient(params, grads, anchors, importances, self.factor, step.grad_scale)
+            return
+        held = [[t for t in (self.state[name]["anchor"], self.weights_of(name)) if t is not None] for name in names]
+        for group, copies in lent(held, params[0].device):
+            anchors, *weights = (list(kind) for kind in zip(*copies, strict=True))
+            importances = weights[0] if weights else None
+            add_quadratic_gradient(params[group], grads[group], anchors, importances, self.factor, step.grad_scale)
 
     def pull_weights(self, step: Step) -> None:
         """Pull the weights towards their anchors, where the coupling says so."""
@@ -246,8 +286,8 @@ class QuadraticPenalty(Method):
             weights = self.weights_of(name)
             stiffness = 2 * self.factor * moves
             if weights is not None:
-                stiffness = stiffness * weights
-            pull(p, self.state[name]["anchor"], stiffness, step.found_inf)
+                stiffness = stiffness * near(weights, p)
+            pull(p, near(self.state[name]["anchor"], p), stiffness, step.found_inf)
 
     def _fold_in(self, importances: Mapping[str, Tensor]) -> None:
         """Add one term anchored at the weights as they are now, exactly, to what is held already."""
