@@ -1,0 +1,80 @@
+"""``python -m benchmarks``: measure, and print a table of ratios and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import avalanche, importances, large, optimizers, page, penalties, runs
+from benchmarks.rows import Row, text_table
+from benchmarks.timing import Setup
+from holdfast.bench import environment
+
+BENCHES: dict[str, Callable[[Setup], list[Row]]] = {
+    "ewc": penalties.ewc,
+    "anastrophic": penalties.anastrophic,
+    "paths": penalties.paths,
+    "classp": optimizers.classp,
+    "dispatcher": penalties.dispatcher,
+    "state": large.state_sizes,
+    "fisher": importances.importances,
+    "runs": runs.runs,
+    "avalanche": avalanche.avalanche,
+    "large": large.large,
+}
+_ON_CPU_ALONE = ("large", "avalanche")
+
+
+def measure(names: Sequence[str], devices: Sequence[str], *, quick: bool, seconds: float) -> dict[str, object]:
+    """Run some benchmarks and say where: what the JSON file holds.
+
+    Args:
+        names: of :data:`BENCHES`.
+        devices: such as ``["cpu", "cuda"]``.
+        quick: tiny sizes.
+        seconds: per comparison.
+    """
+    rows: list[Row] = []
+    for device in devices:
+        for name in names:
+            if name in _ON_CPU_ALONE and device != "cpu":
+                continue
+            print(f"[{device}] {name} ...", flush=True)
+            rows += BENCHES[name](Setup(torch.device(device), quick=quick, seconds=seconds))
+    print("\n" + text_table(rows))
+    where = [environment.describe(device).model_dump() for device in devices]
+    return {"environment": where, "quick": quick, "seconds": seconds, "rows": [row.plain() for row in rows]}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, measure, write.
+
+    Args:
+        arguments: instead of the command line's.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", metavar="NAME", action="append", choices=list(BENCHES), help=", ".join(BENCHES))
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing"
+    )
+    parser.add_argument("--seconds", type=float, default=15.0, help="per comparison (default 15)")
+    parser.add_argument("--device", action="append", help="cpu or cuda (default: both, where there is one)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write docs/performance.md from the figures")
+    asked = parser.parse_args(arguments)
+    devices = asked.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    found = measure(asked.only or list(BENCHES), devices, quick=asked.quick, seconds=asked.seconds)
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+    else:
+        print("\n" + json.dumps(found))
+    if asked.page:
+        asked.page.write_text(page.markdown(found))
+
+
+if __name__ == "__main__":
+    main()

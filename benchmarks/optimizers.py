@@ -1,0 +1,56 @@
+"""CLASSP's step beside the released class and PyTorch's AdaGrad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.optim import Adagrad
+
+from benchmarks.penalties import network
+from benchmarks.plain import ReleasedClassp
+from benchmarks.rows import Row, cost, faster
+from benchmarks.timing import Setup, alternate, copy_work
+from holdfast import CLASSP
+
+__all__ = ["classp"]
+
+
+def classp(setup: Setup) -> list[Row]:
+    """CLASSP's step where every weight moves, and where the gate lets about half of them through."""
+    works: dict[str, Callable[[], object]] = {}
+    size, count = "", 0
+
+    def parameters() -> list[torch.nn.Parameter]:
+        nonlocal size, count
+        model, size = network(setup)
+        count = sum(p.numel() for p in model.parameters())
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        return list(model.parameters())
+
+    values = {"lr": 1e-3, "eps": 1e-5, "power": 1.0}
+    open_ = CLASSP(parameters(), threshold=0.0, **values)
+    works["open"] = open_.step
+    works["half"] = CLASSP(parameters(), threshold=0.45, **values).step
+    works["released"] = ReleasedClassp(parameters(), threshold=0.0, **values).step
+    works["foreach"] = Adagrad(parameters(), lr=1e-3, foreach=True).step
+    works["loop"] = Adagrad(parameters(), lr=1e-3, foreach=False).step
+    if setup.device.type == "cpu":
+        works["fused"] = Adagrad(parameters(), lr=1e-3, fused=True).step
+    copy, _ = copy_work(setup, count)
+    timings = alternate(setup, {**works, "copy": copy})
+    best = timings.fastest(*(name for name in ("foreach", "loop", "fused") if name in works))
+    floor = timings.median("copy") * 5 / 2  # weights, gradients and sums read, weights and sums written
+    tensors = {id(t): t for held in open_.state.values() for t in held.values()}
+    where = setup.device.type
+    return [
+        faster(timings, "open", "released", bench="classp", work=f"CLASSP step, {size}, threshold 0", device=where,
+               than="released class's operations", target=2.5, floor=floor),
+        cost(timings, "open", best, bench="classp", work=f"CLASSP step, {size}, threshold 0", device=where,
+             than=f"Adagrad ({best})", target=1.1, floor=floor),
+        cost(timings, "half", best, bench="classp", work=f"CLASSP step, {size}, half of the weights pass", device=where,
+             than=f"Adagrad ({best})", target=None, floor=floor),
+        Row("classp", f"CLASSP state, {size}", where, "one float32 tensor per parameter",
+            sum(t.nbytes for t in tensors.values()) / count, "bytes per parameter", 4.0),
+    ]  # fmt: skip

@@ -1,0 +1,93 @@
+"""``docs/performance.md``, from the figures of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.rows import HEADERS, Row, cells
+
+__all__ = ["markdown"]
+
+_TITLES = {
+    "ewc": "A quadratic penalty's step",
+    "anastrophic": "Anastrophic",
+    "paths": "Path integrals",
+    "classp": "CLASSP",
+    "dispatcher": "The dispatcher",
+    "state": "State",
+    "fisher": "Importances",
+    "runs": "Whole runs",
+    "avalanche": "Avalanche over the same samples",
+    "large": "A transformer of 100 M parameters",
+}
+
+_ABOUT = {
+    "ewc": """\
+The gradient of all tasks' penalties together is `F (θ − θ*)` with folded `F` and `θ*`, so its time does not grow with
+the number of tasks. Five streams over memory are the least it can do: weights, anchors, importances and gradients are
+read, gradients are written. Large CPU tensors are walked in pieces that stay in the cache between two operations, so
+there are exactly those five; the floor is their bytes over the copy bandwidth measured in the same rounds. What is left
+to gain there is half a stream, by bfloat16 importances.""",
+    "anastrophic": """\
+Off means `coherence=0`: what is left is L2-SP, computed in O(N) by Parseval's theorem. With Φ each tensor takes one
+transform and one inverse; `phi_every=k` divides that by k. The floor leaves the transforms out.""",
+    "paths": "SI and RWalk stream over copies of weights and gradients. No target; the floor counts their streams.",
+    "classp": "One float32 tensor per parameter, walked like the penalty. The gate saves time where nothing passes it.",
+    "dispatcher": "The time that an attached method with nothing to protect adds to a step.",
+    "state": "The penalties of T tasks fold into one exactly, so that T does not matter.",
+    "fisher": """\
+Per sample, not per batch. A training pass is forward, backward and an SGD step over the same batches. The exact kind
+takes one backward per class and keeps the forward pass.""",
+    "runs": """\
+Everything a run does: training, importances, tests of all tasks before the first and after each, the watch over
+numbers that are not finite, the record. The loop by hand trains and tests the same. A Fisher over all samples costs
+about as much again as an epoch of training, so with one epoch a task it cannot be below twice the loop's training time,
+whoever computes it; estimated from 2000 samples of each task (`importance_samples`) it is a small part.""",
+    "avalanche": "Its version 0.6 over the same tensors, with its loggers off, tested on all tasks after each.",
+    "large": """\
+`holdfast methods --model MODEL` prints the estimate. Resident memory is that of the process, against the moment before
+the method was made. The peak of consolidating holds the new importances beside the old state, and what the estimate
+of importances works in.""",
+}
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        found: what the command writes as JSON.
+    """
+    rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for row in found["rows"]]
+    parts = ["# How fast, and how large", "", *_where(found), ""]
+    missed = [row for row in rows if row.met is False]
+    counted = [row for row in rows if row.met is not None]
+    parts += [f"Of {len(counted)} targets {len(counted) - len(missed)} are met.", ""]
+    for name, title in _TITLES.items():
+        mine = [row for row in rows if row.bench == name]
+        if mine:
+            parts += [f"## {title}", "", _ABOUT[name], "", *_table(mine), ""]
+            parts += [f"{note}." for note in dict.fromkeys(row.note for row in mine if row.note)]
+            parts += [""] if any(row.note for row in mine) else []
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _where(found: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "Printed by `make bench ARGS='--page docs/performance.md'`; no figure here was typed. Everything in a row was",
+        f"measured in one process, in turns, for {found['seconds']:g} seconds or 5 rounds, whichever is longer; times",
+        "are medians, and on a machine that others use, only their ratios mean something.",
+        "",
+    ]
+    for place in found["environment"]:
+        device = "" if place["device_name"] == "cpu" else f", {place['device_name']}"
+        lines.append(
+            f"- {place['date']}: {place['processor']}{device}, {place['threads']} threads, {place['platform']}, Python "
+            f"{place['python']}, PyTorch {place['torch']}, Holdfast {place['holdfast']}"
+        )
+    return lines
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    lines = ["| " + " | ".join(HEADERS) + " |", "|" + "---|" * len(HEADERS)]
+    return lines + ["| " + " | ".join(cells(row)) + " |" for row in rows]

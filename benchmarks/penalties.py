@@ -1,0 +1,154 @@
+"""What a penalty adds to a training step, at the size of a ResNet-18."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.plain import Still, quadratic_by_autograd, released_anastrophic
+from benchmarks.rows import Row, faster
+from benchmarks.timing import Setup, alternate, copy_work
+from holdfast import EWC, SI, Anastrophic, Method, RWalk
+from holdfast.bench import models
+
+__all__ = ["anastrophic", "dispatcher", "ewc", "network", "paths"]
+
+
+def network(setup: Setup) -> tuple[nn.Module, str]:
+    """The model whose tensors are protected, with a gradient everywhere, and its size in words."""
+    name, side = ("resnet-small", 32) if setup.quick else ("resnet18", 224)
+    model = models.build(name, (3, side, side), 1000, seed=0).to(setup.device)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    count = sum(p.numel() for p in model.parameters())
+    return model, f"{count / 1e6:.1f} M parameters in {len(list(model.parameters()))} tensors"
+
+
+class DrawnEWC(EWC):
+    """EWC whose Fisher is drawn at random: the step is measured here, not the estimate."""
+
+    def _estimate(self, batches: Iterable[Any], objective: Any, generator: Any) -> dict[str, Tensor]:
+        return {name: torch.rand_like(p) for name, p in self.params.items()}
+
+
+def _shift(model: nn.Module) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p), alpha=0.01)
+
+
+def ewc(setup: Setup) -> list[Row]:
+    """EWC's step with 1 and 5 tasks behind it."""
+    rows = []
+    for tasks, target in ((1, 8.0), (5, 25.0)):
+        model, size = network(setup)
+        optimizer = Still(model.parameters())
+        keep = DrawnEWC(model, strength=1.0).attach(optimizer)
+        params = list(model.parameters())
+        anchors, fishers = [], []
+        for _ in range(tasks):
+            optimizer.step()
+            keep.consolidate([None])
+            anchors.append([p.detach().clone() for p in params])
+            fishers.append([torch.rand_like(p) for p in params])
+            _shift(model)
+        copy, copied = copy_work(setup, sum(p.numel() for p in params))
+        timings = alternate(
+            setup,
+            {
+                "holdfast": optimizer.step,
+                "autograd": lambda p=params, a=anchors, f=fishers: quadratic_by_autograd(p, a, f, 1.0),  # type: ignore[misc]  # bound now
+                "copy": copy,
+            },
+        )
+        must_move = 5 / 2 * copied  # weights, anchors, importances and gradients read, gradients written
+        rows.append(
+            faster(
+                timings, "holdfast", "autograd", bench="ewc", device=setup.device.type, target=target,
+                work=f"EWC step, {size}, {tasks} task{'s' if tasks > 1 else ''}", than="autograd loop over parameters",
+                floor=timings.median("copy") * must_move / copied,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def anastrophic(setup: Setup) -> list[Row]:
+    """Anastrophic's penalty and gradient, with and without the phases."""
+    rows = []
+    for coherence, target in ((1.0, 6.0), (0.0, 150.0)):
+        model, size = network(setup)
+        optimizer = Still(model.parameters())
+        keep = Anastrophic(model, strength=3.0, coherence=coherence).attach(optimizer)
+        keep.consolidate()
+        weights = [p for name, p in model.named_parameters() if "weight" in name]
+        previous = [w.detach().clone() for w in weights]
+        _shift(model)
+        count = sum(w.numel() for w in weights)
+        copy, _ = copy_work(setup, count)
+        timings = alternate(
+            setup,
+            {
+                "holdfast": optimizer.step,
+                "released": lambda w=weights, b=previous: released_anastrophic(w, b, 1.0, 3.0),  # type: ignore[misc]  # bound now
+                "copy": copy,
+            },
+        )
+        phases = "with Φ" if coherence else "Φ off"
+        rows.append(
+            faster(
+                timings, "holdfast", "released", bench="anastrophic", device=setup.device.type, target=target,
+                work=f"Anastrophic gradient, {size}, {phases}", than="released class's operations",
+                # Weights, anchors and gradients read, gradients written; what the transforms move is not counted.
+                floor=timings.median("copy") * 2,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def paths(setup: Setup) -> list[Row]:
+    """What the path integrals of SI and RWalk add to a step, after one task."""
+    rows = []
+    built: tuple[type[Any], ...] = (SI, RWalk)
+    for kind in built:
+        model, size = network(setup)
+        optimizer = Still(model.parameters())
+        keep: Method = kind(model, strength=1.0).attach(optimizer)
+        optimizer.step()
+        keep.consolidate()
+        count = sum(p.numel() for p in model.parameters())
+        copy, _ = copy_work(setup, count)
+        timings = alternate(setup, {"holdfast": optimizer.step, "copy": copy})
+        # Copies of weights and gradients (4 streams), the penalty (5), the path integral (5).
+        rows.append(
+            Row(
+                "paths", f"{kind.__name__} step, {size}, 1 task", setup.device.type, "copy of the parameters",
+                timings.median("holdfast") / timings.median("copy"), "times as long", None, "less",
+                timings.median("holdfast"), timings.median("copy"), timings.median("copy") * 7, timings.rounds,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def dispatcher(setup: Setup) -> list[Row]:
+    """What the hooks alone cost: a method that protects nothing yet."""
+    model, size = network(setup)
+    bare, hooked = Still(model.parameters()), Still(model.parameters())
+    DrawnEWC(model, strength=1.0).attach(hooked)
+    many = 1 if setup.quick else 20
+
+    def repeat(optimizer: Still) -> None:
+        for _ in range(many):
+            optimizer.step()
+
+    timings = alternate(setup, {"bare": lambda: repeat(bare), "hooked": lambda: repeat(hooked)})
+    extra = (timings.median("hooked") - timings.median("bare")) / many
+    return [
+        Row(
+            "dispatcher", f"dispatcher alone, {size}", setup.device.type, "the same step without hooks", 1e3 * extra,
+            "ms per step", 0.1, "less", timings.median("hooked") / many, timings.median("bare") / many,
+            rounds=timings.rounds,
+        )
+    ]  # fmt: skip

@@ -1,0 +1,136 @@
+"""Whole runs of the bench on Split-MNIST beside a loop written by hand over the same samples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.plain import train_step
+from benchmarks.rows import Row, cost
+from benchmarks.timing import Setup, alternate
+from holdfast import registry
+from holdfast.bench import models, runner
+from holdfast.bench.record import Hyperparameter, RunConfig
+from holdfast.bench.tasks import Split, Stream, Task
+from holdfast.objectives import Classification
+
+__all__ = ["ByHand", "runs", "split_mnist"]
+
+_TARGETS = {"finetune": 1.05, "ewc": 1.5, "si": 1.15, "mas": 1.5, "lwf": 1.4}
+_MEAN, _STD = 0.1307, 0.3081
+_FEW = 2000  # samples per task for importances, in the second figure of methods that need data
+
+
+def split_mnist(setup: Setup) -> tuple[Stream, str]:
+    """Split-MNIST where it is at hand, else random images of the same number and shape."""
+    folder = os.environ.get("HOLDFAST_DATA")
+    if folder and not setup.quick and (Path(folder) / "mnist").is_dir():
+        return runner.build_stream(_config(setup, "finetune", None), data_dir=folder), "MNIST"
+    draw = torch.Generator().manual_seed(0)
+    per_task, tested = (64, 32) if setup.quick else (12_000, 2_000)
+    tasks = []
+    for index in range(5):
+        splits = []
+        for count in (per_task, 0, tested):
+            images = torch.randint(0, 256, (count, 1, 28, 28), generator=draw, dtype=torch.uint8)
+            targets = torch.randint(0, 2, (count,), generator=draw)
+            splits.append(Split(images, torch.arange(count), targets))
+        objective = Classification()
+        scale, shift = torch.full((1, 1, 1), 1 / 255 / _STD), torch.full((1, 1, 1), -_MEAN / _STD)
+        tasks.append(
+            Task(
+                f"task {index}",
+                index,
+                splits[0],
+                splits[1],
+                splits[2],
+                (0, 1),
+                (0, 1),
+                objective,
+                objective,
+                scale,
+                shift,
+            )
+        )
+    found = Stream("split-mnist", "domain", "all", tuple(tasks), 2, None, (1, 28, 28), (_MEAN,), (_STD,))
+    return found.to(setup.device), "random images in place of MNIST"
+
+
+def _config(setup: Setup, method: str, few: int | None) -> RunConfig:
+    defaults = registry.lookup(method).defaults
+    return RunConfig(
+        stream="split-mnist", scenario="domain", training_outputs="all", tasks=5, method=method, model="mlp",
+        optimizer="sgd", lr=0.05, optimizer_between_tasks="kept", epochs=1, batch_size=128, validation_fraction=0.0,
+        seed=0, device=setup.device.type, importance_samples=few,
+        hyperparameters={k: Hyperparameter(value=v, source="default") for k, v in defaults.items()},
+    )  # fmt: skip
+
+
+class ByHand:
+    """The same training and testing as a script would do it, on images that were normalised beforehand."""
+
+    def __init__(self, stream: Stream, setup: Setup) -> None:
+        self.device = setup.device
+        self.train = [self._ready(task, task.train) for task in stream]
+        self.test = [self._ready(task, task.test) for task in stream]
+
+    def _ready(self, task: Task, split: Split) -> tuple[Tensor, Tensor]:
+        return task.inputs(split.samples), split.targets
+
+    def __call__(self) -> list[list[float]]:
+        """One run: the accuracy on every task, before the first and after each."""
+        model = models.build("mlp", (1, 28, 28), 2, seed=0).to(self.device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        matrix = [self._accuracies(model)]
+        for inputs, targets in self.train:
+            order = torch.randperm(len(inputs)).to(self.device)
+            for start in range(0, len(order), 128):
+                chosen = order[start : start + 128]
+                train_step(model, optimizer, (inputs[chosen], targets[chosen]))
+            matrix.append(self._accuracies(model))
+        return matrix
+
+    @torch.no_grad()
+    def _accuracies(self, model: nn.Module) -> list[float]:
+        model.eval()
+        found = []
+        for inputs, targets in self.test:
+            right = torch.zeros((), device=self.device)
+            for start in range(0, len(inputs), 1000):
+                chosen = slice(start, start + 1000)
+                right += (model(inputs[chosen]).argmax(1) == targets[chosen]).sum()
+            found.append(float(right) / len(inputs))
+        model.train()
+        return found
+
+
+def runs(setup: Setup) -> list[Row]:
+    """One epoch a task of finetune, EWC, SI, MAS and LwF, importances and tests included."""
+    stream, data = split_mnist(setup)
+    asked: dict[str, tuple[str, int | None]] = {}
+    for method in _TARGETS:
+        if registry.lookup(method).needs_data:
+            asked[f"{method}, importances from all samples"] = (method, None)
+            asked[f"{method}, importances from {_FEW} samples a task"] = (method, 32 if setup.quick else _FEW)
+        else:
+            asked[method] = (method, None)
+    works: dict[str, Any] = {"by hand": ByHand(stream, setup)}
+    for label, (method, few) in asked.items():
+        config = _config(setup, method, few)
+        works[label] = lambda config=config: _finished(runner.run(config, stream=stream))
+    timings = alternate(setup, works, warm=0 if setup.quick else 1)
+    return [
+        cost(timings, label, "by hand", bench="runs", work=f"whole run, {label}", device=setup.device.type,
+             than="plain loop", target=_TARGETS[method],
+             note=f"5 tasks of 2 classes in one head of 2, 1 epoch each, batch 128, MLP 784-400-400-2, SGD; {data}")
+        for label, (method, _) in asked.items()
+    ]  # fmt: skip
+
+
+def _finished(record: Any) -> Any:
+    assert record.status == "finished", record.failure
+    return record

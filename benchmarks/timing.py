@@ -1,0 +1,105 @@
+"""Measuring several pieces of work against each other on a machine that others use, too."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Setup", "Timings", "alternate", "copy_work"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a benchmark is measured.
+
+    Args:
+        device: where.
+        quick: tiny sizes and few rounds, to see that it runs; its figures mean nothing.
+        seconds: how long one comparison goes on, once it has had its least number of rounds.
+    """
+
+    device: torch.device
+    quick: bool = False
+    seconds: float = 15.0
+
+    @property
+    def rounds(self) -> tuple[int, int]:
+        """The least and the largest number of rounds."""
+        return (2, 2) if self.quick else (5, 200)
+
+
+class Timings:
+    """Seconds of each piece of work, round by round.
+
+    Args:
+        seconds: name -> one figure per round.
+    """
+
+    def __init__(self, seconds: Mapping[str, list[float]]) -> None:
+        self.seconds = dict(seconds)
+
+    def median(self, name: str) -> float:
+        """The median of one piece of work."""
+        return statistics.median(self.seconds[name])
+
+    def fastest(self, *names: str) -> str:
+        """The one with the least median."""
+        return min(names, key=self.median)
+
+    @property
+    def rounds(self) -> int:
+        """How often each was measured."""
+        return len(next(iter(self.seconds.values())))
+
+
+def alternate(setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: int = 2) -> Timings:
+    """Run every piece of work once a round, each round beginning with another.
+
+    Whatever disturbs the machine then disturbs all of them; medians of many rounds and their ratios are what counts.
+
+    Args:
+        setup: how long, and where.
+        works: name -> what is timed.
+        warm: rounds that are not counted.
+    """
+    names = list(works)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    least, most = setup.rounds
+    for _ in range(1 if setup.quick else warm):
+        for work in works.values():
+            work()
+    gc.collect()
+    gc.disable()
+    try:
+        began = time.perf_counter()
+        done = 0
+        while done < least or (done < most and time.perf_counter() - began < setup.seconds):
+            turn = done % len(names)
+            for name in names[turn:] + names[:turn]:
+                wait_for(setup.device)
+                start = time.perf_counter()
+                works[name]()
+                wait_for(setup.device)
+                seconds[name].append(time.perf_counter() - start)
+            done += 1
+    finally:
+        gc.enable()
+    return Timings(seconds)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done all it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copy_work(setup: Setup, count: int) -> tuple[Callable[[], object], int]:
+    """A copy of so many float32 numbers, the yardstick of memory bandwidth, and the bytes that it moves."""
+    source = torch.ones(count, device=setup.device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source), 2 * source.nbytes
