@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from holdfast import registry
 from holdfast.bench import plan, runner, trackers
 from holdfast.bench.executors import Executor, Local, Stop, Work, carry_out
-from holdfast.bench.record import Hyperparameter, Record, RunConfig
+from holdfast.bench.record import Hyperparameter, Record, RunConfig, row_name
 from holdfast.bench.runner import Observer
 from holdfast.bench.snapshot import Keeper
 from holdfast.bench.tasks import Stream
@@ -59,7 +59,7 @@ class Job:
     def name(self) -> str:
         """The job in words."""
         config = self.config
-        return f"{config.method}, seed {config.seed}" + (f", trying {self.label}" if self.label else "")
+        return f"{row_name(config)}, seed {config.seed}" + (f", trying {self.label}" if self.label else "")
 
 
 class Monitor(Observer, Protocol):

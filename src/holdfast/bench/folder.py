@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from holdfast.bench import record as records
@@ -67,14 +67,27 @@ class Folder:
         """The report's file."""
         return self.path / "report.html"
 
-    def prepare(self, comparison: Comparison) -> None:
+    def prepare(self, comparison: Comparison, *, searched: Collection[str] = ()) -> None:
         """Make sure, before anything is trained, that the folder can take this comparison's records.
 
         Records of an earlier call with the same settings are welcome: they are not run again.
 
+        Args:
+            comparison: what is to be run.
+            searched: methods whose hyperparameters are not known yet.
+
         Raises:
             ConfigurationError: if it cannot be written, or holds records of another comparison.
             StateError: if a file in it is not a record.
+        """
+        self.make()
+        self._refuse_others(comparison, searched)
+
+    def make(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ConfigurationError: if it cannot be written.
         """
         probe = self.path / "records" / f".{os.getpid()}.tmp"
         try:
@@ -85,12 +98,12 @@ class Folder:
             raise ConfigurationError(f"the folder {self.path} cannot be written: {error.strerror or error}") from error
         for inner in ("records", "choices", "checkpoints"):
             remove_leftovers(self.path / inner)
-        self._refuse_others(comparison)
 
-    def _refuse_others(self, comparison: Comparison) -> None:
+    def _refuse_others(self, comparison: Comparison, searched: Collection[str]) -> None:
         planned = {job.config.method + str(job.config.seed): job.config for job in jobs(comparison)}
         trials = candidates(comparison)
         anyone = next(iter(planned.values()))
+        unchosen = [name for name in RunConfig.model_fields if name != "hyperparameters"]
         for old in self.records():
             config = planned.get(old.config.method + str(old.config.seed))
             differing: Sequence[str]
@@ -101,10 +114,10 @@ class Folder:
                 details = [old.config.hyperparameters[key].detail for key in comparison.grids[config.method]]
                 of = f"best of {len(labels)} by"
                 same = all(detail.startswith(of) and f"{label} " in detail for detail in details for label in labels)
-                fields = [name for name in RunConfig.model_fields if name != "hyperparameters"]
-                differing = _differing(old.config, config, fields) or ([] if same else ["hyperparameters"])
+                differing = _differing(old.config, config, unchosen) or ([] if same else ["hyperparameters"])
             else:
-                differing = _differing(old.config, config, list(RunConfig.model_fields))
+                fields = unchosen if config.method in searched else list(RunConfig.model_fields)
+                differing = _differing(old.config, config, fields)
             if differing:
                 raise ConfigurationError(
                     f"the folder {self.path} holds records of another comparison ({_file_name(old.config)} differs in "
@@ -144,14 +157,17 @@ class Folder:
         """Every record of a run that read the test set."""
         return records.load_all(self.path) if (self.path / "records").is_dir() else []
 
-    def write_report(self, commands: Sequence[str] = ()) -> Path | None:
+    def write_report(
+        self, commands: Sequence[str] = (), *, published: Sequence[report.PublishedValue] = ()
+    ) -> Path | None:
         """Make the report of all records, if there are any.
 
         Args:
             commands: what to type to repeat the whole comparison.
+            published: values that others reported, drawn in beside ours.
         """
         found = self.records()
-        return report.write(found, self.report_path, commands=commands) if found else None
+        return report.write(found, self.report_path, commands=commands, published=published) if found else None
 
 
 def _differing(old: RunConfig, new: RunConfig, fields: Sequence[str]) -> list[str]:
@@ -159,5 +175,5 @@ def _differing(old: RunConfig, new: RunConfig, fields: Sequence[str]) -> list[st
 
 
 def _file_name(config: RunConfig, label: str = "") -> str:
-    stem = f"{config.method}-seed{config.seed}" + (f"-{label}" if label else "")
+    stem = f"{records.row_name(config)}-seed{config.seed}" + (f"-{label}" if label else "")
     return re.sub(r"[^A-Za-z0-9._-]", "_", stem) + ".json"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from holdfast import registry
 from holdfast.bench import models, optimizers, seeding
@@ -156,14 +157,29 @@ class Learner:
         return islice(task.batches(task.train, min(size, limit), generator=draw), -(-limit // size))
 
     def accuracies(self, part: str) -> list[float]:
-        """Accuracy on one part (``"test"``, ``"valid"`` or ``"train"``) of every task, fractions in [0, 1]."""
-        return [self.accuracy(task, getattr(task, part)) for task in self.stream.tasks]
+        """Accuracy on one part (``"test"``, ``"valid"`` or ``"train"``) of every task, fractions in [0, 1].
+
+        Where the configuration says so, the training data stand in for the test part, or dropout stays on.
+        """
+        config = self.config
+        if part == "test":
+            part = config.evaluate_on
+        if config.evaluate_mode == "eval":
+            return [self.accuracy(task, getattr(task, part)) for task in self.stream.tasks]
+        device = torch.device(config.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seeding.derive_seed(config.seed, "dropout in tests"))
+            return [self.accuracy(task, getattr(task, part)) for task in self.stream.tasks]
 
     @torch.no_grad()
     def accuracy(self, task: Task, split: Split) -> float:
         """Share of a part's samples whose largest output is the right one, in eval mode."""
         was_training = self.model.training
         self.model.eval()
+        if self.config.evaluate_mode == "train":  # dropout alone: no statistic may learn from a test
+            for module in self.model.modules():
+                if isinstance(module, _DropoutNd):
+                    module.train()
         objective = task.objective
         assert isinstance(objective, SharedForward)
         right = torch.zeros((), dtype=torch.int64, device=split.targets.device)

@@ -30,6 +30,7 @@ __all__ = [
     "filename",
     "load",
     "load_all",
+    "row_name",
     "save",
     "without_times",
     "write_whole",
@@ -62,7 +63,8 @@ class RunConfig(_Frozen):
     ``epochs`` are per task, unless ``epochs_per_task`` lists them; ``retrain_epochs`` are those of a pruning round.
     The learning rate is multiplied by ``lr_decay`` every ``lr_decay_every`` epochs of a task (0: never).
     ``importance_samples`` bounds how much of a task ``consolidate`` sees; ``optimizer_phases`` are the group values
-    that an optimizer which is itself the memory is given after each task.
+    that an optimizer which is itself the memory is given after each task. Some releases report accuracy on the
+    training data (``evaluate_on``) with dropout on (``evaluate_mode``).
     """
 
     stream: str
@@ -92,6 +94,8 @@ class RunConfig(_Frozen):
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)
     importance_batch_size: int = Field(default=256, ge=1)
+    evaluate_on: Literal["test", "train"] = "test"
+    evaluate_mode: Literal["eval", "train"] = "eval"
     extra: dict[str, Any] = {}
 
 
@@ -181,10 +185,16 @@ class Record(_Frozen):
         return self
 
 
+def row_name(config: RunConfig) -> str:
+    """What the run's row is called: its method, or the part and the label that a recipe gave it."""
+    given = [str(config.extra[key]) for key in ("part", "label") if key in config.extra]
+    return "-".join(given) or config.method
+
+
 def filename(record: Record) -> str:
     """Name of the record's file in the folder of its comparison: ``<method>-seed<k>.json``."""
-    method = re.sub(r"[^A-Za-z0-9._-]", "_", record.config.method)
-    return f"{method}-seed{record.config.seed}.json"
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", row_name(record.config))
+    return f"{name}-seed{record.config.seed}.json"
 
 
 def save(record: Record, path: str | os.PathLike[str]) -> Path:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from holdfast.cli import importance, lists, running
+from holdfast.cli import importance, lists, recipes, running
 from holdfast.errors import HoldfastError
 
 __all__ = ["app", "main"]
@@ -80,6 +80,7 @@ def _root(
 lists.register(app)
 running.register(app)
 importance.register(app)
+recipes.register(app)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -14,12 +15,17 @@ from holdfast.bench.record import Record
 from holdfast.bench.report import text_table
 from holdfast.registry import Choice, Entry, Range
 
+if TYPE_CHECKING:
+    from holdfast.bench.recipes import Recipe
+
 __all__ = [
     "aside",
     "matrix",
     "methods",
     "note",
     "progress_console",
+    "recipe",
+    "recipes",
     "results",
     "settings",
     "spreads",
@@ -155,3 +161,50 @@ def spreads(study: ImportanceRecord) -> None:
         when = "after" if spread.pruned else "before"
         table.add_row(spread.method, spread.layer, when, f"{spread.count:,}", f"{spread.zeros:.1%}", *numbers)
     _console().print(table)
+
+
+def recipes(found: Sequence[Recipe]) -> None:
+    """The table of recipes."""
+    table = _table(None, ("Recipe", "Variants", "Rows", "Seeds", "What"), numbers=False)
+    for one in found:
+        variants = ", ".join(one.variants) or "one"
+        table.add_row(Text(one.name), Text(variants), str(len(one.methods)), str(one.seeds), Text(one.title))
+    _console().print(table)
+
+
+def recipe(one: Recipe) -> None:
+    """All that a recipe says."""
+    console = _console()
+    for text in (f"{one.name}: {one.title}", f"Source: {one.source}", "", " ".join(one.about.split())):
+        console.print(Text(text), soft_wrap=True)
+    for name, variant in one.variants.items():
+        console.print(Text(f"Variant {name}: {' '.join(variant.about.split())}"), soft_wrap=True)
+    for sentence in one.notes:
+        console.print(Text(f"Note: {' '.join(sentence.split())}"), soft_wrap=True)
+    table = _table("Streams", ("Part", "Stream", "Scenario", "Outputs in training", "Options"), numbers=False)
+    for name, part in one.parts.items():
+        table.add_row(*(Text(text) for text in (name, part.stream, part.scenario, part.training_outputs,
+                                                _pairs(part.stream_options))))  # fmt: skip
+    console.print()
+    console.print(table)
+    console.print(Text(f"Training: {_pairs(one.train.model_dump(exclude_unset=True))}"), soft_wrap=True)
+    table = _table("Rows", ("Row", "Method", "Settings", "From", "Chosen among", "Training"), numbers=False)
+    for row in one.methods:
+        grid = "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in row.grid.items())
+        training = _pairs(row.train.model_dump(exclude_unset=True))
+        cells = (row.label, row.method, _pairs(row.set), row.source, grid, training)
+        table.add_row(*(Text(text) for text in cells))
+    console.print()
+    console.print(table)
+    table = _table("Published (%)", ("Row", "Where", "Value", "Source"), numbers=False)
+    for published in one.published:
+        of = "average" if published.task is None else f"task {published.task}"
+        where = ", ".join(filter(None, [published.part or "", of, *published.variants]))
+        for label, value in published.values.items():
+            table.add_row(Text(label), Text(where), f"{value:g}", Text(published.source))
+    console.print()
+    console.print(table)
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.bench import metrics
-from holdfast.bench.record import Hyperparameter, Record
+from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.report.columns import METRICS, Estimate
 from holdfast.errors import DataError
 
@@ -75,10 +75,11 @@ class SummaryRow:
 
     def published(self, metric: str, values: Sequence[PublishedValue]) -> PublishedValue | None:
         """The published value that belongs to this row's metric, if one does."""
+        names = (self.label,) if "label" in self.every_record[0].config.extra else (self.method, self.label)
         for value in values:
             if (
                 value.metric == metric
-                and value.method in (self.method, self.label)
+                and value.method in names
                 and value.stream in (None, self.stream)
                 and value.scenario in (None, self.scenario)
             ):
@@ -147,16 +148,17 @@ def groups(
 
 
 def _group(records: list[Record], controls: Collection[str], reference: str) -> Group:
-    cells: dict[tuple[str, tuple[tuple[str, str], ...]], list[Record]] = {}
+    cells: dict[tuple[str, tuple[tuple[str, str], ...], str], list[Record]] = {}
     for record in records:
-        cells.setdefault((record.config.method, tuple(_settings(record).items())), []).append(record)
+        key = (record.config.method, tuple(_settings(record).items()), record.config.extra.get("label", ""))
+        cells.setdefault(key, []).append(record)
     references = [record for record in records if record.config.method == reference and record.status == "finished"]
     settings = {key: dict(key[1]) for key in cells}
     made = []
     for key, members in cells.items():
         members.sort(key=lambda record: record.config.seed)
         _refuse_twins(key[0], members)
-        label = _label(key[0], settings[key], [settings[other] for other in cells if other[0] == key[0]])
+        label = key[2] or _label(key[0], settings[key], [settings[other] for other in cells if other[0] == key[0]])
         made.append(_row(label, settings[key], members, controls, references))
     made.sort(key=lambda row: (row.estimates["average_accuracy"] is None, -_mean(row, "average_accuracy"), row.label))
     shared = dict.fromkeys(name for values in settings.values() for name in values)
@@ -247,9 +249,16 @@ def _settings(record: Record) -> dict[str, str]:
         "validation part": _text(config.validation_fraction),
         "device": config.device,
         "precision": config.precision,
-        **{name: _text(value) for name, value in sorted(config.extra.items())},
+        **_unusual_test(config),
+        **{name: _text(value) for name, value in sorted(config.extra.items()) if name != "label"},
     }
     return {**chosen, **{name: value for name, value in plain.items() if name not in chosen}}
+
+
+def _unusual_test(config: RunConfig) -> dict[str, str]:
+    if (config.evaluate_on, config.evaluate_mode) == ("test", "eval"):
+        return {}
+    return {"tested on": f"{config.evaluate_on} data" + ", dropout on" * (config.evaluate_mode == "train")}
 
 
 def _label(method: str, own: dict[str, str], siblings: list[dict[str, str]]) -> str:

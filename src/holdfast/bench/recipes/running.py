@@ -1,0 +1,304 @@
+"""A recipe, run: every row of its table as a comparison of one method, all of them kept in one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast import registry
+from holdfast.bench import compare, plan, streams
+from holdfast.bench.compare import Comparison, Job, Monitor, Store
+from holdfast.bench.executors import Executor, Local
+from holdfast.bench.recipes.schema import Method, Part, Recipe, Variant
+from holdfast.bench.record import Hyperparameter, Record, RunConfig
+from holdfast.bench.report import PublishedValue
+from holdfast.bench.tasks import Stream
+from holdfast.errors import ConfigurationError
+
+__all__ = ["Row", "Table", "check", "command", "differing", "markers", "resolve", "run"]
+
+_PROTOCOL = tuple(field.name for field in dataclasses.fields(plan.Protocol))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table in one part: what is run, and if there is a grid, by what its values are chosen.
+
+    ``final`` are the runs that read the test set; ``trials`` the same with a validation part, ``None`` without a grid.
+    """
+
+    label: str
+    part: str
+    final: Comparison
+    trials: Comparison | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A recipe in one variant, with everything settled but the values that grids choose."""
+
+    recipe: Recipe
+    variant: str
+    quick: bool
+    rows: tuple[Row, ...]
+    seeds: int | None = None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """What to type to repeat all of it."""
+        return command(self.recipe.name, self.variant, self.labels, self.seeds, quick=self.quick)
+
+    def jobs(self, row: Row, chosen: Mapping[str, compare.Settings] | None = None) -> list[Job]:
+        """The runs of a row that read the test set, with how to repeat each."""
+        found = []
+        for job in compare.jobs(row.final, chosen):
+            again = command(self.recipe.name, self.variant, (row.label,), job.config.seed + 1, quick=self.quick)
+            found.append(dataclasses.replace(job, command=again))
+        return found
+
+
+def command(name: str, variant: str, labels: Sequence[str] = (), seeds: int | None = None, *, quick: bool) -> str:
+    """What to type to run a recipe."""
+    words = ["holdfast", "recipe", "run", name]
+    words += ["--variant", variant] if variant else []
+    words += ["--methods", ",".join(labels)] if labels else []
+    words += ["--seeds", str(seeds)] if seeds is not None else []
+    return shlex.join(words + ["--quick"] * quick)
+
+
+def markers(recipe: Recipe, variant: str) -> list[PublishedValue]:
+    """The published averages, as the report draws them beside ours."""
+    found = []
+    for published in recipe.published:
+        if published.task is not None or (published.variants and variant not in published.variants):
+            continue
+        part = recipe.parts[published.part] if published.part else None
+        for label, value in published.values.items():
+            found.append(
+                PublishedValue(
+                    method=label,
+                    metric="average_accuracy",
+                    value=value / 100,
+                    source=published.source,
+                    stream=part.stream if part else None,
+                    scenario=part.scenario if part else None,
+                )
+            )
+    return found
+
+
+def resolve(
+    recipe: Recipe,
+    *,
+    variant: str | None = None,
+    labels: Sequence[str] = (),
+    seeds: int | None = None,
+    quick: bool = False,
+    data_dir: Path | str | None = None,
+    device: str = "cpu",
+) -> Table:
+    """Settle everything that a recipe leaves open.
+
+    Args:
+        recipe: the recipe.
+        variant: one of its variants; ``None``: the first, if it has any.
+        labels: rows to run; empty: all.
+        seeds: how many; ``None``: as many as the recipe says.
+        quick: the smaller version.
+        data_dir: where the data sets are.
+        device: where to run.
+
+    Raises:
+        ConfigurationError: for a variant or a row that is not there.
+        DataError: if a data set cannot be read.
+    """
+    chosen = _variant(recipe, variant)
+    wanted = [row for row in recipe.methods if not row.variants or chosen in row.variants]
+    known = [row.label for row in wanted]
+    for label in labels:
+        if label not in known:
+            raise ConfigurationError(f"{recipe.name} has no row {label!r}; it has {', '.join(known)}")
+    rows = []
+    for name, part in recipe.parts.items():
+        mine = [row for row in wanted if (not row.parts or name in row.parts) and (not labels or row.label in labels)]
+        if mine:
+            settled = _Settled(recipe, chosen, name, part, quick, seeds, device, data_dir)
+            rows += [settled.row(method) for method in mine]
+    return Table(recipe, chosen, quick, tuple(rows), seeds, tuple(labels))
+
+
+def _variant(recipe: Recipe, asked: str | None) -> str:
+    if asked is None:
+        return next(iter(recipe.variants), "")
+    if asked not in recipe.variants:
+        known = f"it has {', '.join(recipe.variants)}" if recipe.variants else "it has none"
+        raise ConfigurationError(f"{recipe.name} has no variant {asked!r}; {known}")
+    return asked
+
+
+class _Settled:
+    """One part of a recipe in one variant: what all of its rows share."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        variant: str,
+        name: str,
+        part: Part,
+        quick: bool,
+        seeds: int | None,
+        device: str,
+        data_dir: Path | str | None,
+    ) -> None:
+        self.recipe, self.name, self.part, self.quick, self.seeds = recipe, name, part, quick, seeds
+        self.variant = recipe.variants.get(variant, Variant(about=""))
+        self.extra: dict[str, Any] = {"recipe": recipe.name}
+        self.extra |= {"variant": variant} if variant else {}
+        self.extra |= {"part": name} if len(recipe.parts) > 1 else {}
+        self.extra |= {"quick": True} if quick else {}
+        smaller = recipe.quick.stream_options if quick else {}
+        self.device = device
+        self.options = {**part.stream_options, **self.variant.stream_options, **smaller}
+        self.stream: Stream = streams.build(
+            part.stream,
+            seed=0,
+            scenario=part.scenario,
+            training_outputs=part.training_outputs,
+            data_dir=data_dir,
+            **self.options,
+        )
+
+    def row(self, method: Method) -> Row:
+        """A row with its training and its grid settled."""
+        training = self.recipe.train.over({"validation_fraction": 0.0})
+        for later in (self.part.train, self.variant.train, method.train):
+            training = later.over(training)
+        if self.quick:
+            training = self.recipe.quick.train.over(training)
+        final = self._comparison(method, training, {})
+        if not method.grid:
+            return Row(method.label, self.name, final, None)
+        share = training["validation_fraction"] or self.recipe.choose_with
+        limit = self.recipe.quick.candidates if self.quick else None
+        grid = {key: [str(value) for value in values[:limit]] for key, values in method.grid.items()}
+        trials = self._comparison(method, {**training, "validation_fraction": share}, {method.method: grid})
+        return Row(method.label, self.name, final, trials)
+
+    def _comparison(
+        self, method: Method, training: Mapping[str, Any], grids: Mapping[str, Mapping[str, Sequence[str]]]
+    ) -> Comparison:
+        entry = registry.lookup(method.method)
+        given = {
+            key: Hyperparameter(value=plan.typed(entry, key, str(value)), source="recipe", detail=method.source)
+            for key, value in method.set.items()
+        }
+        fields = {key: value for key, value in training.items() if key not in _PROTOCOL}
+        return Comparison(
+            stream=self.stream,
+            methods=(method.method,),
+            seeds=tuple(range(self._number_of_seeds(method))),
+            settings={method.method: given},
+            grids=grids,
+            changes={key: value for key, value in training.items() if key in _PROTOCOL},
+            fields={
+                "device": self.device,
+                "stream_options": self.options,
+                "extra": {**self.extra, "label": method.label},
+                **fields,
+            },
+        )
+
+    def _number_of_seeds(self, method: Method) -> int:
+        if self.seeds is not None:
+            return self.seeds
+        if self.quick:
+            return self.recipe.quick.seeds
+        return method.seeds or self.variant.seeds or self.recipe.seeds
+
+
+def check(table: Table) -> None:
+    """Refuse, before anything is trained, whatever would be refused later.
+
+    Raises:
+        ConfigurationError: in one sentence that names the row.
+    """
+    for row in table.rows:
+        try:
+            compare.check(row.trials or row.final)
+        except ConfigurationError as error:
+            raise type(error)(f"{row.label} ({row.part}): {error}") from error
+
+
+def run(
+    table: Table,
+    store: Store,
+    monitor: Monitor,
+    *,
+    data_dir: Path | str | None = None,
+    executor: Executor | None = None,
+) -> list[Record]:
+    """Run a table: choose where there are grids, then run every row on every seed.
+
+    Args:
+        table: what is run.
+        store: keeps every record as soon as it is there, and knows those of an earlier call.
+        monitor: is told how it is getting on.
+        data_dir: where the data sets are.
+        executor: does the runs; ``None``: this process, one after the other.
+
+    Returns:
+        The records of the runs that read the test set.
+    """
+    executor = executor or Local(compare.here(store, monitor, data_dir=data_dir))
+    trials = [_trials(row) for row in table.rows]
+    monitor.planned(sum(map(len, trials)) + sum(len(row.final.seeds) for row in table.rows))
+    records = iter(compare.execute([job for some in trials for job in some], executor, store, monitor))
+    todo = []
+    for row, tried in zip(table.rows, trials, strict=True):
+        found = [next(records) for _ in tried]
+        chosen: dict[str, compare.Settings] = {}
+        if row.trials is not None:
+            (method,) = row.trials.methods
+            chosen[method] = compare.choose(tried, found, row.trials.grids[method])
+        todo += table.jobs(row, chosen)
+    return compare.execute(todo, executor, store, monitor)
+
+
+def _trials(row: Row) -> list[Job]:
+    if row.trials is None:
+        return []
+    (found,) = compare.candidates(row.trials).values()
+    return found
+
+
+def differing(table: Table, old: Iterable[Record]) -> str | None:
+    """Why records cannot lie in one folder with those of this table, in words; ``None``: they can.
+
+    Values that a grid chose are left out: they follow from the candidates, which are compared themselves.
+    """
+    planned = {_place(job.config): job.config for row in table.rows for job in table.jobs(row)}
+    mine = next(iter(planned.values())).extra
+    for record in old:
+        config = record.config
+        label = f"{config.extra.get('label')}, seed {config.seed}"
+        for name in ("recipe", "variant", "quick"):
+            if config.extra.get(name) != mine.get(name):
+                return f"{label} differs in {name}"
+        new = planned.get(_place(config))
+        for name in RunConfig.model_fields if new is not None else ():
+            if getattr(config, name) != getattr(new, name) and not (name == "hyperparameters" and _by_grid(config)):
+                return f"{label} differs in {name.replace('_', ' ')}"
+    return None
+
+
+def _place(config: RunConfig) -> tuple[Any, ...]:
+    return config.extra.get("part"), config.extra.get("label"), config.seed
+
+
+def _by_grid(config: RunConfig) -> bool:
+    return any(value.source == "grid" for value in config.hyperparameters.values())

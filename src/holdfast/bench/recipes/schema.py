@@ -1,0 +1,216 @@
+"""What a recipe may say, and reading it: a published protocol as one YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
+
+from holdfast import registry
+from holdfast.bench.record import Scenario
+from holdfast.errors import ConfigurationError, StateError
+
+__all__ = ["Method", "Part", "Published", "Quick", "Recipe", "Training", "Variant", "load", "names", "read"]
+
+_Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+_Value = float | int | bool | str
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Training(_Strict):
+    """Fields of a run's configuration, under their names there; what is not given is left to whoever comes before."""
+
+    model: str | None = None
+    model_options: dict[str, Any] | None = None
+    optimizer: str | None = None
+    optimizer_options: dict[str, Any] | None = None
+    optimizer_between_tasks: Literal["fresh", "kept"] | None = None
+    optimizer_phases: list[dict[str, Any]] | None = None
+    lr: float | None = None
+    lr_decay: float | None = None
+    lr_decay_every: int | None = None
+    epochs: int | None = None
+    epochs_per_task: list[int] | None = None
+    retrain_epochs: int | None = None
+    batch_size: int | None = None
+    shuffle: bool | None = None
+    validation_fraction: float | None = None
+    importance_samples: int | None = None
+    importance_batch_size: int | None = None
+    evaluate_on: Literal["test", "train"] | None = None
+    evaluate_mode: Literal["eval", "train"] | None = None
+
+    def over(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields so far, with those that are given here in their place."""
+        return {**before, **self.model_dump(exclude_unset=True)}
+
+
+class Part(_Strict):
+    """One stream of the protocol; ``differs`` says in a sentence why its numbers are no test of the published ones."""
+
+    stream: str
+    scenario: Scenario
+    training_outputs: Literal["all", "seen", "current"] = "all"
+    stream_options: dict[str, Any] = {}
+    train: Training = Training()
+    differs: str = ""
+
+
+class Method(_Strict):
+    """One row of the protocol's table: a method of the registry under one setting.
+
+    ``set`` are hyperparameters whose values ``source`` gave; ``grid`` are candidates, chosen among by validation
+    accuracy on the first seed. ``parts`` and ``variants`` say where the row applies; empty means everywhere.
+    """
+
+    label: _Label
+    method: str
+    about: str = ""
+    set: dict[str, _Value] = {}
+    source: str = ""
+    grid: dict[str, list[_Value]] = {}
+    train: Training = Training()
+    seeds: int | None = Field(default=None, ge=1)
+    parts: list[str] = []
+    variants: list[str] = []
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        entry = registry.lookup(self.method)
+        for key in [*self.set, *self.grid]:
+            if key not in entry.defaults:
+                raise ValueError(f"{self.method} has no setting {key!r}; it has {', '.join(entry.defaults) or 'none'}")
+        both = self.set.keys() & self.grid.keys()
+        if both:
+            raise ValueError(f"{self.label} has {sorted(both)[0]!r} in 'set' and in 'grid'; expected one of them")
+        if self.set and not self.source:
+            raise ValueError(f"{self.label} sets hyperparameters; expected a 'source' that says where they are from")
+        return self
+
+
+class Published(_Strict):
+    """Numbers that others reported, in percent: label -> value.
+
+    ``task`` is the task whose accuracy after the last task it is; without it, the average over all tasks. ``differs``
+    says why our protocol is not theirs, where it is not.
+    """
+
+    source: str
+    values: dict[str, float]
+    task: int | None = Field(default=None, ge=0)
+    part: str | None = None
+    variants: list[str] = []
+    differs: str = ""
+
+
+class Variant(_Strict):
+    """One way to run the protocol."""
+
+    about: str
+    seeds: int | None = Field(default=None, ge=1)
+    train: Training = Training()
+    stream_options: dict[str, Any] = {}
+
+
+class Quick(_Strict):
+    """What is made smaller for ``--quick``; of every grid the first ``candidates`` are left."""
+
+    seeds: int = Field(default=1, ge=1)
+    candidates: int = Field(default=1, ge=1)
+    train: Training = Training()
+    stream_options: dict[str, Any] = {}
+
+
+class Recipe(_Strict):
+    """A published protocol: streams, training, methods, and the numbers that were published.
+
+    Later places win over earlier ones: ``train``, a part's, a variant's, a method's, and last ``quick``'s.
+    ``choose_with`` is the share of the training data by which grids choose; the runs that are reported then learn
+    from all of it, as the published ones did.
+    """
+
+    name: _Label
+    title: str
+    source: str
+    about: str
+    seeds: int = Field(ge=1)
+    notes: list[str] = []
+    train: Training
+    parts: dict[str, Part] = Field(min_length=1)
+    variants: dict[str, Variant] = {}
+    choose_with: float = Field(default=0.1, gt=0, lt=1)
+    methods: list[Method] = Field(min_length=1)
+    published: list[Published] = []
+    paired: list[tuple[str, str]] = []
+    quick: Quick
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        labels = [row.label for row in self.methods]
+        for what, given, known in (
+            ("methods: the label", [label for label in labels if labels.count(label) > 1], ()),
+            ("methods: the part", [p for row in self.methods for p in row.parts], self.parts),
+            ("methods: the variant", [v for row in self.methods for v in row.variants], self.variants),
+            ("published: the part", [p.part for p in self.published if p.part], self.parts),
+            ("published: the variant", [v for p in self.published for v in p.variants], self.variants),
+            ("published: the label", [label for p in self.published for label in p.values], labels),
+            ("paired: the label", [label for pair in self.paired for label in pair], labels),
+        ):
+            wrong = [each for each in given if each not in known]
+            if wrong:
+                twice = "is there twice" if not known else f"is not one of {', '.join(known)}"
+                raise ValueError(f"{what} {wrong[0]!r} {twice}")
+        needed = ("model", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
+        missing = [name for name in needed if getattr(self.train, name) is None]
+        if missing:
+            raise ValueError(f"train: {missing[0]} is missing")
+        return self
+
+
+_FOLDER = Path(__file__).parent
+
+
+def names() -> tuple[str, ...]:
+    """The recipes that come with the bench."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+
+
+def load(name: str) -> Recipe:
+    """A recipe that comes with the bench.
+
+    Raises:
+        ConfigurationError: if there is none of that name.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or names()
+        raise ConfigurationError(f"there is no recipe {name!r}; the nearest are {', '.join(near)}")
+    return read(_FOLDER / f"{name}.yaml")
+
+
+def read(path: Path) -> Recipe:
+    """A recipe from a file.
+
+    Raises:
+        StateError: if the file cannot be read, or is not a recipe: it says where it is wrong.
+    """
+    try:
+        recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise StateError(f"cannot read the recipe {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StateError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StateError(f"the recipe {path} is wrong: {where + ': ' if where else ''}{first['msg']}") from error
+    if recipe.name != path.stem:
+        raise StateError(f"the recipe {path} says name: {recipe.name}; expected {path.stem}")
+    return recipe
