@@ -72,9 +72,12 @@ def read(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         raise StateError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     try:
-        return Manifest.model_validate_json(text)
+        found = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         # ascii(): the file may be anything, and its bytes must not reach a terminal as control characters
         where = ascii(".".join(map(str, first["loc"])))[1:-1]
         raise StateError(f"{path} is not a manifest of holdfast (schema version 1): {where}: {first['msg']}") from error
+    if found.words[:1] == ["resume"]:  # it would go round in circles
+        raise StateError(f"{path} is not a manifest of holdfast: it asks to resume, not for a run or a comparison")
+    return found
