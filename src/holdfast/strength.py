@@ -145,9 +145,8 @@ class StrengthFinder:
             meta["auto"] = {"num_tasks": meta["num_tasks"], "strengths": [*self.found(meta), strength]}
 
     def _add(self, buffers: dict[str, Tensor], name: str, step: Step, tensors: Sequence[Tensor]) -> None:
-        squared = (
-            torch.stack([t.norm(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]).square().sum()
-        )
+        norms = [t.norm(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+        squared = torch.stack([norm.to(norms[0].device) for norm in norms]).square().sum()  # a model may be spread out
         squared = step.unless_skipped(squared, torch.zeros_like(squared))
         buffers[name] = buffers[name] + squared if name in buffers else squared
 

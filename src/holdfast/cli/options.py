@@ -14,15 +14,21 @@ __all__ = [
     "DataDir",
     "Device",
     "Epochs",
+    "Executor",
     "LearningRate",
     "Model",
     "Optimizer",
     "Out",
+    "RayAddress",
     "Scenario",
+    "SearchTasks",
+    "Storage",
     "StreamName",
     "Threads",
+    "Track",
     "TrainingOutputs",
     "ValidationFraction",
+    "Workers",
 ]
 
 StreamName: TypeAlias = Annotated[str, typer.Argument(metavar="STREAM", help="A name from 'holdfast streams'.")]
@@ -58,4 +64,22 @@ CheckpointEvery: TypeAlias = Annotated[
     typer.Option(
         metavar="SECONDS", min=0.0, help="Time between checkpoints; at most 3 % of the time is spent on them."
     ),
+]
+SearchTasks: TypeAlias = Annotated[
+    str, typer.Option("--tasks", metavar="K|all", help="A search averages over the first K tasks, after learning them.")
+]
+Storage: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="URL", help="Database of the searches; default: a file in the results' folder.")
+]
+Executor: TypeAlias = Annotated[
+    str, typer.Option(help="local (one run after the other), processes (of this machine) or ray.")
+]
+Workers: TypeAlias = Annotated[
+    int | None, typer.Option(min=1, help="Runs at once in processes or on Ray; default: one per CPU core.")
+]
+RayAddress: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster that runs already; default: a local one.")
+]
+Track: TypeAlias = Annotated[
+    str | None, typer.Option(help="Send measurements to tensorboard, mlflow or wandb while runs are under way.")
 ]

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from holdfast.cli import options
-from holdfast.errors import ConfigurationError, HoldfastError
-
-if TYPE_CHECKING:
-    from holdfast.bench.compare import Comparison
-    from holdfast.bench.record import Record
-    from holdfast.bench.tasks import Stream
+from holdfast.cli import carrying, options
+from holdfast.errors import ConfigurationError
 
 __all__ = ["register"]
 
@@ -40,6 +34,7 @@ def _run(
     data_dir: options.DataDir = None,
     out: options.Out = None,
     checkpoint_every: options.CheckpointEvery = 60.0,
+    track: options.Track = None,
 ) -> None:
     """Run one method over a stream once, and show the accuracy on every task after every task."""
     from holdfast import registry
@@ -47,7 +42,7 @@ def _run(
     from holdfast.cli import show
 
     entry = registry.lookup(method)
-    changes = _changes(model, optimizer, lr, optimizer_between_tasks, epochs, batch_size, validation_fraction)
+    changes = carrying.changes(model, optimizer, lr, optimizer_between_tasks, epochs, batch_size, validation_fraction)
     if entry.kind == "optimizer":
         for name in ("optimizer", "lr"):
             if changes[name] is not None:
@@ -57,8 +52,8 @@ def _run(
                 )
     if entry.keeps_optimizer and optimizer_between_tasks == "fresh":
         raise ConfigurationError(f"{method} remembers in its optimizer: --optimizer-between-tasks must be kept")
-    _use_threads(threads, stream)
-    built = _stream(stream, seed, scenario, training_outputs, validation_fraction, data_dir)
+    used = carrying.use_threads(threads, stream)
+    built = carrying.stream(stream, seed, scenario, training_outputs, validation_fraction, data_dir)
     comparison = Comparison(
         built,
         (method,),
@@ -68,13 +63,14 @@ def _run(
         fields={"device": device},
         threads=threads,
     )
-    (record,) = _carry_out(comparison, out, data_dir, checkpoint_every, context)
+    how = carrying.How(out, data_dir, checkpoint_every, track=track, threads=used)
+    (record,) = carrying.carry_out(comparison, how, context)
     if record.status != "finished":
         raise typer.Exit(1)
     show.matrix(record)
     show.results([record])
     show.warnings([record])
-    _say_where(out)
+    carrying.say_where(out)
     if out is None:
         typer.echo("Nothing was written; --out DIR keeps the record and a report.")
 
@@ -93,6 +89,10 @@ def _compare(
             metavar="METHOD.KEY=V1,V2", help="Choose a setting by validation accuracy on the first seed; repeatable."
         ),
     ] = None,
+    tune: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Choose every method's settings by a search of N trials each.")
+    ] = 0,
+    tasks: options.SearchTasks = "3",
     controls: Annotated[
         bool, typer.Option("--controls/--no-controls", help="Add the controls that a method must be held against.")
     ] = True,
@@ -110,6 +110,11 @@ def _compare(
     data_dir: options.DataDir = None,
     out: options.Out = None,
     checkpoint_every: options.CheckpointEvery = 60.0,
+    executor: options.Executor = "local",
+    workers: options.Workers = None,
+    ray_address: options.RayAddress = None,
+    storage: options.Storage = None,
+    track: options.Track = None,
 ) -> None:
     """Compare methods over a stream under one protocol, and write a report."""
     from holdfast.bench import plan
@@ -121,9 +126,9 @@ def _compare(
         raise ConfigurationError(f"--methods is {methods!r}; expected names from 'holdfast methods' with commas")
     if added and controls:
         role = "a control" if len(added) == 1 else "controls"
-        show.note(f"Added {' and '.join(added)} as {role} (--no-controls leaves out).")
+        show.note(f"Added {' and '.join(added)} as {role} (--no-controls does without).")
         asked += added
-    changes = _changes(model, optimizer, lr, optimizer_between_tasks, epochs, batch_size, validation_fraction)
+    changes = carrying.changes(model, optimizer, lr, optimizer_between_tasks, epochs, batch_size, validation_fraction)
     own = plan.keep_their_own(asked, changes)
     if own:
         show.note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")
@@ -131,8 +136,8 @@ def _compare(
         name: {key: text.split(",") for key, text in found.items()}
         for name, found in per_method("--grid", grid or [], asked).items()
     }
-    _use_threads(threads, stream)
-    built = _stream(stream, 0, scenario, training_outputs, validation_fraction, data_dir)
+    used = carrying.use_threads(threads, stream)
+    built = carrying.stream(stream, 0, scenario, training_outputs, validation_fraction, data_dir)
     comparison = Comparison(
         built,
         asked,
@@ -144,85 +149,26 @@ def _compare(
         threads,
     )
     folder = out or Path("holdfast-results") / f"{stream}-{scenario}"
-    records = _carry_out(comparison, folder, data_dir, checkpoint_every, context)
+    how = carrying.How(
+        folder,
+        data_dir,
+        checkpoint_every,
+        carrying.search_for(tune, tasks, storage, folder) if tune else None,
+        executor,
+        workers,
+        ray_address,
+        track,
+        used,
+    )
+    if tune:
+        carrying.say_untuned(comparison)
+    records = carrying.carry_out(comparison, how, context)
     show.results(records)
     show.untuned(records)
     show.warnings(records)
-    _say_where(folder)
+    carrying.say_where(folder)
     if all(record.status != "finished" for record in records):
         raise typer.Exit(1)
-
-
-def _changes(*values: Any) -> dict[str, Any]:
-    names = ("model", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size", "validation_fraction")
-    return dict(zip(names, values, strict=True))
-
-
-def _use_threads(threads: int | None, stream: str) -> None:
-    import torch
-
-    from holdfast.bench import plan
-
-    wanted = plan.threads(stream) if threads is None else threads
-    if wanted is not None:
-        torch.set_num_threads(wanted)
-
-
-def _stream(
-    name: str, seed: int, scenario: Any, training_outputs: Any, validation: float | None, data_dir: Path | None
-) -> Stream:
-    from holdfast.bench import plan, streams
-
-    fraction = plan.protocol(name).validation_fraction if validation is None else validation
-    return streams.build(
-        name,
-        seed=seed,
-        scenario=scenario,
-        training_outputs=training_outputs,
-        validation_fraction=fraction,
-        data_dir=data_dir,
-    )
-
-
-def _carry_out(
-    comparison: Comparison, out: Path | None, data_dir: Path | None, checkpoint_every: float, context: typer.Context
-) -> list[Record]:
-    """Check everything, run everything, and leave a report of what is finished whatever happens."""
-    from holdfast.bench import compare, manifest
-    from holdfast.bench.folder import Folder, Memory
-    from holdfast.bench.interrupt import asked_to_stop
-    from holdfast.bench.progress import monitor
-    from holdfast.cli import show
-
-    compare.check(comparison)
-    if out is None:
-        with monitor(show.progress_console()) as watching:
-            return compare.run(comparison, Memory(), watching, data_dir=data_dir)
-    words = context.find_root().obj
-    command = shlex.join(["holdfast", *words])
-    with monitor(show.progress_console()) as watching, asked_to_stop(show.aside) as stop:
-        folder = Folder(out, every=checkpoint_every, warn=show.aside, stop=stop)
-        folder.prepare(comparison)
-        manifest.write(out, words)
-        try:
-            records = compare.run(comparison, folder, watching, data_dir=data_dir)
-        except (KeyboardInterrupt, HoldfastError):
-            _keep_what_is_finished(folder, command)
-            raise
-    folder.write_report([command])
-    return records
-
-
-def _keep_what_is_finished(folder: Any, command: str) -> None:
-    count = len(folder.records())
-    folder.write_report([command])
-    kept = f"{count} finished run{'s' * (count != 1)} and their report are" if count else "no finished run is yet"
-    typer.echo(f"Stopped; {kept} in {folder.path}. To go on: holdfast resume {folder.path}", err=True)
-
-
-def _say_where(folder: Path | None) -> None:
-    if folder is not None:
-        typer.echo(f"Report: {folder / 'report.html'}")
 
 
 def _resume(
@@ -234,10 +180,13 @@ def _resume(
 
     folder = folder.absolute()
     asked = manifest.read(folder)
-    # Relative paths in the command, and modules of the user's own, are where the command was given.
-    if Path(asked.here).is_dir():
+    before = Path.cwd()
+    if Path(asked.here).is_dir():  # relative paths in the command are as seen from there
         os.chdir(asked.here)
-    context.find_root().command.main(args=asked.words_for(folder), prog_name="holdfast")
+    try:
+        context.find_root().command.main(args=asked.words_for(folder), prog_name="holdfast")
+    finally:
+        os.chdir(before)
 
 
 def register(app: typer.Typer) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "matrix",
     "methods",
     "note",
+    "plain",
     "progress_console",
     "recipe",
     "recipes",
@@ -120,6 +121,14 @@ def results(records: Sequence[Record]) -> None:
         console.print(table)
         for text in shown.notes:
             console.print(Text(text), soft_wrap=True)
+
+
+def plain(headers: Sequence[str], rows: Iterable[Sequence[Text]]) -> None:
+    """Any table; it says at the top where accuracies are percentages."""
+    table = _table(None, [f"{name} (%)" if name in ("accuracy", "forgetting") else name for name in headers], False)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
 
 
 def matrix(record: Record) -> None:
