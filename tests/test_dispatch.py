@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -195,3 +196,80 @@ def test_two_optimizers_share_one_method():
     two.step()
     # a pull of 1000 per unit of distance outweighs any gradient of this loss
     assert all((p < anchors[n] + 1).all() for n, p in model.named_parameters())
+
+
+class _Wrapper:
+    """As Lightning's: it shares the hooks of the optimizer that it holds, and passes for one of its kind."""
+
+    def __init__(self, optimizer):
+        self.__dict__ = {**optimizer.__dict__}
+        self.optimizer = optimizer
+        self.__class__ = type("Wrapped", (_Wrapper, type(optimizer)), {"step": lambda self: self.optimizer.step()})
+
+
+def test_a_wrapper_that_shares_the_hooks_is_noticed():
+    model = _model()
+    optimizer = _Wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    L2SP(model, strength=1.0).attach(optimizer)
+    with pytest.raises(ProtectionError, match="inside the wrapper"):
+        _step(model, optimizer)
+
+
+def test_lightnings_wrapper_is_looked_through(monkeypatch):
+    module = type("module", (), {"LightningOptimizer": _Wrapper})
+    monkeypatch.setitem(sys.modules, "lightning.pytorch.core.optimizer", module)
+    model = _model()
+    optimizer = _Wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    method = L2SP(model, strength=1.0)
+    method.consolidate()
+    method.attach(optimizer)
+    model.weight.data += 1.0
+    _step(model, optimizer)
+    torch.testing.assert_close(model.weight.grad, torch.full((1, 2), 2.0))  # 1 of the loss, 1 of the penalty
+
+
+def _two(method, model):
+    optimizers = [torch.optim.SGD([p], lr=0.1) for p in model.parameters()]
+    method.consolidate()
+    method.attach(*optimizers)
+    return optimizers
+
+
+def test_one_penalty_covers_one_step_of_each_optimizer():
+    model = nn.Linear(2, 1)
+    method = L2SP(model, strength=1.0, coupling="loss")
+    first, second = _two(method, model)
+    for _ in range(2):
+        (model(torch.ones(1, 2)).sum() + method.penalty()).backward()
+        first.step()
+        second.step()
+    with pytest.raises(ProtectionError, match="penalty"):
+        second.step()
+    method.penalty()
+    first.step()
+    fresh = [torch.optim.SGD([p], lr=0.1) for p in model.parameters()]
+    method.attach(*fresh)
+    with pytest.raises(ProtectionError, match="penalty"):
+        fresh[0].step()
+
+
+def test_what_is_frozen_for_a_task_is_protected_when_it_moves_again():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = L2SP(model, strength=1.0).attach(optimizer)
+    method.consolidate()
+    model.weight.requires_grad_(False)
+    _step(model, optimizer)
+    method.consolidate()
+    saved = method.state_dict()
+    for load in (False, True):
+        model.weight.requires_grad_(False)
+        method.attach(optimizer)
+        if load:
+            method.load_state_dict(saved)
+        model.weight.requires_grad_(True)
+        model.weight.data += 1.0
+        optimizer.zero_grad()
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        assert (model.weight.grad > 1.5).all()  # 1 of the loss, the rest of the penalty

@@ -60,8 +60,8 @@ class Phased(Protocol):
         """The method's part in a phase, or ``None`` if it has none."""
         ...
 
-    def check_step(self) -> None:
-        """Raise if this step would go unprotected."""
+    def check_step(self, optimizer: Optimizer) -> None:
+        """Raise if this optimizer's step would go unprotected."""
         ...
 
     def count_step(self) -> None:
@@ -69,15 +69,27 @@ class Phased(Protocol):
         ...
 
 
+# What stands around an optimizer: Accelerate's has no hook tables of its own, Lightning's shares those of the one inside
+# it, but is not the one that steps. If nobody imported the module, nobody has such a wrapper.
+_WRAPPERS = (
+    ("accelerate.optimizer", "AcceleratedOptimizer"),
+    ("lightning.pytorch.core.optimizer", "LightningOptimizer"),
+    ("pytorch_lightning.core.optimizer", "LightningOptimizer"),
+    ("lightning.fabric.wrappers", "_FabricOptimizer"),
+    ("lightning_fabric.wrappers", "_FabricOptimizer"),
+)
+
+
 def unwrap_optimizer(optimizer: Any) -> Optimizer:
-    """The optimizer whose ``step`` really runs, inside Accelerate's wrapper if there is one.
+    """The optimizer whose ``step`` really runs, inside Accelerate's or Lightning's wrapper if there is one.
 
     Raises:
         ConfigurationError: if it is no optimizer, or one that cannot be hooked.
     """
-    wrapper = sys.modules.get("accelerate.optimizer")
-    if wrapper is not None and isinstance(optimizer, wrapper.AcceleratedOptimizer):
-        optimizer = optimizer.optimizer  # the wrapper has no hook tables of its own
+    for module, name in _WRAPPERS:
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(optimizer, kind):
+            optimizer = optimizer.optimizer
     if not isinstance(optimizer, Optimizer):
         raise ConfigurationError(f"attach got a {type(optimizer).__name__}; expected a torch.optim.Optimizer")
     if isinstance(optimizer, LBFGS):
@@ -99,6 +111,7 @@ class Dispatcher:
         self._methods: list[Phased] = []
         self._phases: dict[str, list[Callable[[Step], None]]] = {}
         self._edited = False
+        self._optimizer = optimizer
         self._handles = (
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -156,13 +169,18 @@ class Dispatcher:
 
     def _edit_gradients(self, optimizer: Optimizer) -> None:
         for method in self._methods:
-            method.check_step()
+            method.check_step(optimizer)
         self._run(PHASES_BEFORE, optimizer)
         self._edited = True
 
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if optimizer is not self._optimizer:
+            raise ProtectionError(
+                f"the step is of another {type(optimizer).__name__} than the {type(self._optimizer).__name__} given to "
+                "attach, which shares its hooks: give attach the optimizer inside the wrapper"
+            )
         self._edited = False
         positional = len(args) > 1  # args[0] is the optimizer itself
         closure = args[1] if positional else kwargs.get("closure")

@@ -65,8 +65,10 @@ class Method(abc.ABC):
         self.buffers: dict[str, Tensor] = {}
         self.meta: dict[str, Any] = {"num_tasks": 0, "steps": 0}
         self._penalty_calls = 0
+        self._calls_used: dict[int, int] = {}  # optimizer -> penalty calls until its latest step
         self._optimizers: tuple[Optimizer, ...] = ()
         self._owned: dict[int, list[str]] = {}
+        self._dormant: dict[str, nn.Parameter] = {}  # remembered, but frozen when they were last looked up
 
     @property
     def num_tasks(self) -> int:
@@ -205,6 +207,8 @@ class Method(abc.ABC):
         for optimizer in self._optimizers:
             Dispatcher.of(optimizer).remove(self)
         self._optimizers = inner
+        latest = max(self._calls_used.values(), default=0)
+        self._calls_used = {id(optimizer): latest for optimizer in inner}
         for optimizer in inner:
             Dispatcher.of(optimizer).add(self)
         return self
@@ -234,10 +238,15 @@ class Method(abc.ABC):
         missing = [name for name in params if optimizers and name not in covered]
         if missing:
             raise ProtectionError(
-                f"parameter {missing[0]!r} ({len(missing)} in all) is trainable but in none of the attached optimizers; "
+                f"parameter {missing[0]!r} ({len(missing)} in all) is trainable, but in none of the optimizers: "
                 "add it to one, or leave it out with select="
             )
         self.params, self._owned = params, owned
+        self._find_dormant()
+
+    def _find_dormant(self) -> None:
+        live = canonical_parameters(self.model)
+        self._dormant = {name: live[name] for name in self.state if not live[name].requires_grad}
 
     def live(self, step: Step, *, held: bool = True) -> list[str]:
         """Names of this optimizer's parameters that have a gradient now.
@@ -262,14 +271,17 @@ class Method(abc.ABC):
         """The method's part in a phase, or ``None`` if it has none."""
         return None if getattr(type(self), name) is getattr(Method, name) else getattr(self, name)
 
-    def check_step(self) -> None:
-        """Raise if this step would go unprotected."""
-        if self.needs_penalty and self.num_tasks > 0 and self._penalty_calls == 0:
+    def check_step(self, optimizer: Optimizer) -> None:
+        """Raise if this optimizer's step would go unprotected."""
+        if any(p.requires_grad for p in self._dormant.values()):
+            self._resolve(self._optimizers)
+        # One penalty() covers one step of each optimizer: several may step after one backward.
+        if self.needs_penalty and self.num_tasks > 0 and self._penalty_calls == self._calls_used[id(optimizer)]:
             raise ProtectionError(
                 f"{type(self).__name__} acts through the loss, but this step had no penalty(): "
                 "train on loss + keep.penalty(batch, outputs)"
             )
-        self._penalty_calls = 0
+        self._calls_used[id(optimizer)] = self._penalty_calls
 
     def count_step(self) -> None:
         """Note that a step was observed."""
@@ -291,6 +303,7 @@ class Method(abc.ABC):
         live = canonical_parameters(self.model)
         meta, per_parameter, buffers = unpack(state, type(self).__name__, self.version, live)
         self.meta, self.state, self.buffers = meta, per_parameter, buffers
+        self._find_dormant()
         self._loaded()
 
     def _loaded(self) -> None:
