@@ -10,7 +10,7 @@ import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from holdfast import DataError
+from holdfast import DataError, NumericsError, ProtectionError
 from tests.contract.cases import (
     METHODS,
     NEED_DATA,
@@ -40,6 +40,32 @@ def test_an_empty_iterator_is_refused_and_nothing_changes(name):
     with pytest.raises(DataError):
         method.consolidate(iter(()))
     assert same_state(saved, method.state_dict())
+
+
+@EVERY
+def test_a_weight_that_is_not_finite_is_refused_and_nothing_changes(name):
+    if name == "freeze":
+        pytest.skip("it does not look again at what it has frozen")
+    model = network()
+    optimizer = sgd(model)
+    method = build(name, model).attach(optimizer)
+    train(model, optimizer, task(1), method)
+    consolidate(model, optimizer, task(1), method)
+    train(model, optimizer, task(2), method)
+    while method.next_round(task(2)):
+        train(model, optimizer, task(2), method)
+    saved = copy.deepcopy(method.state_dict())
+    batch = task(3)[0]
+    model.eval()
+    before, pull = model.middle.weight.detach().clone(), float(method.penalty(batch))
+    with torch.no_grad():
+        model.middle.weight[0, 0] = float("nan")
+    with pytest.raises((NumericsError, ProtectionError)):
+        method.consolidate(task(2), generator=torch.Generator().manual_seed(1))
+    assert same_state(saved, method.state_dict())
+    with torch.no_grad():
+        model.middle.weight.copy_(before)
+    assert float(method.penalty(batch)) == pull
 
 
 @EVERY

@@ -16,6 +16,7 @@ from holdfast.method import Method
 from holdfast.names import canonical_buffers, canonical_parameters, unwrap
 from holdfast.objectives import Batch, Objective
 from holdfast.objectives.base import Plain
+from holdfast.state import check_finite
 
 __all__ = ["LwF"]
 
@@ -99,6 +100,7 @@ class LwF(Method):
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         check_distillable(objective)
         teacher = _frozen_copy(self.model)
+        check_finite(type(self).__name__, {}, {_PREFIX + name: t for name, t in _tensors(teacher).items()})
         if not any(covers(known, objective) for known in self._objectives):
             self._objectives = [known for known in self._objectives if not covers(objective, known)] + [objective]
         self.meta["objectives"] = [describe(known) for known in self._objectives]
@@ -168,5 +170,3 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**canonical_parameters(model), **canonical_buffers(model)}
-
-
