@@ -1,0 +1,36 @@
+"""The README says what the registry says, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from holdfast import registry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def row(entry: registry.Entry) -> str:
+    """The README's line for an entry."""
+    data = "all of it" if entry.name == "joint" else "the last task's, once" if entry.needs_data else "no"
+    control = " (control)" if entry.control else ""
+    test = "at test" if entry.needs_task_id else "no"
+    return (
+        f"| [{entry.name}](docs/methods/{entry.name}.md){control} | {entry.family} | {data} | {test} | {entry.state} |"
+    )
+
+
+@pytest.mark.parametrize("entry", registry.entries(), ids=lambda entry: entry.name)
+def test_the_method_table_has_it(entry):
+    assert f"{row(entry)} {entry.source} |" in README
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(p.name for p in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    path = ROOT / page if (ROOT / page).is_file() else ROOT / "docs" / page
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), f"{page} links to {target}"
