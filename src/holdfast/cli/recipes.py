@@ -13,6 +13,7 @@ from holdfast.errors import ConfigurationError, HoldfastError
 if TYPE_CHECKING:
     from holdfast.bench.recipes import Table
     from holdfast.bench.record import Record
+    from holdfast.cli.carrying import How
 
 __all__ = ["register"]
 
@@ -40,12 +41,15 @@ def _run(
     name: RecipeName,
     variant: Annotated[str | None, typer.Option(help="released, honest or whatever the recipe has.")] = None,
     methods: Annotated[str, typer.Option(metavar="A,B,C", help="Only these rows of its table.")] = "",
+    parts: Annotated[str, typer.Option(metavar="A,B", help="Only these of its streams.")] = "",
     seeds: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Seeds 0 to N-1; default: as many as the recipe says.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A version of minutes: few samples, few epochs.")] = False,
     device: options.Device = "cpu",
     threads: options.Threads = None,
+    executor: options.Executor = "local",
+    workers: options.Workers = None,
     data_dir: options.DataDir = None,
     out: options.Out = None,
     checkpoint_every: options.CheckpointEvery = 60.0,
@@ -53,27 +57,41 @@ def _run(
     """Run a published protocol, and put the published numbers beside ours."""
     import torch
 
-    from holdfast.bench import plan, recipes
+    from holdfast.bench import executors, plan, recipes
     from holdfast.cli import show
+    from holdfast.cli.carrying import How
 
     recipe = recipes.load(name)
     wanted = threads or next((plan.threads(part.stream) for part in recipe.parts.values()), None)
     if wanted is not None:
         torch.set_num_threads(wanted)
-    labels = tuple(dict.fromkeys(label.strip() for label in methods.split(",") if label.strip()))
-    if methods and not labels:
-        raise ConfigurationError(f"--methods is {methods!r}; expected rows of {name} with commas between them")
+    executors.check(executor, workers=workers)
     table = recipes.resolve(
-        recipe, variant=variant, labels=labels, seeds=seeds, quick=quick, data_dir=data_dir, device=device
+        recipe,
+        variant=variant,
+        labels=_names("--methods", methods),
+        parts=_names("--parts", parts),
+        seeds=seeds,
+        quick=quick,
+        data_dir=data_dir,
+        device=device,
     )
     recipes.check(table)
     folder = out or _default(table)
-    records = _carry_out(table, folder, data_dir, checkpoint_every, context)
+    how = How(folder, data_dir, checkpoint_every, executor=executor, workers=workers, threads=torch.get_num_threads())
+    records = _carry_out(table, how, context)
     show.results(records)
     show.warnings(records)
     typer.echo(f"Report: {folder / 'report.html'}")
     if all(record.status != "finished" for record in records):
         raise typer.Exit(1)
+
+
+def _names(option: str, text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if text and not names:
+        raise ConfigurationError(f"{option} is {text!r}; expected names with commas between them")
+    return names
 
 
 def _default(table: Table) -> Path:
@@ -82,33 +100,37 @@ def _default(table: Table) -> Path:
     return root / table.recipe.name / table.variant
 
 
-def _carry_out(
-    table: Table, out: Path, data_dir: Path | None, checkpoint_every: float, context: typer.Context
-) -> list[Record]:
-    from holdfast.bench import manifest, recipes
+def _carry_out(table: Table, how: How, context: typer.Context) -> list[Record]:
+    from holdfast.bench import compare, executors, manifest, recipes
     from holdfast.bench.folder import Folder
     from holdfast.bench.interrupt import asked_to_stop
     from holdfast.bench.progress import monitor
+    from holdfast.bench.work import Elsewhere
     from holdfast.cli import show
 
-    markers = recipes.markers(table.recipe, table.variant)
+    assert how.out is not None
     with monitor(show.progress_console()) as watching, asked_to_stop(show.aside) as stop:
-        folder = Folder(out, every=checkpoint_every, warn=show.aside, stop=stop)
+        folder = Folder(how.out, every=how.checkpoint_every, warn=show.aside, stop=stop)
         folder.make()
         why_not = recipes.differing(table, folder.records())
         if why_not is not None:
             raise ConfigurationError(
-                f"the folder {out} holds records of another experiment ({why_not}): name another folder with --out, or "
-                "delete that one"
+                f"the folder {how.out} holds records of another experiment ({why_not}): name another with --out, "
+                "or delete that folder"
             )
-        manifest.write(out, context.find_root().obj)
+        manifest.write(how.out, context.find_root().obj)
+        work = compare.here(folder, watching, data_dir=how.data_dir)
+        if how.executor != "local":
+            data_dir = None if how.data_dir is None else how.data_dir.absolute()
+            work = Elsewhere(how.out.absolute(), data_dir, how.threads, how.checkpoint_every)
         try:
-            return recipes.run(table, folder, watching, data_dir=data_dir)
+            with executors.build(how.executor, work, workers=how.workers, stop=stop) as executor:
+                return recipes.run(table, folder, watching, executor)
         except (KeyboardInterrupt, HoldfastError):
-            show.aside(f"to go on: holdfast resume {out}")
+            show.aside(f"to go on: holdfast resume {how.out}")
             raise
         finally:
-            folder.write_report([table.command], published=markers)
+            folder.write_report([table.command], published=recipes.markers(table.recipe, table.variant))
 
 
 def register(app: typer.Typer) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from holdfast import registry
 from holdfast.bench import compare, plan, streams
 from holdfast.bench.compare import Comparison, Job, Monitor, Store
-from holdfast.bench.executors import Executor, Local
+from holdfast.bench.executors import Executor
 from holdfast.bench.recipes.schema import Method, Part, Recipe, Variant
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.report import PublishedValue
@@ -39,34 +39,42 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A recipe in one variant, with everything settled but the values that grids choose."""
+    """A recipe in one variant, with everything settled but the values that grids choose.
+
+    ``command`` is what to type to repeat all of it.
+    """
 
     recipe: Recipe
     variant: str
     quick: bool
     rows: tuple[Row, ...]
-    seeds: int | None = None
-    labels: tuple[str, ...] = ()
-
-    @property
-    def command(self) -> str:
-        """What to type to repeat all of it."""
-        return command(self.recipe.name, self.variant, self.labels, self.seeds, quick=self.quick)
+    command: str
 
     def jobs(self, row: Row, chosen: Mapping[str, compare.Settings] | None = None) -> list[Job]:
         """The runs of a row that read the test set, with how to repeat each."""
         found = []
         for job in compare.jobs(row.final, chosen):
-            again = command(self.recipe.name, self.variant, (row.label,), job.config.seed + 1, quick=self.quick)
+            parts = (row.part,) if len(self.recipe.parts) > 1 else ()
+            seeds = job.config.seed + 1
+            again = command(self.recipe.name, self.variant, (row.label,), parts, seeds, quick=self.quick)
             found.append(dataclasses.replace(job, command=again))
         return found
 
 
-def command(name: str, variant: str, labels: Sequence[str] = (), seeds: int | None = None, *, quick: bool) -> str:
+def command(
+    name: str,
+    variant: str,
+    labels: Sequence[str] = (),
+    parts: Sequence[str] = (),
+    seeds: int | None = None,
+    *,
+    quick: bool = False,
+) -> str:
     """What to type to run a recipe."""
     words = ["holdfast", "recipe", "run", name]
     words += ["--variant", variant] if variant else []
     words += ["--methods", ",".join(labels)] if labels else []
+    words += ["--parts", ",".join(parts)] if parts else []
     words += ["--seeds", str(seeds)] if seeds is not None else []
     return shlex.join(words + ["--quick"] * quick)
 
@@ -97,6 +105,7 @@ def resolve(
     *,
     variant: str | None = None,
     labels: Sequence[str] = (),
+    parts: Sequence[str] = (),
     seeds: int | None = None,
     quick: bool = False,
     data_dir: Path | str | None = None,
@@ -108,28 +117,37 @@ def resolve(
         recipe: the recipe.
         variant: one of its variants; ``None``: the first, if it has any.
         labels: rows to run; empty: all.
+        parts: streams to run; empty: all.
         seeds: how many; ``None``: as many as the recipe says.
         quick: the smaller version.
         data_dir: where the data sets are.
         device: where to run.
 
     Raises:
-        ConfigurationError: for a variant or a row that is not there.
+        ConfigurationError: for a variant, a row or a part that is not there.
         DataError: if a data set cannot be read.
     """
     chosen = _variant(recipe, variant)
     wanted = [row for row in recipe.methods if not row.variants or chosen in row.variants]
-    known = [row.label for row in wanted]
-    for label in labels:
-        if label not in known:
-            raise ConfigurationError(f"{recipe.name} has no row {label!r}; it has {', '.join(known)}")
+    for what, asked, known in (
+        ("row", labels, [row.label for row in wanted]),
+        ("part", parts, list(recipe.parts)),
+    ):
+        for each in asked:
+            if each not in known:
+                raise ConfigurationError(f"{recipe.name} has no {what} {each!r}; it has {', '.join(known)}")
     rows = []
     for name, part in recipe.parts.items():
+        if parts and name not in parts:
+            continue
         mine = [row for row in wanted if (not row.parts or name in row.parts) and (not labels or row.label in labels)]
         if mine:
             settled = _Settled(recipe, chosen, name, part, quick, seeds, device, data_dir)
             rows += [settled.row(method) for method in mine]
-    return Table(recipe, chosen, quick, tuple(rows), seeds, tuple(labels))
+    if not rows:
+        raise ConfigurationError(f"{recipe.name} has none of the rows {', '.join(labels)} in {', '.join(parts)}")
+    again = command(recipe.name, chosen, labels, parts, seeds, quick=quick)
+    return Table(recipe, chosen, quick, tuple(rows), again)
 
 
 def _variant(recipe: Recipe, asked: str | None) -> str:
@@ -234,27 +252,18 @@ def check(table: Table) -> None:
             raise type(error)(f"{row.label} ({row.part}): {error}") from error
 
 
-def run(
-    table: Table,
-    store: Store,
-    monitor: Monitor,
-    *,
-    data_dir: Path | str | None = None,
-    executor: Executor | None = None,
-) -> list[Record]:
+def run(table: Table, store: Store, monitor: Monitor, executor: Executor) -> list[Record]:
     """Run a table: choose where there are grids, then run every row on every seed.
 
     Args:
         table: what is run.
         store: keeps every record as soon as it is there, and knows those of an earlier call.
         monitor: is told how it is getting on.
-        data_dir: where the data sets are.
-        executor: does the runs; ``None``: this process, one after the other.
+        executor: does the runs.
 
     Returns:
         The records of the runs that read the test set.
     """
-    executor = executor or Local(compare.here(store, monitor, data_dir=data_dir))
     trials = [_trials(row) for row in table.rows]
     monitor.planned(sum(map(len, trials)) + sum(len(row.final.seeds) for row in table.rows))
     records = iter(compare.execute([job for some in trials for job in some], executor, store, monitor))
