@@ -44,8 +44,11 @@ def measure(names: Sequence[str], devices: Sequence[str], *, quick: bool, second
             if name in _ON_CPU_ALONE and device != "cpu":
                 continue
             print(f"[{device}] {name} ...", flush=True)
-            rows += BENCHES[name](Setup(torch.device(device), quick=quick, seconds=seconds))
-    print("\n" + text_table(rows))
+            found = BENCHES[name](Setup(torch.device(device), quick=quick, seconds=seconds))
+            if found:
+                print(text_table(found) + "\n", flush=True)
+            rows += found
+    print(text_table(rows))
     where = [environment.describe(device).model_dump() for device in devices]
     return {"environment": where, "quick": quick, "seconds": seconds, "rows": [row.plain() for row in rows]}
 

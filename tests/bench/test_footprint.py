@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract import cases
 
+from contract import cases
 from holdfast import ConfigurationError, registry
 from holdfast.bench import models
 from holdfast.bench.footprint import footprint
+from holdfast.cli import sizes
 
 KEPT = [entry.name for entry in registry.entries() if entry.kind == "method"]
 
@@ -62,3 +63,17 @@ def test_half_precision_weights_are_anchored_in_float32():
     model = models.build("mlp-40", (1, 6, 6), 10, seed=0).bfloat16()
     count = sum(p.numel() for p in model.parameters())
     assert footprint(registry.lookup("ewc"), model).state_bytes == 8 * count
+
+
+def test_the_command_prints_each_method_for_a_model(capsys):
+    sizes.show(registry.entries(), "resnet18", None, None, "bfloat16")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert all(entry.name in lines for entry in registry.entries())
+    assert f"{6 * 11_689_512 / 2**20:.1f} MiB" in lines["ewc"]
+    assert f"{4 * 11_689_512 / 2**20:.1f} MiB" in lines["l2sp"]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [("3,x,1", "float32"), ("0", "float32"), (None, "float16")])
+def test_the_command_refuses_what_it_cannot_read(shape, dtype):
+    with pytest.raises(ConfigurationError, match="--i"):
+        sizes.show(registry.entries(), "mlp", shape, None, dtype)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract import cases
 from torch import nn
 
+from contract import cases
 from holdfast import EWC, L2SP, MAS, ANPyC, ConfigurationError, OnlineEWC
 from holdfast.penalties.storage import lent, placed
 

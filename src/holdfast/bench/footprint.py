@@ -14,7 +14,7 @@ from holdfast.method import Method
 from holdfast.names import canonical_parameters
 from holdfast.registry import Entry
 
-__all__ = ["Footprint", "footprint"]
+__all__ = ["Footprint", "footprint", "has_importances"]
 
 _COUNTS = re.compile(r"(?P<kept>[\d.]+)(?:, and (?P<training>[\d.]+) in training)?")
 
@@ -39,6 +39,17 @@ class Footprint:
         return self.state_bytes + max(self.training_bytes, self.consolidating_bytes)
 
 
+def has_importances(entry: Entry) -> bool:
+    """Whether a method holds importances beside its anchors."""
+    return "quadratic" in entry.promises and float(_counts(entry)["kept"]) >= 2
+
+
+def _counts(entry: Entry) -> re.Match[str]:
+    counts = _COUNTS.fullmatch(entry.state)
+    assert counts is not None, entry.state
+    return counts
+
+
 def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | None = None) -> Footprint:
     """What a method with its default settings will take for a model, by the tensors that its entry says it keeps.
 
@@ -53,8 +64,7 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
     Raises:
         ConfigurationError: if importances of that precision are asked of a method that has none.
     """
-    counts = _COUNTS.fullmatch(entry.state)
-    assert counts is not None, entry.state
+    counts = _counts(entry)
     kept, training = float(counts["kept"]), float(counts["training"] or 0)
     parameters = canonical_parameters(model)
     if entry.kind == "method":
@@ -65,7 +75,7 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
     # Anchors and importances keep the weights' precision, or float32 where that is a half precision.
     one = sum(p.numel() * torch.promote_types(p.dtype, torch.float32).itemsize for p in parameters.values())
     state = round(kept * one)
-    weighted = "quadratic" in entry.promises and kept >= 2
+    weighted = has_importances(entry)
     if importance_dtype is not None:
         if not weighted:
             raise ConfigurationError(f"{entry.name} has no importances; expected no importance dtype")

@@ -12,12 +12,23 @@ __all__ = ["register"]
 
 def _methods(
     name: Annotated[str | None, typer.Argument(help="Show one method's settings instead.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Show the memory each takes for this model instead: resnet18, mlp, ...")
+    ] = None,
+    shape: Annotated[str | None, typer.Option("--input", help="One sample's shape, such as 3,224,224.")] = None,
+    outputs: Annotated[int | None, typer.Option(help="The model's number of outputs.", min=1)] = None,
+    importance_dtype: Annotated[str, typer.Option(help="Of importances: float32 or bfloat16.")] = "float32",
 ) -> None:
-    """List the methods, or the settings of one."""
+    """List the methods, the settings of one, or the memory that they take for a model."""
     from holdfast import registry
     from holdfast.cli import show
 
-    if name is None:
+    if model is not None:
+        from holdfast.cli import sizes
+
+        asked = registry.entries() if name is None else (registry.lookup(name),)
+        sizes.show(asked, model, shape, outputs, importance_dtype)
+    elif name is None:
         show.methods(registry.entries())
     else:
         show.settings(registry.lookup(name))
