@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from holdfast.projections.freeze import Freeze
     from holdfast.projections.packnet import PackNet
     from holdfast.projections.pruning import AnpycPruning
+    from holdfast.strength import AutoStrength
 
 __all__ = [
     "ANPyC",
     "Anastrophic",
     "AnpycPruning",
+    "AutoStrength",
     "CLASSP",
     "CausalLM",
     "Classification",
@@ -70,6 +72,7 @@ _HOMES = {
     "ANPyC": "holdfast.penalties.anpyc",
     "Anastrophic": "holdfast.penalties.anastrophic",
     "AnpycPruning": "holdfast.projections.pruning",
+    "AutoStrength": "holdfast.strength",
     "CLASSP": "holdfast.optim",
     "CausalLM": "holdfast.objectives",
     "Classification": "holdfast.objectives",

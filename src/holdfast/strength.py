@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from holdfast.checks import check_positive
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
 
@@ -26,28 +27,33 @@ class AutoStrength:
     r"""How a strength is found while training: see :func:`matching_strength`.
 
     Args:
-        fraction: what the penalty's gradient is to be in units of the task's, > 0.
+        fraction: what the penalty's gradient is to be in units of the task's, > 0; ``None`` for the method's own, which
+            was measured: 3 where weights differ in importance, 0.1 where every weight counts alike.
         steps: how many steps at the start of each task are taken without the penalty and measured, >= 2.
 
     Raises:
         ConfigurationError: for a value out of its range.
     """
 
-    fraction: float = 1.0
+    fraction: float | None = None
     steps: int = 10
 
     def __post_init__(self) -> None:
-        if isinstance(self.fraction, bool) or not isinstance(self.fraction, int | float):
-            raise ConfigurationError(f"fraction is {self.fraction!r}; expected a finite number > 0")
-        if not math.isfinite(self.fraction) or self.fraction <= 0:
-            raise ConfigurationError(f"fraction is {self.fraction!r}; expected a finite number > 0")
+        if self.fraction is not None:
+            check_positive("fraction", self.fraction)
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 2:
             raise ConfigurationError(
                 f"steps is {self.steps!r}; expected a whole number >= 2 (before the first step there is no pull)"
             )
 
-    def __str__(self) -> str:
-        return f"{self.fraction:g} of the task's gradient over its first {self.steps} steps"
+    def describe(self, default: float) -> str:
+        """The rule in words.
+
+        Args:
+            default: the method's own fraction.
+        """
+        fraction = default if self.fraction is None else self.fraction
+        return f"{fraction:g} times the task's gradient over its first {self.steps} steps"
 
 
 Strength: TypeAlias = "float | Literal['auto'] | AutoStrength"
@@ -96,10 +102,12 @@ class StrengthFinder:
 
     Args:
         rule: what is asked for.
+        default: the method's own fraction.
     """
 
-    def __init__(self, rule: AutoStrength) -> None:
+    def __init__(self, rule: AutoStrength, default: float) -> None:
         self.rule = rule
+        self.fraction = default if rule.fraction is None else rule.fraction
 
     def found(self, meta: Mapping[str, Any]) -> list[float]:
         """The strengths found so far, in the order of the tasks that they were found for."""
@@ -140,7 +148,7 @@ class StrengthFinder:
         if meta["steps"] + 1 >= self.rule.steps * optimizers:
             # The one look at the numbers: until here nothing has waited for the device.
             sums = [float(buffers.pop(name, torch.zeros(()))) for name in ("auto_gradients", "auto_pulls")]
-            strength = matching_strength(sums[0], sums[1], self.rule.fraction)
+            strength = matching_strength(sums[0], sums[1], self.fraction)
             # Replaced, not changed: a state_dict taken earlier shares it.
             meta["auto"] = {"num_tasks": meta["num_tasks"], "strengths": [*self.found(meta), strength]}
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from holdfast.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:  # tables are made of numbers alone, and must not wait for PyTorch
+    from torch import Tensor
 
 __all__ = [
     "average_accuracy",
@@ -26,16 +27,16 @@ __all__ = [
     "t_quantile",
 ]
 
-Matrix = Sequence[Sequence[float]] | Tensor
+Matrix: TypeAlias = "Sequence[Sequence[float]] | Tensor"
 
 
 def _rows(matrix: Matrix) -> list[list[float]]:
-    if isinstance(matrix, Tensor):
+    if isinstance(matrix, Sequence):
+        rows = [[float(value) for value in row] for row in matrix]
+    else:
         if matrix.dim() != 2:
             raise DataError(f"matrix must have 2 dimensions, but its shape is {tuple(matrix.shape)}.")
-        rows = matrix.to(torch.float64).tolist()
-    else:
-        rows = [[float(value) for value in row] for row in matrix]
+        rows = matrix.double().tolist()
     if not rows or not rows[0]:
         raise DataError("matrix is empty; expected one row per learned task and one column per task.")
     if len({len(row) for row in rows}) > 1:

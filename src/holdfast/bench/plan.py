@@ -18,6 +18,7 @@ from holdfast.bench.record import Hyperparameter, RunConfig
 from holdfast.bench.session import Session
 from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError
+from holdfast.penalties.quadratic import QuadraticPenalty
 from holdfast.registry import Entry, Value
 from holdfast.strength import AutoStrength
 
@@ -108,6 +109,13 @@ def typed(entry: Entry, key: str, text: str) -> Value:
         )
     value: Value = found
     return value
+
+
+def _automatic(entry: Entry) -> str:
+    """How an automatic strength is found, for the record; nothing for a method that will refuse it."""
+    if isinstance(entry.build, type) and issubclass(entry.build, QuadraticPenalty):
+        return AutoStrength().describe(entry.build.auto_fraction)
+    return ""
 
 
 AUTO = "auto"
@@ -202,7 +210,7 @@ def plan(
             value = Hyperparameter(
                 value=found,
                 source="auto" if automatic else "given",
-                detail=str(AutoStrength()) if automatic else "",
+                detail=_automatic(entry) if automatic else "",
             )
         chosen[key] = value
     trained = dataclasses.replace(protocol(stream.name), **given)

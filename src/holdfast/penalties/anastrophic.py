@@ -55,6 +55,7 @@ class Anastrophic(QuadraticPenalty):
     """
 
     needs_data: ClassVar[bool] = False
+    auto_fraction: ClassVar[float] = 0.1  # more would hold weights that nobody needs, too
 
     def __init__(
         self,

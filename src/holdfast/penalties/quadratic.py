@@ -131,6 +131,7 @@ class QuadraticPenalty(Method):
     """
 
     halved: ClassVar[bool] = True  # whether the paper writes the one half
+    auto_fraction: ClassVar[float] = 3.0  # of the task's gradient, for strength="auto": see docs/tuning.md
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class QuadraticPenalty(Method):
         self._finder: StrengthFinder | None = None
         self.strength: float | Literal["auto"] = "auto"
         if isinstance(strength, AutoStrength) or strength == "auto":
-            self._finder = StrengthFinder(AutoStrength() if strength == "auto" else strength)
+            self._finder = StrengthFinder(AutoStrength() if strength == "auto" else strength, self.auto_fraction)
         else:
             self.strength = check_not_negative("strength", strength)
         if coupling not in ("gradient", "loss", "proximal"):
