@@ -80,7 +80,7 @@ def test_run_shows_the_matrix_and_writes_nothing_unasked(tmp_path: Path, monkeyp
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines()]
     rows = [line for line in lines if line and line[0] in ("0/1", "2/3", "4/5", "6/7", "8/9")]
-    assert [len(row) for row in rows] == [11] * 5  # a name, and five numbers behind five bars
+    assert [len(row) for row in rows] == [6] * 5  # a name and five numbers
     assert "Nothing was written" in result.stdout
     assert "[1/1] ewc, seed 0: average test accuracy" in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -156,6 +156,10 @@ def test_report_is_made_again_from_the_records(tmp_path: Path) -> None:
     assert "finetune" in shown
     assert str(tmp_path / "report.html") in shown
     assert len((tmp_path / "report.html").read_text()) == pytest.approx(len(page), rel=0.1)
+    narrow = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["report", str(tmp_path)]).stdout
+    table = narrow.partition("Mean ±")[0]
+    assert "finetune" in table and "…" not in table
+    assert max(map(len, table.splitlines())) <= 80
     exported = succeed("report", str(tmp_path), "--table", "csv")
     assert exported.startswith("stream,scenario,")
     assert len(exported.splitlines()) == 2

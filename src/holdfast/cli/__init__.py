@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from holdfast.cli import importance, lists, recipes, running, runs, tuning
+from holdfast.cli import evidence, importance, lists, recipes, running, runs, tuning
 from holdfast.errors import HoldfastError
 
 __all__ = ["app", "main"]
@@ -38,7 +38,9 @@ class _Group(TyperGroup):
         except _UsageError as error:
             code = _say(error.format_message())  # type: ignore[attr-defined]  # known by its place in typer alone
         except (KeyboardInterrupt, typer.Abort):
-            code = _say("stopped", INTERRUPTED)
+            code = INTERRUPTED
+        if code == INTERRUPTED:  # typer itself may have turned Ctrl-C into this code
+            _say("stopped")
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -83,6 +85,7 @@ tuning.register(app)
 runs.register(app)
 importance.register(app)
 recipes.register(app)
+evidence.register(app)
 
 
 def main() -> None:

@@ -6,17 +6,16 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.bench.importance_record import ImportanceRecord
-from holdfast.bench.record import Record
-from holdfast.bench.report import text_table
-from holdfast.registry import Choice, Entry, Range
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a list of records must not wait for PyTorch
+    from holdfast.bench.importance_record import ImportanceRecord
     from holdfast.bench.recipes import Recipe
+    from holdfast.bench.record import Record
+    from holdfast.registry import Entry
 
 __all__ = [
     "aside",
@@ -35,6 +34,7 @@ __all__ = [
     "warnings",
 ]
 
+_ALL_COLUMNS = 104  # of a terminal on which every column of the result table can be read
 _WIDE = 160  # columns, where the output is no terminal: a table in a file should not be folded
 
 
@@ -64,10 +64,12 @@ def note(sentence: str) -> None:
 
 
 def _table(title: str | None, headers: Sequence[str], numbers: bool) -> Table:
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, header in enumerate(headers):
-        right = numbers and number > 0
-        table.add_column(header, justify="right" if right else "left", no_wrap=right)
+        if numbers and number > 0:
+            table.add_column(Text(header.replace(" (", "\n(")), justify="right", no_wrap=True)
+        else:
+            table.add_column(Text(header), overflow="fold")
     return table
 
 
@@ -85,6 +87,8 @@ def methods(entries: Iterable[Entry]) -> None:
 
 def settings(entry: Entry) -> None:
     """The settings of one method."""
+    from holdfast.registry import Choice, Range
+
     console = _console()
     console.print(Text(f"{entry.name}: {entry.family}, {entry.source}"), soft_wrap=True)
     if not entry.defaults:
@@ -112,8 +116,12 @@ def streams(names: Mapping[str, str]) -> None:
 
 def results(records: Sequence[Record]) -> None:
     """The result table: mean ± 95 % interval, best in bold, controls marked."""
+    from holdfast.bench.report import text_table
+    from holdfast.bench.report.tables import SHORT
+
     console = _console()
-    for shown in text_table(records):
+    fits = console.width >= _ALL_COLUMNS
+    for shown in text_table(records, keys=SHORT if fits else SHORT[:4]):
         table = _table(shown.title, shown.headers, numbers=True)
         for row in shown.rows:
             table.add_row(*(Text(cell.text, "bold" if cell.best else "") for cell in row))
@@ -133,11 +141,16 @@ def plain(headers: Sequence[str], rows: Iterable[Sequence[Text]]) -> None:
 
 def matrix(record: Record) -> None:
     """The accuracy on every task after every task."""
-    table = _table("Test accuracy (%)", ("After learning", *record.task_names), numbers=True)
-    single = len(record.matrix) == 1
-    for name, row in zip(record.task_names, record.matrix, strict=False):
-        table.add_row(Text("all tasks" if single else name), *(f"{100 * value:.2f}" for value in row))
     console = _console()
+    names = record.task_names
+    heads: Sequence[str] = names
+    if sum(len(name) + 2 for name in names) + 16 > console.width:
+        heads = [str(number) for number in range(1, len(names) + 1)]
+        names = [f"{number} {name}" for number, name in zip(heads, names, strict=True)]
+    table = _table("Test accuracy (%)", ("After learning", *heads), numbers=True)
+    single = len(record.matrix) == 1
+    for name, row in zip(names, record.matrix, strict=False):
+        table.add_row(Text("all tasks" if single else name), *(f"{100 * value:.2f}" for value in row))
     console.print()
     console.print(table)
 
