@@ -174,3 +174,56 @@ def test_wrong_arguments():
         as_objective(3)  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(ConfigurationError, match="sampled"):
         CausalLM(per="token").factors(_outputs())
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 5, 3)], ids=str)
+def test_a_class_without_a_rival_is_refused(shape):
+    """Its softmax is 1 whatever the weights: every importance would be 0."""
+    objective, outputs = Classification(), torch.randn(shape)
+    batch = (None, torch.zeros(8, dtype=torch.long))
+    for use in (
+        lambda: objective.losses(outputs, batch),
+        lambda: next(objective.factors(outputs)),
+        lambda: objective.sample(outputs, None),
+    ):
+        with pytest.raises(DataError, match="at least two classes"):
+            use()
+
+
+def test_a_target_without_an_output_is_refused():
+    outputs = torch.zeros(2, 3)
+    for wrong in (3, -1):
+        with pytest.raises(DataError, match=f"target {wrong} is not among the model's 3 outputs"):
+            Classification().losses(outputs, (None, torch.tensor([0, wrong])))
+    assert float(Classification().losses(outputs, (None, torch.tensor([0, -100])))[1]) == 0  # PyTorch's "no loss here"
+
+
+@pytest.mark.parametrize("classes", [(), (1, 1), (-1,), (0.5, 1), ("a",), 5], ids=str)
+def test_columns_that_are_none_are_refused(classes):
+    with pytest.raises(ConfigurationError, match="classes is"):
+        Classification(classes=classes)
+
+
+@pytest.mark.parametrize("objective", [Regression(), MultiLabel()], ids=["regression", "multilabel"])
+def test_outputs_without_a_second_axis_are_as_one_output(objective):
+    outputs = torch.randn(6, generator=torch.Generator().manual_seed(0))
+    targets = (outputs > 0).float()
+    flat, column = (outputs, targets), (outputs[:, None], targets[:, None])
+    torch.testing.assert_close(
+        objective.losses(flat[0], (None, flat[1])), objective.losses(column[0], (None, column[1]))
+    )
+    for left, right in zip(objective.factors(flat[0]), objective.factors(column[0]), strict=True):
+        torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("wrong", [Classification, nn.CrossEntropyLoss(), 3], ids=["class", "loss", "number"])
+def test_what_is_no_objective_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match="objective is"):
+        as_objective(wrong)
+
+
+def test_a_callable_that_returns_no_tensor_is_refused():
+    with pytest.raises(DataError, match="returned a float"):
+        LossOnly(lambda outputs, batch: 1.0).losses(torch.zeros(2, 3), (None, None))
+    with pytest.raises(ConfigurationError, match="forward is 3"):
+        Classification(forward=3)

@@ -105,9 +105,9 @@ def distance(
     if isinstance(objective, Teaching):
         return objective.distill(student, teacher, temperature).mean()
     if isinstance(objective, Regression):
-        return 0.5 * (student - teacher).square().flatten(1).sum(1).mean()
+        return 0.5 * (student - teacher).square().reshape(len(student), -1).sum(1).mean()
     if isinstance(objective, MultiLabel):
-        return factor * sigmoid_divergence(student, teacher, temperature).flatten(1).sum(1).mean()
+        return factor * sigmoid_divergence(student, teacher, temperature).reshape(len(student), -1).sum(1).mean()
     if isinstance(objective, CausalLM):
         each = softmax_divergence(student[:, :-1], teacher[:, :-1], temperature)
         seen = targets_of(batch)[:, 1:] != _IGNORED

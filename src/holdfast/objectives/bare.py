@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError, DataError
 from holdfast.objectives.base import Batch, Forward, Objective, Plain
@@ -30,6 +30,8 @@ class LossOnly(Plain):
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """What the callable returns, checked to be one loss per sample."""
         losses = self._function(outputs, batch)
+        if not isinstance(losses, Tensor):
+            raise DataError(f"the objective returned a {type(losses).__name__}; expected a tensor [B] of losses")
         if losses.dim() != 1:
             raise DataError(
                 f"the objective returned losses of shape {tuple(losses.shape)}; expected one per sample [B] "
@@ -54,8 +56,17 @@ def as_objective(objective: Objective | Callable[[Any, Batch], Tensor] | None) -
     """
     if objective is None:
         return Classification()
+    if isinstance(objective, type):
+        raise ConfigurationError(
+            f"objective is the class {objective.__name__}; expected an instance: {objective.__name__}(…)"
+        )
     if isinstance(objective, Objective):
         return objective
+    if isinstance(objective, nn.modules.loss._Loss):
+        raise ConfigurationError(
+            f"objective is {objective!r}, which takes targets and returns a mean; expected an Objective or a callable "
+            "(outputs, batch) -> [B], such as lambda outputs, batch: cross_entropy(outputs, batch[1], reduction='none')"
+        )
     if callable(objective):
         return LossOnly(objective)
     raise ConfigurationError(f"objective is {objective!r}; expected an Objective or a callable (outputs, batch) -> [B]")

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import DataError
+from holdfast.errors import ConfigurationError, DataError
 
 __all__ = ["Batch", "Forward", "Objective", "Plain", "SharedForward", "count", "draw"]
 
@@ -97,6 +97,8 @@ class Plain:
     """
 
     def __init__(self, forward: Forward | None = None) -> None:
+        if forward is not None and not callable(forward):
+            raise ConfigurationError(f"forward is {forward!r}; expected a function (model, batch) -> outputs")
         self._forward = forward
 
     def forward(self, model: nn.Module, batch: Batch) -> Any:

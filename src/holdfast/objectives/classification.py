@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from holdfast.errors import ConfigurationError, DataError
 from holdfast.objectives.base import Batch, Forward, Plain, logits_of, multinomial, targets_of
 
 __all__ = ["Classification"]
+
+_IGNORED = -100  # PyTorch's label for "no loss here"
 
 
 class Classification(Plain):
@@ -42,9 +45,7 @@ class Classification(Plain):
         forward: Forward | None = None,
     ) -> None:
         super().__init__(forward)
-        if classes is not None and (len(classes) < 1 or len(set(classes)) != len(classes)):
-            raise ConfigurationError(f"classes is {classes!r}; expected at least one column, none of them twice")
-        self.classes = None if classes is None else tuple(int(c) for c in classes)
+        self.classes = None if classes is None else _columns_of(classes)
         self.head = head
 
     def __repr__(self) -> str:
@@ -67,14 +68,18 @@ class Classification(Plain):
             return logits[:, first : last + 1]
         return logits[:, list(self.classes)]
 
-    def _columns(self, targets: Tensor) -> Tensor:
-        """Targets as positions among the outputs used, ``[B]``."""
+    def _columns(self, targets: Tensor, number: int) -> Tensor:
+        """Targets as positions among the ``number`` outputs used, ``[B]``."""
         if targets.is_floating_point() or targets.dim() != 1:
             raise DataError(
                 f"targets have shape {tuple(targets.shape)} and dtype {targets.dtype}; Classification expects "
                 "integers [B]: use Regression or MultiLabel, or a callable of your own"
             )
         if self.classes is None:
+            # On another device the check would have to wait, and PyTorch's own is made there.
+            wrong = (targets >= number) | ((targets < 0) & (targets != _IGNORED))
+            if targets.device.type == "cpu" and bool(wrong.any()):
+                raise DataError(f"target {int(targets[wrong][0])} is not among the model's {number} outputs, from 0")
             return targets
         table = torch.tensor(self.classes, device=targets.device)
         hit = targets[:, None] == table
@@ -85,10 +90,12 @@ class Classification(Plain):
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy per sample, ``[B]``, in nats."""
-        return F.cross_entropy(outputs, self._columns(targets_of(batch)), reduction="none")
+        columns = self._columns(targets_of(batch), _competing(outputs))
+        return F.cross_entropy(outputs, columns, reduction="none")
 
     def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Batch:
         """Targets drawn from the softmax of the outputs."""
+        _competing(outputs)
         drawn = multinomial(outputs.detach().softmax(-1), generator)
         if self.classes is not None:
             drawn = torch.tensor(self.classes, device=drawn.device)[drawn]
@@ -96,7 +103,39 @@ class Classification(Plain):
 
     def factors(self, outputs: Tensor) -> Iterator[Tensor]:
         r"""For each class :math:`\sqrt{p_y}\,(-\log p_y)`, the root held constant, ``[B]``."""
+        number = _competing(outputs)
         log_p = outputs.log_softmax(-1)
         root = (0.5 * log_p.detach()).exp()
-        for k in range(outputs.shape[-1]):
+        for k in range(number):
             yield -root[:, k] * log_p[:, k]
+
+
+def _columns_of(classes: Sequence[int]) -> tuple[int, ...]:
+    """Columns as plain numbers.
+
+    Raises:
+        ConfigurationError: if they are none, twice the same, negative or no whole numbers.
+    """
+    try:
+        found = tuple(operator.index(c) for c in classes)
+    except TypeError:
+        found = ()
+    if not found or min(found) < 0 or len(set(found)) != len(found):
+        raise ConfigurationError(
+            f"classes is {classes!r}; expected column numbers from 0, at least one, none of them twice"
+        )
+    return found
+
+
+def _competing(outputs: Tensor) -> int:
+    """How many outputs compete.
+
+    Raises:
+        DataError: if one stands alone: its softmax is 1 whatever the weights, and nothing would be protected.
+    """
+    if outputs.dim() != 2 or outputs.shape[1] < 2:
+        raise DataError(
+            f"the outputs have shape {tuple(outputs.shape)}; Classification expects [B, K] with at least two classes: "
+            "use MultiLabel for yes/no outputs, Regression for real ones, or a forward= that gives [B, K]"
+        )
+    return outputs.shape[1]

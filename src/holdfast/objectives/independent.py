@@ -28,7 +28,7 @@ class Regression(Plain):
         targets = targets_of(batch)
         if targets.shape != outputs.shape:
             raise DataError(f"targets have shape {tuple(targets.shape)}; Regression expects {tuple(outputs.shape)}")
-        return 0.5 * (outputs - targets).square().flatten(1).sum(1)
+        return 0.5 * (outputs - targets).square().reshape(len(outputs), -1).sum(1)
 
     def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Batch:
         """Targets drawn from the Gaussian around the outputs."""
@@ -36,7 +36,7 @@ class Regression(Plain):
 
     def factors(self, outputs: Tensor) -> Iterator[Tensor]:
         """Each output itself, ``[B]``."""
-        yield from outputs.flatten(1).unbind(1)
+        yield from outputs.reshape(len(outputs), -1).unbind(1)
 
 
 class MultiLabel(Plain):
@@ -50,9 +50,8 @@ class MultiLabel(Plain):
         targets = targets_of(batch)
         if targets.shape != outputs.shape:
             raise DataError(f"targets have shape {tuple(targets.shape)}; MultiLabel expects {tuple(outputs.shape)}")
-        return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none").sum(
-            tuple(range(1, outputs.dim()))
-        )
+        each = F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
+        return each.reshape(len(outputs), -1).sum(1)
 
     def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Batch:
         """Each label drawn from its own sigmoid."""
@@ -62,4 +61,4 @@ class MultiLabel(Plain):
     def factors(self, outputs: Tensor) -> Iterator[Tensor]:
         r"""Each logit times :math:`\sqrt{p(1-p)}`, the root held constant, ``[B]``."""
         p = outputs.detach().sigmoid()
-        yield from ((p * (1 - p)).sqrt() * outputs).flatten(1).unbind(1)
+        yield from ((p * (1 - p)).sqrt() * outputs).reshape(len(outputs), -1).unbind(1)
