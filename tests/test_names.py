@@ -76,3 +76,17 @@ def test_selecting_nothing_is_an_error_that_names_the_selection():
 def test_a_selection_of_the_wrong_type_is_refused():
     with pytest.raises(ConfigurationError, match="3"):
         selected(Own(), [3])  # type: ignore[list-item]  # the mistake under test
+
+
+def test_a_pattern_that_names_nothing_is_refused_beside_others_that_do():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(ConfigurationError, match=r"select holds '1.weihgt', but .* it has 1.weight"):
+        selected(model, ["0.*", "1.weihgt"])
+    model[1].requires_grad_(False)
+    assert set(selected(model, ["0", "1"])) == {"0.weight", "0.bias"}  # frozen, but there
+
+
+@pytest.mark.parametrize("wrong", [3, torch.ones(2), ["0", 3]], ids=str)
+def test_what_is_no_selection_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match="select"):
+        selected(nn.Sequential(nn.Linear(2, 2)), wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, cast
@@ -118,16 +119,39 @@ def _as_predicate(select: Select) -> Callable[[str, nn.Parameter], bool]:
         return lambda name, parameter: True
     if callable(select):
         return select
-    patterns = [select] if isinstance(select, str) else list(select)
-    for pattern in patterns:
+    patterns = _patterns(select)
+    return lambda name, parameter: any(_matches(name, pattern) for pattern in patterns)
+
+
+def _patterns(select: str | Iterable[str]) -> list[str]:
+    if isinstance(select, str):
+        return [select]
+    if isinstance(select, Tensor) or not isinstance(select, Iterable):
+        raise ConfigurationError(
+            f"select is {select!r}; expected parameter names or patterns like 'layer1.*', or a function"
+        )
+    for pattern in select:
         if not isinstance(pattern, str):
             raise ConfigurationError(f"select holds {pattern!r}; expected parameter names or patterns like 'layer1.*'")
+    return list(select)
 
-    def matches(name: str, parameter: nn.Parameter) -> bool:
-        # A pattern also selects everything below the module that it names.
-        return any(fnmatch.fnmatchcase(name, p) or fnmatch.fnmatchcase(name, f"{p}.*") for p in patterns)
 
-    return matches
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern names a parameter, or the module that it is in."""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
+
+
+def _check_all_match(select: Select, names: Iterable[str]) -> None:
+    """Refuse a pattern that names nothing beside others that do: it is a slip of the pen, and would go unnoticed."""
+    if select is None or callable(select):
+        return
+    known = list(names)
+    for pattern in _patterns(select):
+        if not any(_matches(name, pattern) for name in known):
+            near = difflib.get_close_matches(pattern, known, n=3) or known[:5]
+            raise ConfigurationError(
+                f"select holds {pattern!r}, but the model has no such parameter; it has {', '.join(near)}"
+            )
 
 
 def selected(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
@@ -142,12 +166,14 @@ def selected(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
         name -> live trainable parameter.
 
     Raises:
-        ConfigurationError: if nothing is selected.
+        ConfigurationError: if nothing is selected, or a name or pattern fits no parameter at all.
     """
     keep = _as_predicate(select)
     everything = canonical_parameters(model)
     found = {n: p for n, p in everything.items() if p.requires_grad and keep(n, p)}
-    if not found:
+    if found:
+        _check_all_match(select, everything)
+    else:
         shown = "" if select is None else f" that select={_describe(select)} names"
         names = ", ".join(list(everything)[:5]) or "no parameter at all"
         raise ConfigurationError(f"the model has no trainable parameter{shown}; it has {names}")
