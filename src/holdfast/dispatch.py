@@ -69,8 +69,8 @@ class Phased(Protocol):
         ...
 
 
-# What stands around an optimizer: Accelerate's has no hook tables of its own; Lightning's shares those of the one inside,
-# which is the one that steps. If nobody imported the module, nobody has such a wrapper.
+# What stands around an optimizer: Accelerate's has no hook tables of its own; Lightning's shares those of the one
+# inside, which is the one that steps. If nobody imported the module, nobody has such a wrapper.
 _WRAPPERS = (
     ("accelerate.optimizer", "AcceleratedOptimizer"),
     ("lightning.pytorch.core.optimizer", "LightningOptimizer"),

@@ -16,7 +16,7 @@ from holdfast.dispatch import Dispatcher, Step, unwrap_optimizer
 from holdfast.errors import ConfigurationError, DataError, NumericsError, ProtectionError
 from holdfast.names import Select, canonical_parameters, selected
 from holdfast.objectives import Batch, Objective, as_objective
-from holdfast.state import check_finite, check_fits, pack, unpack
+from holdfast.state import check_finite, check_fits, check_something, pack, unpack
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -146,7 +146,8 @@ class Method(abc.ABC):
 
         Raises:
             DataError: if data is needed and there is none. Nothing has changed then.
-            ProtectionError: if no step was observed since the last task. Nothing has changed then.
+            ProtectionError: if no step was observed since the last task, or all importances are 0. Nothing has changed
+                then.
             NumericsError: if an importance, or anything else to remember, is not finite. Nothing has changed then.
         """
         if self.num_tasks > 0 and self.meta["steps"] == 0:
@@ -155,6 +156,8 @@ class Method(abc.ABC):
                 "with the optimizer that really trains (a copied one loses its hooks)"
             )
         known = self.objective if objective is None else as_objective(objective)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise ConfigurationError(f"generator is {generator!r}; expected a torch.Generator or None")
         if self.needs_data:
             batches = self._at_least_one(batches)
         self._resolve(self._optimizers)
@@ -162,7 +165,8 @@ class Method(abc.ABC):
         self._remember(batches, known, generator)
         try:
             check_finite(type(self).__name__, self.state, self.buffers)
-        except NumericsError:
+            check_something(type(self).__name__, self.state)
+        except (NumericsError, ProtectionError):
             self.meta, self.state, self.buffers = before
             self._loaded()
             raise
@@ -174,6 +178,8 @@ class Method(abc.ABC):
         """Fill ``state``, ``buffers`` and ``meta``; compute everything that can fail before changing any of them."""
 
     def _at_least_one(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        if not isinstance(batches, Iterable):
+            raise DataError(f"{type(self).__name__} got batches of type {type(batches).__name__}; expected an iterable of them")
         iterator = iter(batches)
         for first in iterator:
             return itertools.chain([first], iterator)

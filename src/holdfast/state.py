@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import NumericsError, StateError
+from holdfast.errors import NumericsError, ProtectionError, StateError
 
-__all__ = ["anchor_of", "check_fits", "check_finite", "finiteness", "pack", "unpack"]
+__all__ = ["anchor_of", "check_fits", "check_finite", "check_something", "finiteness", "pack", "unpack"]
 
 
 def anchor_of(parameter: Tensor) -> Tensor:
@@ -58,6 +58,20 @@ def check_finite(method: str, state: Mapping[str, Mapping[str, Tensor]], buffers
     for (label, _), finite in zip(named, finiteness(t for _, t in named), strict=True):
         if not finite:
             raise NumericsError(f"{method}: the {label} is not finite, so nothing was remembered of this task")
+
+
+def check_something(method: str, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Refuse importances that are all 0: whatever the strength, nothing would be protected.
+
+    Raises:
+        ProtectionError: saying where to look.
+    """
+    found = [held["importance"] for held in state.values() if "importance" in held]
+    if found and not any(bool(importance.any()) for importance in found):
+        raise ProtectionError(
+            f"{method} found importance 0 for every weight, which protects nothing: does training move the weights, do "
+            "the outputs depend on them (a forward under no_grad hides it), and is what competes more than one output?"
+        )
 
 
 def pack(

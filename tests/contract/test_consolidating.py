@@ -10,7 +10,7 @@ import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from holdfast import DataError, NumericsError, ProtectionError
+from holdfast import ConfigurationError, DataError, NumericsError, ProtectionError, registry
 from tests.contract.cases import (
     METHODS,
     NEED_DATA,
@@ -140,3 +140,39 @@ def _close(left, right) -> bool:
         for n in left.state
         for k in left.state[n]
     )
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in registry.entries() if "path-integral" in entry.promises])
+def test_importance_0_everywhere_is_refused(name):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    method = build(name, model).attach(optimizer)
+    train(model, optimizer, task(1), method)
+    fisher_alone = name == "rwalk"  # a gradient counts there, moved or not
+    if fisher_alone:
+        for held in method.state.values():
+            held["fisher"].zero_()
+    with pytest.raises(ProtectionError, match="importance 0 for every weight"):
+        method.consolidate()
+    assert method.num_tasks == 0 and "anchor" not in method.state["first.weight"]
+
+
+@pytest.mark.parametrize("name", NEED_DATA)
+def test_outputs_that_do_not_depend_on_the_weights_are_refused(name):
+    model = network()
+    method = build(name, model)
+    while method.next_round(task(1), last=True):
+        pass
+    model.forward = torch.no_grad()(model.forward)
+    with pytest.raises(ProtectionError, match="importance 0 for every weight"):
+        method.consolidate(task(1))
+    assert method.num_tasks == 0 and not method.state
+
+
+@pytest.mark.parametrize("name", NEED_DATA)
+def test_what_are_no_batches_is_refused(name):
+    method = build(name, network())
+    with pytest.raises(DataError, match="NoneType"):
+        method.consolidate(None)
+    with pytest.raises(ConfigurationError, match="generator is 3"):
+        method.consolidate(task(1), generator=3)
