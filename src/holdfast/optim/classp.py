@@ -91,6 +91,8 @@ class CLASSP(Optimizer):
     ) -> None:
         values = {"lr": lr, "threshold": threshold, "eps": eps, "power": power, "scaling": scaling, "variant": variant}
         super().__init__(params, {name: _checked(name, value) for name, value in values.items()})
+        if not isinstance(fused, bool):
+            raise ConfigurationError(f"CLASSP: fused is {fused!r}, expected True or False.")
         self.fused = fused
         self._scratch: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 

@@ -32,6 +32,12 @@ Variant: TypeAlias = Literal["paper", "released"]
 # What is remembered of each entry: it was not set free by its latest pruning, it was, or it is pruned right now.
 _KEPT, _ELIGIBLE, _PRUNED = 0, 1, 2
 
+_IN_RANGE: dict[str, Callable[[float], bool]] = {
+    "start": lambda value: 0 < value < 100,
+    "decay": lambda value: 0 <= value <= 1,
+    "step": lambda value: 0 < value <= 100,
+}
+
 
 def percentage(task: int, start: float = 50.0, decay: float = 0.8) -> float:
     r"""How much is pruned after a task, in percent of what is eligible.
@@ -181,12 +187,12 @@ class AnpycPruning(TaylorPenalty):
         )
         if variant not in ("paper", "released"):
             raise ConfigurationError(f"variant is {variant!r}; expected 'paper' or 'released'")
-        for name, value, good, wanted in (
-            ("start", start, 0 < start < 100, "a percentage between 0 and 100"),
-            ("decay", decay, 0 <= decay <= 1, "a number from 0 to 1"),
-            ("step", step, 0 < step <= 100, "a percentage above 0, up to 100"),
+        for name, value, wanted in (
+            ("start", start, "a percentage between 0 and 100"),
+            ("decay", decay, "a number from 0 to 1"),
+            ("step", step, "a percentage above 0, up to 100"),
         ):
-            if not good:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not _IN_RANGE[name](value):
                 raise ConfigurationError(f"{name} is {value!r}; expected {wanted}")
         self.variant: Variant = variant
         self.start, self.decay, self.step = float(start), float(decay), float(step)
