@@ -1,10 +1,23 @@
 """Published protocols, one YAML file each: what was done, what was reported, and how to do it again."""
 
 from holdfast.bench.recipes.running import Row, Table, check, command, differing, markers, resolve, run
-from holdfast.bench.recipes.schema import Method, Part, Published, Quick, Recipe, Training, Variant, load, names, read
+from holdfast.bench.recipes.schema import (
+    Method,
+    Paired,
+    Part,
+    Published,
+    Quick,
+    Recipe,
+    Training,
+    Variant,
+    load,
+    names,
+    read,
+)
 
 __all__ = [
     "Method",
+    "Paired",
     "Part",
     "Published",
     "Quick",

@@ -15,7 +15,7 @@ from holdfast import registry
 from holdfast.bench.record import Scenario
 from holdfast.errors import ConfigurationError, StateError
 
-__all__ = ["Method", "Part", "Published", "Quick", "Recipe", "Training", "Variant", "load", "names", "read"]
+__all__ = ["Method", "Paired", "Part", "Published", "Quick", "Recipe", "Training", "Variant", "load", "names", "read"]
 
 _Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 _Value = float | int | bool | str
@@ -111,6 +111,13 @@ class Published(_Strict):
     differs: str = ""
 
 
+class Paired(_Strict):
+    """Two rows whose difference is measured seed by seed, and in a sentence why that is worth knowing."""
+
+    rows: tuple[str, str]
+    why: str = ""
+
+
 class Variant(_Strict):
     """One way to run the protocol."""
 
@@ -149,7 +156,7 @@ class Recipe(_Strict):
     choose_with: float = Field(default=0.1, gt=0, lt=1)
     methods: list[Method] = Field(min_length=1)
     published: list[Published] = []
-    paired: list[tuple[str, str]] = []
+    paired: list[Paired] = []
     quick: Quick
 
     @model_validator(mode="after")
@@ -162,7 +169,7 @@ class Recipe(_Strict):
             ("published: the part", [p.part for p in self.published if p.part], self.parts),
             ("published: the variant", [v for p in self.published for v in p.variants], self.variants),
             ("published: the label", [label for p in self.published for label in p.values], labels),
-            ("paired: the label", [label for pair in self.paired for label in pair], labels),
+            ("paired: the label", [label for pair in self.paired for label in pair.rows], labels),
         ):
             wrong = [each for each in given if each not in known]
             if wrong:
