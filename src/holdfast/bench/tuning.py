@@ -18,11 +18,11 @@ from holdfast import registry
 from holdfast.bench.compare import Comparison, Job, Monitor, Settings, Store
 from holdfast.bench.executors import Executor, carry_out
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
-from holdfast.bench.studies import Space, Study, Values, distribution, suggest
+from holdfast.bench.studies import Finished, Space, Study, Values, distribution, suggest
 from holdfast.errors import ConfigurationError
 from holdfast.registry import Value
 
-__all__ = ["Search", "check", "score", "search", "search_all", "space"]
+__all__ = ["Search", "check", "finished", "score", "search", "search_all", "space"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,16 @@ def check(comparison: Comparison, asked: Search) -> list[RunConfig]:
     """
     trials = [_Trials(comparison, method, asked) for method in comparison.methods]
     return [one.job(0, one.defaults()).config for one in trials if one.space]
+
+
+def finished(comparison: Comparison, method: str, asked: Search) -> Finished:
+    """What a search's database says has been tried: trial -> its values and its score."""
+    trials = _Trials(comparison, method, asked)
+    study = Study(asked.storage, _name(trials), trials.space)
+    try:
+        return study.finished()
+    finally:
+        study.close()
 
 
 def search(
