@@ -78,8 +78,7 @@ def matching_strength(gradients: float, pulls: float, fraction: float) -> float:
         λ, >= 0, in the unit that makes the penalty a loss.
 
     Raises:
-        NumericsError: if a sum is not finite.
-        ProtectionError: if the penalty had no gradient at all, so that no strength would do.
+        NumericsError: if a sum is not finite, or the penalty had no gradient, so that no finite strength would do.
 
     Example:
         >>> matching_strength(gradients=16.0, pulls=4.0, fraction=0.5)
@@ -88,7 +87,7 @@ def matching_strength(gradients: float, pulls: float, fraction: float) -> float:
     if not (math.isfinite(gradients) and math.isfinite(pulls)):
         raise NumericsError("strength='auto' measured a gradient that is not finite: lower the learning rate")
     if pulls <= 0:
-        raise ProtectionError(
+        raise NumericsError(
             "strength='auto' measured no penalty gradient: the weights did not move, or every importance is 0; "
             "give the strength as a number"
         )
