@@ -29,7 +29,15 @@ BENCHES: dict[str, Callable[[Setup], list[Row]]] = {
 _ON_CPU_ALONE = ("large", "avalanche")
 
 
-def measure(names: Sequence[str], devices: Sequence[str], *, quick: bool, seconds: float) -> dict[str, object]:
+def measure(
+    names: Sequence[str],
+    devices: Sequence[str],
+    *,
+    quick: bool,
+    seconds: float,
+    cpu_time: bool = False,
+    keep: Callable[[dict[str, object]], None] = lambda found: None,
+) -> dict[str, object]:
     """Run some benchmarks and say where: what the JSON file holds.
 
     Args:
@@ -37,20 +45,30 @@ def measure(names: Sequence[str], devices: Sequence[str], *, quick: bool, second
         devices: such as ``["cpu", "cuda"]``.
         quick: tiny sizes.
         seconds: per comparison.
+        cpu_time: count the processor's time on the CPU.
+        keep: is given what was found so far after each benchmark.
     """
     rows: list[Row] = []
+    where = [environment.describe(device).model_dump() for device in devices]
+    result: dict[str, object] = {"environment": where, "quick": quick, "seconds": seconds, "cpu_time": cpu_time}
     for device in devices:
         for name in names:
             if name in _ON_CPU_ALONE and device != "cpu":
                 continue
             print(f"[{device}] {name} ...", flush=True)
-            found = BENCHES[name](Setup(torch.device(device), quick=quick, seconds=seconds))
+            found = BENCHES[name](Setup(torch.device(device), quick, seconds, cpu_time and device == "cpu"))
             if found:
                 print(text_table(found) + "\n", flush=True)
             rows += found
     print(text_table(rows))
     where = [environment.describe(device).model_dump() for device in devices]
-    return {"environment": where, "quick": quick, "seconds": seconds, "rows": [row.plain() for row in rows]}
+    return {
+        "environment": where,
+        "quick": quick,
+        "seconds": seconds,
+        "cpu_time": cpu_time,
+        "rows": [row.plain() for row in rows],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,15 +83,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--quick", action="store_true", help="tiny sizes, to see that it runs; the figures mean nothing"
     )
     parser.add_argument("--seconds", type=float, default=15.0, help="per comparison (default 15)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's own choice)")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the processor's time, not the time that passed: with --threads 1, for a machine that others use",
+    )
     parser.add_argument("--device", action="append", help="cpu or cuda (default: both, where there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write docs/performance.md from the figures")
     asked = parser.parse_args(arguments)
     devices = asked.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    found = measure(asked.only or list(BENCHES), devices, quick=asked.quick, seconds=asked.seconds)
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
-    else:
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+
+    def keep(found: dict[str, object]) -> None:
+        if asked.json:
+            asked.json.write_text(json.dumps(found, indent=1) + "\n")
+
+    found = measure(
+        asked.only or list(BENCHES),
+        devices,
+        quick=asked.quick,
+        seconds=asked.seconds,
+        cpu_time=asked.cpu_time,
+        keep=keep,
+    )
+    if not asked.json:
         print("\n" + json.dumps(found))
     if asked.page:
         asked.page.write_text(page.markdown(found))

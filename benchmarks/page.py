@@ -79,6 +79,12 @@ def _where(found: Mapping[str, Any]) -> list[str]:
         "are medians, and on a machine that others use, only their ratios mean something.",
         "",
     ]
+    if found["cpu_time"]:
+        lines += [
+            "On the CPU the time that the process had a processor is counted, not the time that passed: others were",
+            "using the machine.",
+            "",
+        ]
     for place in found["environment"]:
         device = "" if place["device_name"] == "cpu" else f", {place['device_name']}"
         lines.append(

@@ -109,24 +109,26 @@ def anastrophic(setup: Setup) -> list[Row]:
 
 
 def paths(setup: Setup) -> list[Row]:
-    """What the path integrals of SI and RWalk add to a step, after one task."""
+    """What SI and RWalk add to a step of plain SGD, after one task."""
     rows = []
     built: tuple[type[Any], ...] = (SI, RWalk)
     for kind in built:
         model, size = network(setup)
-        optimizer = Still(model.parameters())
-        keep: Method = kind(model, strength=1.0).attach(optimizer)
-        optimizer.step()
+        for p in model.parameters():
+            p.grad = torch.randn_like(p)
+        bare, hooked = (torch.optim.SGD(model.parameters(), lr=1e-6) for _ in range(2))
+        keep: Method = kind(model, strength=0.0).attach(hooked)
+        hooked.step()
         keep.consolidate()
-        count = sum(p.numel() for p in model.parameters())
-        copy, _ = copy_work(setup, count)
-        timings = alternate(setup, {"holdfast": optimizer.step, "copy": copy})
-        # Copies of weights and gradients (4 streams), the penalty (5), the path integral (5).
+        copy, _ = copy_work(setup, sum(p.numel() for p in model.parameters()))
+        timings = alternate(setup, {"bare": bare.step, "hooked": hooked.step, "copy": copy})
+        extra, unit = timings.median("hooked") - timings.median("bare"), timings.median("copy")
         rows.append(
             Row(
-                "paths", f"{kind.__name__} step, {size}, 1 task", setup.device.type, "copy of the parameters",
-                timings.median("holdfast") / timings.median("copy"), "times as long", None, "less",
-                timings.median("holdfast"), timings.median("copy"), timings.median("copy") * 7, timings.rounds,
+                "paths", f"{kind.__name__} beside an SGD step, {size}, 1 task", setup.device.type,
+                "copy of the parameters", extra / unit, "times as long", None, "less", extra, unit,
+                # Copies of weights and gradients (4 streams), the penalty (5), the path integral (5), over a copy's 2.
+                7 * unit, timings.rounds,
             )
         )  # fmt: skip
     return rows

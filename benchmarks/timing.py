@@ -21,11 +21,19 @@ class Setup:
         device: where.
         quick: tiny sizes and few rounds, to see that it runs; its figures mean nothing.
         seconds: how long one comparison goes on, once it has had its least number of rounds.
+        cpu_time: count the time that the process had a processor, not the time that passed; for one thread on a machine
+            that others keep busy.
     """
 
     device: torch.device
     quick: bool = False
     seconds: float = 15.0
+    cpu_time: bool = False
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """What seconds are read from."""
+        return time.process_time if self.cpu_time else time.perf_counter
 
     @property
     def rounds(self) -> tuple[int, int]:
@@ -82,10 +90,10 @@ def alternate(setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: 
             turn = done % len(names)
             for name in names[turn:] + names[:turn]:
                 wait_for(setup.device)
-                start = time.perf_counter()
+                start = setup.clock()
                 works[name]()
                 wait_for(setup.device)
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(setup.clock() - start)
             done += 1
     finally:
         gc.enable()
