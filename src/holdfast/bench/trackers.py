@@ -109,18 +109,18 @@ class Tracker:
     def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
         """The loss, and the penalty's share of the gradient where there is one."""
         values = {"task": task, "loss": loss, "penalty_share": penalty_share}
-        self._log({key: value for key, value in values.items() if value is not None})
+        self._log({key: value for key, value in values.items() if value is not None}, step)
 
     def tested(self, task: int, accuracies: list[float]) -> None:
         """The accuracy on every task, and on average over those learned so far and over all."""
         values = {f"accuracy/task_{index}": value for index, value in enumerate(accuracies)}
         values["accuracy/learned"] = _mean(accuracies[: task + 1])
         values["accuracy/all"] = _mean(accuracies)
-        self._log(values)
+        self._log(values, self._steps)
 
-    def _log(self, values: dict[str, float]) -> None:
+    def _log(self, values: dict[str, float], step: int) -> None:
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
-        self._tracker.log(finite, step=self._steps)
+        self._tracker.log(finite, step=step)
 
     def finish(self) -> None:
         """The run has ended, however it did."""
