@@ -60,15 +60,10 @@ def measure(
             if found:
                 print(text_table(found) + "\n", flush=True)
             rows += found
+            result["rows"] = [row.plain() for row in rows]
+            keep(result)
     print(text_table(rows))
-    where = [environment.describe(device).model_dump() for device in devices]
-    return {
-        "environment": where,
-        "quick": quick,
-        "seconds": seconds,
-        "cpu_time": cpu_time,
-        "rows": [row.plain() for row in rows],
-    }
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
