@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_parameters
 from holdfast.projections.freeze import Freeze
+from holdfast.projections.packnet import PackNet
+from holdfast.projections.pruning import AnpycPruning
 
 OPTIMIZERS = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
@@ -166,3 +168,21 @@ def test_refusals_name_what_is_wrong() -> None:
         Freeze(net(), select="*", after=0)
     with pytest.raises(ConfigurationError, match="'tail'"):
         Freeze(net(), select="tail")
+
+
+@pytest.mark.parametrize(
+    "other", [lambda m, s: PackNet(m, select=s), lambda m, s: AnpycPruning(m, strength=1.0, select=s)]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_weight_that_two_methods_would_hold_is_refused(other, turned):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pair = [Freeze(model, select="0"), other(model, None)]
+    first, second = reversed(pair) if turned else pair
+    first.attach(optimizer)
+    with pytest.raises(ConfigurationError, match=r"both hold parameter '0\.bias' \(2 in all\)"):
+        second.attach(optimizer)
+    first.detach()
+    Freeze(model, select="0").attach(optimizer)
+    Freeze(model, select="0.weight").attach(optimizer)  # both hold what they find: the same
+    other(model, "1").attach(optimizer)

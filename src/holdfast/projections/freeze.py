@@ -11,10 +11,9 @@ from torch.optim import Optimizer
 
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
-from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.projections.masks import hold, hold_statistics, normalisations, statistics, zero
+from holdfast.projections.masks import HoldsExactly, hold, hold_statistics, normalisations, statistics, zero
 from holdfast.state import anchor_of
 
 __all__ = ["Freeze"]
@@ -22,7 +21,7 @@ __all__ = ["Freeze"]
 _PREFIX = "statistics."
 
 
-class Freeze(Method):
+class Freeze(HoldsExactly):
     r"""The selected parameters stop moving at a ``consolidate``, to the last bit.
 
     .. math:: g_i \leftarrow 0, \qquad \theta_i \leftarrow \theta_i^*
@@ -46,6 +45,7 @@ class Freeze(Method):
     """
 
     needs_data: ClassVar[bool] = False
+    prunes: ClassVar[bool] = False
 
     def __init__(
         self,

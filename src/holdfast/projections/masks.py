@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import ProtectionError
+from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.method import Method
 from holdfast.names import canonical_modules
 
 __all__ = [
+    "HoldsExactly",
     "check_held",
     "check_ready",
     "check_retrained",
@@ -29,6 +31,22 @@ __all__ = [
 ]
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a floating-point number -> as wide an integer
+
+
+class HoldsExactly(Method):
+    """A method that decides to the last bit where some weights stand: no weight can have two such methods."""
+
+    prunes: ClassVar[bool] = True  # one that does not prune holds what it finds, which several may do
+
+    def _check_companion(self, other: Method) -> None:
+        super()._check_companion(other)
+        if isinstance(other, HoldsExactly) and (self.prunes or other.prunes):
+            shared = sorted(self.params.keys() & other.params.keys())
+            if shared:
+                raise ConfigurationError(
+                    f"{type(self).__name__} and {type(other).__name__} would both hold parameter {shared[0]!r} "
+                    f"({len(shared)} in all) to the last bit, each at its own value; give each its own with select="
+                )
 
 
 def is_prunable(parameter: Tensor) -> bool:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
-from holdfast.method import Method
 from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective
 from holdfast.projections.masks import (
+    HoldsExactly,
     check_held,
     check_ready,
     check_retrained,
@@ -33,7 +33,7 @@ __all__ = ["PackNet"]
 _FREE, _PRUNED = 0, -1  # any other owner is the number of a task, from 1
 
 
-class PackNet(Method):
+class PackNet(HoldsExactly):
     r"""After a task its smallest free weights are pruned, the rest is retrained, then owned by the task and frozen.
 
     .. math:: o_i = \begin{cases} t & |\theta_i| > q_s(|\theta_j| : o_j = 0) \\ 0 & \text{else: free, and 0}
@@ -180,9 +180,9 @@ class PackNet(Method):
             index: 0 is the first task; that of the task being learned leaves everything as it is.
 
         Raises:
-            ConfigurationError: for a negative index.
+            ConfigurationError: for a negative index, or what is none.
         """
-        if index < 0:
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
             raise ConfigurationError(f"index is {index!r}; expected the number of a task, from 0")
         return self._as_of(index)
 

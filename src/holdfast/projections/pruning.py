@@ -15,6 +15,7 @@ from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.penalties.anpyc import Output, Reduction, Sign, TaylorPenalty
 from holdfast.penalties.quadratic import Coupling
 from holdfast.projections.masks import (
+    HoldsExactly,
     check_held,
     check_ready,
     check_retrained,
@@ -118,7 +119,7 @@ def to_prune(importance: Tensor, eligible: Tensor, percent: float, *, first: boo
     return eligible & (importance <= threshold)
 
 
-class AnpycPruning(TaylorPenalty):
+class AnpycPruning(HoldsExactly, TaylorPenalty):
     r"""Adversarial neural pruning and consolidation: :class:`ANPyC`'s penalty, its Ω summed over tasks, and pruning.
 
     .. math:: \lambda \sum_i \Omega_i (\theta_i - \theta_i^*)^2, \qquad \theta_i \leftarrow 0 \text{ where }
