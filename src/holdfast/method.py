@@ -179,7 +179,7 @@ class Method(abc.ABC):
 
     def _at_least_one(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         if not isinstance(batches, Iterable):
-            raise DataError(f"{type(self).__name__} got batches of type {type(batches).__name__}; expected an iterable of them")
+            raise DataError(f"batches is a {type(batches).__name__}; {type(self).__name__} expects an iterable of them")
         iterator = iter(batches)
         for first in iterator:
             return itertools.chain([first], iterator)

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from holdfast.errors import NumericsError, ProtectionError, StateError
 
-__all__ = ["anchor_of", "check_fits", "check_finite", "check_something", "finiteness", "pack", "unpack"]
+__all__ = [
+    "anchor_of",
+    "check_finite",
+    "check_fits",
+    "check_form",
+    "check_something",
+    "finiteness",
+    "pack",
+    "unpack",
+]
 
 
 def anchor_of(parameter: Tensor) -> Tensor:
@@ -91,6 +100,29 @@ def pack(
     }
 
 
+def check_form(saved: Any, method: str, version: int) -> None:
+    """Refuse what no state dict of this method and version looks like.
+
+    Raises:
+        StateError: saying what is wrong with it.
+    """
+    if not isinstance(saved, Mapping):
+        raise StateError(f"the state is a {type(saved).__name__}; expected what {method}.state_dict() returns")
+    missing = [key for key in ("method", "version", "meta", "state", "buffers") if key not in saved]
+    if missing:
+        raise StateError(f"the state lacks {missing[0]!r}; expected what {method}.state_dict() returns")
+    if (saved["method"], saved["version"]) != (method, version):
+        raise StateError(
+            f"the state is of {saved['method']} version {saved['version']}; expected {method} version {version}"
+        )
+    for key in ("meta", "state", "buffers"):
+        if not isinstance(saved[key], Mapping):
+            raise StateError(f"the state's {key!r} is a {type(saved[key]).__name__}; expected a dict")
+    for name, held in {**saved["state"], "buffers": saved["buffers"]}.items():
+        if not (isinstance(held, Mapping) and all(isinstance(t, Tensor) for t in held.values())):
+            raise StateError(f"the state holds {held!r} under {name!r}; expected a dict of tensors")
+
+
 def unpack(
     saved: Mapping[str, Any], method: str, version: int, params: Mapping[str, nn.Parameter]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, Tensor]]:
@@ -102,13 +134,7 @@ def unpack(
     Raises:
         StateError: for another method's or version's state, a missing part, an unknown name or another shape.
     """
-    missing = [key for key in ("method", "version", "meta", "state", "buffers") if key not in saved]
-    if missing:
-        raise StateError(f"the state lacks {missing[0]!r}; expected what {method}.state_dict() returns")
-    if (saved["method"], saved["version"]) != (method, version):
-        raise StateError(
-            f"the state is of {saved['method']} version {saved['version']}; expected {method} version {version}"
-        )
+    check_form(saved, method, version)
     check_fits(saved["state"], params)
     state = {
         name: {k: t.detach().to(params[name].device, copy=True) for k, t in tensors.items()}

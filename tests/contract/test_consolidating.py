@@ -10,7 +10,7 @@ import torch.distributed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from holdfast import ConfigurationError, DataError, NumericsError, ProtectionError, registry
+from holdfast import ConfigurationError, DataError, NumericsError, ProtectionError, StateError, registry
 from tests.contract.cases import (
     METHODS,
     NEED_DATA,
@@ -176,3 +176,16 @@ def test_what_are_no_batches_is_refused(name):
         method.consolidate(None)
     with pytest.raises(ConfigurationError, match="generator is 3"):
         method.consolidate(task(1), generator=3)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [None, [], {"state": None}, {"meta": 3}, {"buffers": {"constant": 1.0}}, {"state": {"head.weight": {"anchor": 3}}}],
+    ids=str,
+)
+@EVERY
+def test_what_is_no_state_is_refused(name, broken):
+    method = build(name, network())
+    state = {**method.state_dict(), **broken} if isinstance(broken, dict) else broken
+    with pytest.raises(StateError, match="the state"):
+        method.load_state_dict(state)

@@ -16,7 +16,7 @@ from holdfast.method import Method
 from holdfast.names import canonical_buffers, canonical_parameters, unwrap
 from holdfast.objectives import Batch, Objective
 from holdfast.objectives.base import Plain
-from holdfast.state import check_finite
+from holdfast.state import check_finite, check_form
 
 __all__ = ["LwF"]
 
@@ -122,7 +122,8 @@ class LwF(Method):
             StateError: for another method's or version's state, an unknown name or another shape, or if an
                 objective that cannot be saved is missing.
         """
-        found = restore(state.get("meta", {}).get("objectives", []), objectives)
+        check_form(state, type(self).__name__, self.version)
+        found = restore(state["meta"].get("objectives", []), objectives)
         teacher = None
         if any(name.startswith(_PREFIX) for name in state.get("buffers", {})):
             teacher = _frozen_copy(self.model)
