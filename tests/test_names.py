@@ -90,3 +90,11 @@ def test_a_pattern_that_names_nothing_is_refused_beside_others_that_do():
 def test_what_is_no_selection_is_refused(wrong):
     with pytest.raises(ConfigurationError, match="select"):
         selected(nn.Sequential(nn.Linear(2, 2)), wrong)
+
+
+def test_fabrics_wrapper_leaves_no_trace():
+    fabric = pytest.importorskip("lightning.fabric")
+    model = nn.Linear(2, 2)
+    wrapped = fabric.Fabric(accelerator="cpu").setup_module(model)
+    assert list(canonical_parameters(wrapped)) == ["weight", "bias"]
+    assert unwrap(wrapped) is model

@@ -27,11 +27,13 @@ def _inner(module: nn.Module) -> nn.Module | None:
         inner = module._modules["_orig_mod"]
         assert inner is not None
         return inner
+    if type(module).__name__ == "_FabricModule" and type(module).__module__.startswith("lightning"):
+        return module._modules["_forward_module"]
     return None
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """Strip ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel`` from the outside of a model.
+    """Strip ``torch.compile``, ``DistributedDataParallel``, ``DataParallel`` and Fabric from the outside of a model.
 
     Example:
         >>> import torch
