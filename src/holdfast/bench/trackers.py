@@ -61,6 +61,7 @@ def check(track: Track) -> None:
 
 def _open(track: Track, name: str) -> Any:
     """Accelerate's tracker of a new run."""
+    import accelerate
     from accelerate import tracking
 
     folder = os.path.abspath(track.folder)
@@ -80,7 +81,12 @@ def _open(track: Track, name: str) -> Any:
         )
     else:
         tracker = tracking.WandBTracker(run_name=track.project, name=name, dir=folder)
-    tracker.start()
+    accelerate.PartialState()  # the trackers' own logging asks it which process this is
+    try:
+        tracker.start()
+    except Exception as error:  # whatever a tracker raises that cannot reach its server or its files
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigurationError(f"--track {track.kind} could not begin: {reason}") from error
     return tracker
 
 
