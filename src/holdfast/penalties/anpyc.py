@@ -14,7 +14,7 @@ from holdfast.importance import taylor
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.storage import Storage
+from holdfast.penalties.resources import Resources
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TaylorPenalty(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: which outputs a batch has; all of them by default.
-        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -77,9 +77,9 @@ class TaylorPenalty(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **storage: Unpack[Storage],
+        **resources: Unpack[Resources],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **storage)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         for name, value, allowed in (
             ("output", output, ("entropy", "l2")),
             ("reduction", reduction, ("sample", "batch")),
@@ -146,7 +146,7 @@ class ANPyC(TaylorPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect; the paper protects the hidden layers only.
         objective: which outputs a batch has; all of them by default.
-        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -165,7 +165,7 @@ class ANPyC(TaylorPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **storage: Unpack[Storage],
+        **resources: Unpack[Resources],
     ) -> None:
         super().__init__(
             model,
@@ -177,7 +177,7 @@ class ANPyC(TaylorPenalty):
             coupling=coupling,
             select=select,
             objective=objective,
-            **storage,
+            **resources,
         )
         if accumulate not in ("max", "sum"):
             raise ConfigurationError(f"accumulate is {accumulate!r}; expected 'max' or 'sum'")

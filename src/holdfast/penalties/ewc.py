@@ -14,7 +14,7 @@ from holdfast.importance import FisherKind, fisher
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.storage import Storage
+from holdfast.penalties.resources import Resources
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class _FisherPenalty(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **storage: Unpack[Storage],
+        **resources: Unpack[Resources],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **storage)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         if fisher not in ("auto", "exact", "sampled", "empirical", "batched"):
             raise ConfigurationError(
                 f"fisher is {fisher!r}; expected 'auto', 'exact', 'sampled', 'empirical' or 'batched'"
@@ -68,7 +68,7 @@ class EWC(_FisherPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means; all outputs compete by default.
-        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -93,7 +93,7 @@ class OnlineEWC(_FisherPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means.
-        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -109,7 +109,7 @@ class OnlineEWC(_FisherPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **storage: Unpack[Storage],
+        **resources: Unpack[Resources],
     ) -> None:
         super().__init__(
             model,
@@ -118,7 +118,7 @@ class OnlineEWC(_FisherPenalty):
             coupling=coupling,
             select=select,
             objective=objective,
-            **storage,
+            **resources,
         )
         self.decay = check_not_negative("decay", decay)
         if self.decay > 1:

@@ -1,8 +1,9 @@
-"""The gradient of a quadratic penalty: as it reads, over lists of tensors, and in pieces that fit the cache."""
+"""The gradient of a quadratic penalty: as it reads, over lists, in pieces that fit the cache, and compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ def add_quadratic_gradient(
     importances: Sequence[Tensor] | None,
     factor: float,
     grad_scale: Tensor | None = None,
+    *,
+    fused: bool = False,
 ) -> None:
     r"""Add the gradient of a quadratic penalty to ``grads``, in place.
 
@@ -54,13 +57,18 @@ def add_quadratic_gradient(
         importances: how much each weight matters, each ``[*p]``; ``None`` for 1 everywhere.
         factor: ``a``, >= 0.
         grad_scale: what ``grads`` are multiplied by, ``[]``; ``None`` for 1.
+        fused: compile one pass over memory for large tensors.
     """
+    compiled: list[tuple[Tensor, ...]] = []
     listed: list[int] = []
     scratch: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
     for i, p in enumerate(params):
         held = (anchors[i],) if importances is None else (anchors[i], importances[i])
-        walked = grad_scale is None and p.numel() >= LARGE and p.device.type == "cpu"
-        if walked and flat_alike(p, grads[i], *held):
+        large = p.numel() >= LARGE and (fused or (grad_scale is None and p.device.type == "cpu"))
+        if large and flat_alike(p, grads[i], *held):
+            if fused:
+                compiled.append((p.detach(), grads[i], *held))
+                continue
             _walk(p, grads[i], *held, factor=factor, scratch=scratch)
         elif p.dtype == grads[i].dtype == anchors[i].dtype:
             listed.append(i)
@@ -68,6 +76,8 @@ def add_quadratic_gradient(
             one = slice(i, i + 1)
             weights = None if importances is None else importances[one]
             add_quadratic_gradient_plainly(params[one], grads[one], anchors[one], weights, factor, grad_scale)
+    if compiled:
+        _add_compiled(compiled, factor, grad_scale)
     if listed:
         weights = None if importances is None else [importances[i] for i in listed]
         _add_lists(
@@ -126,3 +136,25 @@ def _walk(
             g.addcmul_(distance, w, value=2 * factor)
         else:
             g.add_(distance.mul_(w), alpha=2 * factor)
+
+
+def _add_compiled(tensors: list[tuple[Tensor, ...]], factor: float, grad_scale: Tensor | None) -> None:
+    """Large flat tensors, each in one pass over memory."""
+    # A tensor, so that another strength does not compile anew.
+    scale = torch.tensor(2 * factor, dtype=torch.float64) if grad_scale is None else 2 * factor * grad_scale
+    # The compiler decides by the first size that it meets whether to use several threads: let that be the largest.
+    for held in sorted(tensors, key=lambda each: -each[0].numel()):
+        p, g, a, *weights = (t.as_strided((t.numel(),), (1,)).data for t in held)
+        # `data` is no view: of a view the compiler would look at the base's shape, and compile for each shape anew.
+        _compiled(bool(weights))(p, g, a, weights[0] if weights else a, scale)
+        torch.autograd.graph.increment_version(held[1])  # which writing through `data` does not
+
+
+@functools.cache
+def _compiled(weighted: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]:
+    def update(p: Tensor, g: Tensor, anchor: Tensor, importance: Tensor, scale: Tensor) -> None:
+        distance = p.to(anchor.dtype) - anchor
+        weighed = distance * importance.to(anchor.dtype) if weighted else distance
+        g.copy_(g.to(anchor.dtype) + scale * weighed)
+
+    return torch.compile(update, dynamic=True)

@@ -12,7 +12,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.storage import Storage
+from holdfast.penalties.resources import Resources
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
 
@@ -36,7 +36,7 @@ class L2SP(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
-        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -54,9 +54,9 @@ class L2SP(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **storage: Unpack[Storage],
+        **resources: Unpack[Resources],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **storage)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         if anchors not in ("latest", "all"):
             raise ConfigurationError(f"anchors is {anchors!r}; expected 'latest' or 'all'")
         self.anchors = anchors

@@ -13,7 +13,7 @@ from holdfast.importance import mas
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.storage import Storage
+from holdfast.penalties.resources import Resources
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class MAS(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: which outputs a batch has; all of them by default.
-        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -56,9 +56,9 @@ class MAS(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **storage: Unpack[Storage],
+        **resources: Unpack[Resources],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **storage)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         if form not in ("squared_norm", "norm"):
             raise ConfigurationError(f"form is {form!r}; expected 'squared_norm' or 'norm'")
         self.form: Literal["squared_norm", "norm"] = form

@@ -21,7 +21,7 @@ from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.gradient import add_quadratic_gradient
-from holdfast.penalties.storage import KEPT, Storage, check_storage, lent, near, placed
+from holdfast.penalties.resources import KEPT, Resources, check_resources, lent, near, placed
 from holdfast.state import anchor_of
 from holdfast.step_size import check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
@@ -124,10 +124,10 @@ class QuadraticPenalty(Method):
             differentiable term for the loss; ``"proximal"`` pulls the weights after each step.
         select: which trainable parameters to protect.
         objective: what a batch means.
-        **storage: ``importance_dtype`` and ``state_device``, as in :class:`~holdfast.penalties.storage.Storage`.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
-        ConfigurationError: for a negative or non-finite strength, an unknown coupling, or storage that cannot be.
+        ConfigurationError: for a negative or non-finite strength, an unknown coupling, or resources that cannot be.
     """
 
     halved: ClassVar[bool] = True  # whether the paper writes the one half
@@ -141,10 +141,10 @@ class QuadraticPenalty(Method):
         coupling: Coupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **storage: Unpack[Storage],
+        **resources: Unpack[Resources],
     ) -> None:
         super().__init__(model, select=select, objective=objective)
-        self._importance_dtype, self._state_device = check_storage(storage)
+        self._importance_dtype, self._state_device, self._fused = check_resources(resources)
         self._finder: StrengthFinder | None = None
         self.strength: float | Literal["auto"] = "auto"
         if isinstance(strength, AutoStrength) or strength == "auto":
@@ -269,13 +269,15 @@ class QuadraticPenalty(Method):
         grads = [p.grad for p in params if p.grad is not None]
         if not self._away(names):
             anchors, importances = self._lists(names)
-            add_quadratic_gradient(params, grads, anchors, importances, self.factor, step.grad_scale)
+            add_quadratic_gradient(params, grads, anchors, importances, self.factor, step.grad_scale, fused=self._fused)
             return
         held = [[t for t in (self.state[name]["anchor"], self.weights_of(name)) if t is not None] for name in names]
         for group, copies in lent(held, params[0].device):
             anchors, *weights = (list(kind) for kind in zip(*copies, strict=True))
             importances = weights[0] if weights else None
-            add_quadratic_gradient(params[group], grads[group], anchors, importances, self.factor, step.grad_scale)
+            add_quadratic_gradient(
+                params[group], grads[group], anchors, importances, self.factor, step.grad_scale, fused=self._fused
+            )
 
     def pull_weights(self, step: Step) -> None:
         """Pull the weights towards their anchors, where the coupling says so."""

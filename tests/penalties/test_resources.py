@@ -8,15 +8,15 @@ from torch import nn
 
 from contract import cases
 from holdfast import EWC, L2SP, MAS, ANPyC, ConfigurationError, OnlineEWC
-from holdfast.penalties.storage import lent, placed
+from holdfast.penalties.resources import lent, placed
 
 WEIGHTED = [EWC, OnlineEWC, MAS, ANPyC]
 
 
-def protected(kind: type, tasks: int = 2, **storage: object):
+def protected(kind: type, tasks: int = 2, **resources: object):
     model = cases.network()
     optimizer = cases.sgd(model)
-    keep = kind(model, strength=0.3, **storage).attach(optimizer)
+    keep = kind(model, strength=0.3, **resources).attach(optimizer)
     for index in range(tasks):
         cases.train(model, optimizer, cases.task(index), keep)
         cases.consolidate(model, optimizer, cases.task(index), keep)
@@ -54,16 +54,16 @@ def test_tasks_fold_in_float32_whatever_the_importances_are_kept_in():
 
 
 @pytest.mark.parametrize("coupling", ["gradient", "loss", "proximal"])
-@pytest.mark.parametrize("storage", [{"importance_dtype": torch.bfloat16}, {"state_device": "cpu"}])
-def test_training_goes_the_same_way(storage, coupling):
+@pytest.mark.parametrize("resources", [{"importance_dtype": torch.bfloat16}, {"state_device": "cpu"}])
+def test_training_goes_the_same_way(resources, coupling):
     ends = []
-    for given in (storage, {}):
+    for given in (resources, {}):
         model, optimizer, keep = protected(EWC, coupling=coupling, **given)
         cases.train(model, optimizer, cases.task(5), keep)
         ends.append(cases.weights(model))
     for name, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][name], rtol=1e-2, atol=1e-3)
-    assert cases.same(*ends) == ("state_device" in storage)
+    assert cases.same(*ends) == ("state_device" in resources)
 
 
 def test_a_loaded_state_is_kept_as_its_new_owner_keeps_it():
@@ -86,11 +86,11 @@ def test_a_failed_consolidate_leaves_the_state_as_it_was_kept():
 
 
 @pytest.mark.parametrize(
-    "storage", [{"importance_dtype": torch.float16}, {"importance_dtype": "bfloat16"}, {"state_device": "cuda"}]
+    "resources", [{"importance_dtype": torch.float16}, {"importance_dtype": "bfloat16"}, {"state_device": "cuda"}]
 )
-def test_storage_that_cannot_be_is_refused(storage):
-    with pytest.raises(ConfigurationError, match=next(iter(storage))):
-        EWC(cases.network(), strength=1.0, **storage)
+def test_storage_that_cannot_be_is_refused(resources):
+    with pytest.raises(ConfigurationError, match=next(iter(resources))):
+        EWC(cases.network(), strength=1.0, **resources)
 
 
 def test_another_keyword_is_a_type_error():

@@ -1,4 +1,4 @@
-"""Where a penalty keeps what it remembers, and how precisely."""
+"""Where a penalty keeps what it remembers, how precisely, and by which kernel it acts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError
 
-__all__ = ["KEPT", "Storage", "check_storage", "lent", "near", "placed"]
+__all__ = ["KEPT", "Resources", "check_resources", "lent", "near", "placed"]
 
 KEPT = ("anchor", "importance")
-"""What storage is about: the rest of a method's state changes at every step, and stays with the parameters."""
+"""What is moved and rounded: the rest of a method's state changes at every step, and stays with the parameters."""
 
 # How much is under way at once from the host: large enough to run at full speed, small beside a model.
 _GROUP_BYTES = 64 * 2**20
 _ALIGNMENT = 512
 
 
-class Storage(TypedDict, total=False):
+class Resources(TypedDict, total=False):
     """What every quadratic penalty takes as further keywords.
 
     Attributes:
@@ -30,23 +30,26 @@ class Storage(TypedDict, total=False):
         state_device: ``"cpu"`` keeps anchors and importances in the host's memory, pinned where there is CUDA, and
             copies them to the parameters' device in groups at each step, one group ahead; ``None`` (default) keeps
             them with the parameters.
+        fused: compile the penalty's gradient to one pass over memory for large tensors (``torch.compile``; on CPU it
+            needs a C++ compiler). The first protected step then takes seconds. Default ``False``.
     """
 
     importance_dtype: torch.dtype | None
     state_device: torch.device | str | None
+    fused: bool
 
 
-def check_storage(storage: Storage) -> tuple[torch.dtype | None, torch.device | None]:
-    """Both settings, or a sentence about what is wrong.
+def check_resources(resources: Resources) -> tuple[torch.dtype | None, torch.device | None, bool]:
+    """The three settings, or a sentence about what is wrong.
 
     Raises:
         ConfigurationError: for a precision in which importances would be lost, or a device other than ``"cpu"``.
-        TypeError: for a keyword that is none of the two.
+        TypeError: for a keyword that is none of the three.
     """
-    unknown = sorted(storage.keys() - Storage.__annotations__.keys())
+    unknown = sorted(resources.keys() - Resources.__annotations__.keys())
     if unknown:
         raise TypeError(f"got an unexpected keyword argument {unknown[0]!r}")
-    dtype, device = storage.get("importance_dtype"), storage.get("state_device")
+    dtype, device = resources.get("importance_dtype"), resources.get("state_device")
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float64):
         raise ConfigurationError(
             f"importance_dtype is {dtype!r}; expected torch.bfloat16, torch.float32, torch.float64 or None (float16 "
@@ -54,7 +57,10 @@ def check_storage(storage: Storage) -> tuple[torch.dtype | None, torch.device | 
         )
     if device is not None and torch.device(device).type != "cpu":
         raise ConfigurationError(f"state_device is {str(device)!r}; expected 'cpu', or None for the parameters' own")
-    return dtype, None if device is None else torch.device(device)
+    fused = resources.get("fused", False)
+    if not isinstance(fused, bool):
+        raise ConfigurationError(f"fused is {fused!r}; expected True or False")
+    return dtype, None if device is None else torch.device(device), fused
 
 
 def placed(held: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None) -> dict[str, Tensor]:
