@@ -214,8 +214,11 @@ def close(a: Tensor, b: Tensor, noise: Tensor | None = None) -> bool:
         return False
     if not a.numel():
         return True
-    same = (a == b) | (a.isnan() & b.isnan())  # infinities are differences of nan
-    distance = torch.linalg.vector_norm((a - b).masked_fill(same, 0).to(torch.float64))
-    scale = torch.linalg.vector_norm(b.nan_to_num(0, 0, 0).to(torch.float64))
+    wide = torch.promote_types(b.dtype, torch.float32)
+    distance, scale = (torch.linalg.vector_norm(x, dtype=wide) for x in (a - b, b))
+    if not bool((distance + scale).isfinite()):
+        same = (a == b) | (a.isnan() & b.isnan())  # the difference of two infinities is nan
+        distance = torch.linalg.vector_norm((a - b).masked_fill(same, 0), dtype=torch.float64)
+        scale = torch.linalg.vector_norm(b.nan_to_num(0, 0, 0), dtype=torch.float64)
     allowed = _TOLERANCE.get(b.dtype, 0.1) * scale
     return bool(distance <= (allowed if noise is None else torch.maximum(allowed, noise.to(allowed.dtype))))

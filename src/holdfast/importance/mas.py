@@ -35,7 +35,7 @@ def mas(
 
     with f the logits of the objective.
 
-    Source: Aljundi et al. 2018, arXiv:1711.09601, eq. 2-4. Differs: no; the absolute value is inside the expectation,
+    Source: Aljundi et al. 2018, arXiv:1711.09601, section 4. Differs: no; the absolute value is inside the expectation,
     as the paper has it, where several releases take it after adding over a batch.
 
     Args:

@@ -21,7 +21,7 @@ from holdfast.importance.statistic import Statistic
 __all__ = ["RULES", "Rule", "Target"]
 
 # On a CPU, chunks that stay in its cache are up to four times as fast as large ones.
-_CACHED = 8 * 2**20
+_CACHED = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,9 @@ class Rule(abc.ABC):
         del self.inputs
 
     def chunks(self, samples: int, entries: int) -> Iterator[slice]:
-        """Slices of samples whose gradients of ``entries`` numbers each fit into the memory allowed."""
+        """Slices of samples, each of which needs ``entries`` numbers, that fit into the memory allowed."""
         room = min(self.max_bytes, _CACHED) if self.inputs.device.type == "cpu" else self.max_bytes
-        # The gradient itself and one temporary of the statistic.
-        size = max(1, room // max(1, 2 * entries * self.dtype.itemsize))
+        size = max(1, room // max(1, entries * self.dtype.itemsize))
         for start in range(0, samples, size):
             yield slice(start, start + size)
 
@@ -119,7 +118,8 @@ class LinearRule(Rule):
         if found is not None:
             self.weight.total.add_(found)
         else:
-            for part in self.chunks(g.shape[0], self.weight.total.numel()):
+            # The gradient and one temporary of the statistic.
+            for part in self.chunks(g.shape[0], 2 * self.weight.total.numel()):
                 gradient = torch.bmm(g[part].transpose(1, 2), self.a[part])
                 self.statistic.add(self.weight.total, gradient, self.weight.weight)
 
@@ -142,12 +142,8 @@ class ConvRule(Rule):
 
     def prepare(self, module: nn.Module) -> None:
         assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        if self.weight is not None:
-            self.groups = module.groups
-            self.patches = _patches(module, self.inputs.to(self.dtype))
-            # [O, C / groups, *kernel] -> [groups, entries of one filter, O / groups], as the products come out
-            weight = self.weight.weight
-            self.values = weight.reshape(module.groups, weight.shape[0] // module.groups, -1).transpose(1, 2)
+        self.module = module
+        self.held: list[Tensor] = []
 
     def add(self, grad: Tensor) -> None:
         g = grad.flatten(2).to(self.dtype)  # [B, O, L]
@@ -155,13 +151,20 @@ class ConvRule(Rule):
             self.add_each(self.bias, g.sum(2))
         if self.weight is None:
             return
-        g = g.reshape(g.shape[0] * self.groups, -1, g.shape[2]).transpose(1, 2)
-        for part in self.chunks(grad.shape[0], self.weight.total.numel()):
-            rows = slice(part.start * self.groups, part.stop * self.groups)
-            gradient = torch.bmm(self.patches[rows], g[rows])  # this order is the faster one on a CPU
-            gradient = gradient.view(-1, *self.values.shape)
-            found = self.statistic.apply(gradient, self.values).sum(0)
-            self.weight.total.add_(found.transpose(1, 2).reshape(self.weight.total.shape))
+        weight, groups = self.weight.weight, self.module.groups
+        # [O, C / groups, *kernel] -> [groups, entries of one filter, O / groups], as the products come out
+        values = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2)
+        seen = groups * values.shape[1] * g.shape[2]  # patches: numbers per sample
+        hold = seen * g.shape[0] * self.dtype.itemsize <= self.max_bytes
+        for i, part in enumerate(self.chunks(g.shape[0], 2 * weight.numel() + seen)):
+            patches = self.held[i] if i < len(self.held) else _patches(self.module, self.inputs[part].to(self.dtype))
+            if hold and i == len(self.held):
+                self.held.append(patches)
+            rows = g[part].reshape(patches.shape[0], -1, g.shape[2])
+            # [patches times gradients] is faster on a CPU than the other way round.
+            gradient = torch.bmm(patches, rows.transpose(1, 2)).view(-1, *values.shape)
+            found = self.statistic.apply(gradient, values).sum(0)
+            self.weight.total.add_(found.transpose(1, 2).reshape(weight.shape))
 
 
 def _patches(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
