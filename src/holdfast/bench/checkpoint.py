@@ -6,6 +6,7 @@ a run without any good one begins anew. Either way it ends with the record of a 
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import warnings
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from holdfast.bench.record import RunConfig
 from holdfast.bench.snapshot import Cursor, Ledger, Snapshot
@@ -43,7 +44,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
         own = version("holdfast")
     except PackageNotFoundError:  # run from a source tree that was never installed
         own = "unknown"
-    return {"holdfast": own, "torch": torch.__version__, "config": config.model_dump(mode="json")}
+    return {"holdfast": own, "torch": torch.__version__, "config": json.loads(config.model_dump_json())}
 
 
 class OtherRunError(StateError):
@@ -137,7 +138,7 @@ class Checkpoints:
         present = self._files()
         number = int(_NAME.fullmatch(present[-1].name)[1]) + 1 if present else 1  # type: ignore[index]  # matched above
         path = self._folder / f"checkpoint-{number:06d}.safetensors"
-        save_state({**self._identity, **_pack(snapshot)}, path)
+        save_state({"identity": json.dumps(self._identity), **_pack(snapshot)}, path)
         self._good = [*self._good, path][-_KEPT:]
         for old in present:
             if old not in self._good:
@@ -156,11 +157,15 @@ class Checkpoints:
 
 
 def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    found = {key: state.get(key) for key in expected}
+    text = state.get("identity")
+    try:
+        found = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise StateError(f"{path} is not a checkpoint of a run.")
     if found == expected:
         return
-    if not isinstance(found["config"], dict):
-        raise StateError(f"{path} is not a checkpoint of a run.")
     differing = list(_differences(found, expected, ""))
     shown = "; ".join(differing[:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
     raise OtherRunError(
@@ -186,16 +191,19 @@ def _pack(snapshot: Snapshot) -> dict[str, Any]:
 
 def _unpack(path: Path, state: Mapping[str, Any]) -> Snapshot:
     try:
+        cursor = _CURSOR.validate_python(state["cursor"])
+        if min(vars(cursor).values()) < 0:
+            raise ValueError("a place before the beginning")
         ledger = {**state["ledger"], "step_seconds": state["ledger"]["step_seconds"].tolist()}
         return Snapshot(
-            cursor=_CURSOR.validate_python(state["cursor"]),
+            cursor=cursor,
             ledger=_LEDGER.validate_python(ledger),
             learner=_mapping(state["learner"]),
             diagnosis=_mapping(state["diagnosis"]),
             health=_mapping(state["health"]),
             random_states=_mapping(state["random_states"]),
         )
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise StateError(f"{path} is not a checkpoint of a run ({type(error).__name__}).") from error
 
 

@@ -25,7 +25,7 @@ from holdfast.bench.record import Costs, Curves, Record, RunConfig
 from holdfast.bench.session import Session, sessions
 from holdfast.bench.snapshot import Cursor, Keeper, Ledger, Snapshot
 from holdfast.bench.tasks import Stream
-from holdfast.errors import NumericsError
+from holdfast.errors import NumericsError, StateError
 
 __all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Snapshot", "build_stream", "run"]
 
@@ -143,7 +143,12 @@ class _Run:
         status, failure = "finished", ""
         snapshot = self.keeper.load()
         if snapshot is not None:
-            self._go_on_from(snapshot)
+            try:
+                self._go_on_from(snapshot)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                # Of the same code and configuration, so it is the user's own model that has changed, or its data.
+                first = str(error).strip().split("\n")[0]
+                raise StateError(f"the checkpoint of {self.config.method} does not fit this run: {first}") from error
         self.observer.begin(self.config, self._planned_steps())
         self.observer.advance(self.ledger.steps)
         self.clock = time.perf_counter()

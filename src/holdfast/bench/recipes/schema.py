@@ -19,6 +19,7 @@ __all__ = ["Method", "Paired", "Part", "Published", "Quick", "Recipe", "Training
 
 _Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 _Value = float | int | bool | str
+_DEEPEST = 50
 
 
 class _Strict(BaseModel):
@@ -209,15 +210,25 @@ def read(path: Path) -> Recipe:
         StateError: if the file cannot be read, or is not a recipe: it says where it is wrong.
     """
     try:
-        recipe = Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        recipe = Recipe.model_validate(_parsed(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise StateError(f"cannot read the recipe {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StateError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise StateError(f"the recipe {path} is wrong: {where + ': ' if where else ''}{first['msg']}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number that is none, no UTF-8
+        raise StateError(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if recipe.name != path.stem:
         raise StateError(f"the recipe {path} says name: {recipe.name}; expected {path.stem}")
     return recipe
+
+
+def _parsed(text: str) -> Any:
+    # The parser's time grows with the square of the open brackets, so they are counted first.
+    depth = 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if depth > _DEEPEST:
+            raise ValueError(f"more than {_DEEPEST} brackets are open at once")
+    return yaml.safe_load(text)
