@@ -8,7 +8,7 @@ over the ``2N`` real numbers of :math:`(F(w) - F(w^*))^2`. By Parseval's theorem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,13 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.penalties.resources import Resources
 from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Anastrophic", "is_weight"]
 
@@ -49,6 +53,7 @@ class Anastrophic(QuadraticPenalty):
             is still added to the loss's.
         select: which trainable parameters to protect: by default those with ``weight`` in their name.
         objective: not used; here so that methods can be exchanged.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -67,8 +72,9 @@ class Anastrophic(QuadraticPenalty):
         coupling: Coupling = "gradient",
         select: Select = is_weight,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **resources: Unpack[Resources],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         self.coherence = check_not_negative("coherence", coherence)
         self.phi_every = check_interval("phi_every", phi_every)
         if phi_every > 1 and coupling == "loss":

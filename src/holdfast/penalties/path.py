@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,12 @@ from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
+from holdfast.penalties.resources import Resources
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["PathCoupling", "PathPenalty"]
 
@@ -37,6 +41,7 @@ class PathPenalty(QuadraticPenalty):
             the same optimizer: the path integral would contain that penalty.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -53,6 +58,7 @@ class PathPenalty(QuadraticPenalty):
         coupling: PathCoupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **resources: Unpack[Resources],
     ) -> None:
         name = type(self).__name__
         asked: Coupling = coupling
@@ -61,7 +67,7 @@ class PathPenalty(QuadraticPenalty):
                 f"coupling is 'loss', but {name} measures the gradient of the task's loss alone, which would then "
                 "contain its own penalty; expected 'gradient' or 'proximal'"
             )
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         self._before: dict[str, tuple[Tensor, Tensor]] = {}  # name -> weights and gradient before the step
         self._watched: dict[int, list[str]] = {}  # optimizer -> names with a gradient in the step under way
         self._sizes: dict[int, list[int]] = {}  # optimizer -> parameters per group when they were looked up

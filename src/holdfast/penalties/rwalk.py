@@ -3,7 +3,7 @@ r"""Riemannian walk: the Fisher information of the way, and how much each stretc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,12 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.path import PathCoupling, PathPenalty
+from holdfast.penalties.resources import Resources
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["RWalk", "interval_score", "normalised"]
 
@@ -72,6 +76,7 @@ class RWalk(PathPenalty):
         coupling: ``"gradient"`` or ``"proximal"``; ``"loss"`` is refused as for :class:`~holdfast.SI`.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -88,8 +93,9 @@ class RWalk(PathPenalty):
         coupling: PathCoupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **resources: Unpack[Resources],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         self.fisher_decay = check_positive("fisher_decay", fisher_decay)
         if self.fisher_decay > 1:
             raise ConfigurationError(f"fisher_decay is {fisher_decay!r}; expected a number > 0, up to 1")

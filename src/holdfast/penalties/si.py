@@ -3,7 +3,7 @@ r"""Synaptic intelligence: a weight matters as much as its way lowered the loss.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,12 @@ from holdfast.checks import check_positive
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.path import PathCoupling, PathPenalty
+from holdfast.penalties.resources import Resources
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["SI", "synaptic_importance"]
 
@@ -59,6 +63,7 @@ class SI(PathPenalty):
             the same optimizer: the path integral would contain that penalty. Beside LwF both losses are integrated.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
+        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -73,8 +78,9 @@ class SI(PathPenalty):
         coupling: PathCoupling = "gradient",
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **resources: Unpack[Resources],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective)
+        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         self.damping = check_positive("damping", damping)
 
     def _summarise(self) -> dict[str, dict[str, Tensor]]:
