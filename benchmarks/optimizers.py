@@ -33,6 +33,8 @@ def classp(setup: Setup) -> list[Row]:
     open_ = CLASSP(parameters(), threshold=0.0, **values)
     works["open"] = open_.step
     works["half"] = CLASSP(parameters(), threshold=0.45, **values).step
+    if setup.compiles:
+        works["compiled"] = CLASSP(parameters(), threshold=0.0, fused=True, **values).step
     works["released"] = ReleasedClassp(parameters(), threshold=0.0, **values).step
     works["foreach"] = Adagrad(parameters(), lr=1e-3, foreach=True).step
     works["loop"] = Adagrad(parameters(), lr=1e-3, foreach=False).step
@@ -44,11 +46,18 @@ def classp(setup: Setup) -> list[Row]:
     floor = timings.median("copy") * 5 / 2  # weights, gradients and sums read, weights and sums written
     tensors = {id(t): t for held in open_.state.values() for t in held.values()}
     where = setup.device.type
+    rows = []
+    for name, how in (("open", ""), ("compiled", ", fused=True")):
+        if name in works:
+            work = f"CLASSP step, {size}, threshold 0{how}"
+            rows += [
+                faster(timings, name, "released", bench="classp", work=work, device=where,
+                       than="released class's operations", target=2.5, floor=floor),
+                cost(timings, name, best, bench="classp", work=work, device=where, than=f"Adagrad ({best})", target=1.1,
+                     floor=floor),
+            ]  # fmt: skip
     return [
-        faster(timings, "open", "released", bench="classp", work=f"CLASSP step, {size}, threshold 0", device=where,
-               than="released class's operations", target=2.5, floor=floor),
-        cost(timings, "open", best, bench="classp", work=f"CLASSP step, {size}, threshold 0", device=where,
-             than=f"Adagrad ({best})", target=1.1, floor=floor),
+        *rows,
         cost(timings, "half", best, bench="classp", work=f"CLASSP step, {size}, half of the weights pass", device=where,
              than=f"Adagrad ({best})", target=None, floor=floor),
         Row("classp", f"CLASSP state, {size}", where, "one float32 tensor per parameter",

@@ -45,13 +45,19 @@ def ewc(setup: Setup) -> list[Row]:
     rows = []
     for tasks, target in ((1, 8.0), (5, 25.0)):
         model, size = network(setup)
-        optimizer = Still(model.parameters())
-        keep = DrawnEWC(model, strength=1.0).attach(optimizer)
+        optimizers = {"holdfast": Still(model.parameters())}
+        if setup.compiles:
+            optimizers["compiled"] = Still(model.parameters())
+        kept = [
+            DrawnEWC(model, strength=1.0, fused=name == "compiled").attach(optimizer)
+            for name, optimizer in optimizers.items()
+        ]
         params = list(model.parameters())
         anchors, fishers = [], []
         for _ in range(tasks):
-            optimizer.step()
-            keep.consolidate([None])
+            for optimizer, keep in zip(optimizers.values(), kept, strict=True):
+                optimizer.step()
+                keep.consolidate([None])
             anchors.append([p.detach().clone() for p in params])
             fishers.append([torch.rand_like(p) for p in params])
             _shift(model)
@@ -59,19 +65,21 @@ def ewc(setup: Setup) -> list[Row]:
         timings = alternate(
             setup,
             {
-                "holdfast": optimizer.step,
+                **{name: optimizer.step for name, optimizer in optimizers.items()},
                 "autograd": lambda p=params, a=anchors, f=fishers: quadratic_by_autograd(p, a, f, 1.0),  # type: ignore[misc]  # bound now
                 "copy": copy,
             },
         )
         must_move = 5 / 2 * copied  # weights, anchors, importances and gradients read, gradients written
-        rows.append(
-            faster(
-                timings, "holdfast", "autograd", bench="ewc", device=setup.device.type, target=target,
-                work=f"EWC step, {size}, {tasks} task{'s' if tasks > 1 else ''}", than="autograd loop over parameters",
-                floor=timings.median("copy") * must_move / copied,
-            )
-        )  # fmt: skip
+        for name in optimizers:
+            how = ", fused=True" if name == "compiled" else ""
+            rows.append(
+                faster(
+                    timings, name, "autograd", bench="ewc", device=setup.device.type, target=target,
+                    work=f"EWC step, {size}, {tasks} task{'s' if tasks > 1 else ''}{how}",
+                    than="autograd loop over parameters", floor=timings.median("copy") * must_move / copied,
+                )
+            )  # fmt: skip
     return rows
 
 

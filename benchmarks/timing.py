@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +31,11 @@ class Setup:
     quick: bool = False
     seconds: float = 15.0
     cpu_time: bool = False
+
+    @property
+    def compiles(self) -> bool:
+        """Whether compiled kernels can be measured: on the CPU they need a C++ compiler."""
+        return not self.quick and (self.device.type == "cuda" or shutil.which(os.environ.get("CXX", "g++")) is not None)
 
     @property
     def clock(self) -> Callable[[], float]:
