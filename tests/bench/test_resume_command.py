@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from disks import files_in
+from disks import files_in, fill, small_disk
 from holdfast.bench import interrupt, manifest
 from holdfast.bench import record as records
 from holdfast.bench.interrupt import asked_to_stop
@@ -166,3 +166,28 @@ def test_a_manifest_says_what_was_asked_and_where(tmp_path: Path, monkeypatch: p
     found = manifest.read(tmp_path / "out")
     assert found.words_for(tmp_path / "out") == ["run", "x"]
     assert found.words_for(tmp_path / "moved") == ["run", "x", "--out", str(tmp_path / "moved")]
+
+
+def test_a_disk_that_fills_up_costs_nothing_but_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "split-digits", "--method", "ewc", "--model", "mlp-100", "--epochs", "1", "--checkpoint-every", "0"]
+    assert holdfast(*words, "--out", str(tmp_path / "alone")) == 0
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        out = str(disk / "out")
+        with monkeypatch.context() as interrupted:
+            interrupted.setattr(interrupt, "asked_to_stop", stops_after(20))
+            assert holdfast(*words, "--out", out) == 130
+        before = files_in(disk)
+        assert "out/checkpoints/ewc-seed0/checkpoint-000002.safetensors" in before
+        fill(disk)
+        capsys.readouterr()
+        assert holdfast("resume", out) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said[-1].startswith("holdfast: Cannot write the ") and said[-1].endswith(": No space left on device.")
+        assert files_in(disk) == sorted([*before, "filler"])
+        (disk / "filler").unlink()
+        assert holdfast("resume", out) == 0
+        assert results(disk / "out").keys() == results(tmp_path / "alone").keys()
+        for name, record in results(disk / "out").items():
+            assert {**record, "command": ""} == {**results(tmp_path / "alone")[name], "command": ""}
