@@ -306,6 +306,7 @@ def _assemble(
                 scale=scale,
                 shift=shift,
                 pixel_order=part.pixel_order,
+                answers=tuple(dataset.class_names[label] for label in part.members),
             )
         )
     return Stream(

@@ -56,6 +56,7 @@ class Task:
         scale: float32 ``[C, 1, 1]``, or `None` where samples go to the model as they are stored.
         shift: float32 ``[C, 1, 1]``: a pixel x becomes x * scale + shift.
         pixel_order: int64 ``[H * W]``: pixel i of the task is pixel ``pixel_order[i]`` of the image; `None`: in order.
+        answers: a name for each of `classes`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Task:
     scale: Tensor | None = None
     shift: Tensor | None = None
     pixel_order: Tensor | None = None
+    answers: tuple[str, ...] = ()
 
     def inputs(self, samples: Tensor) -> Tensor:
         """What the model is given: pixels put in this task's order and normalised, on the samples' device.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from holdfast.cli import evidence, importance, lists, recipes, running, runs, tuning
+from holdfast.cli import evidence, export, importance, lists, recipes, running, runs, tuning
 from holdfast.errors import HoldfastError
 
 __all__ = ["app", "main"]
@@ -86,6 +86,7 @@ runs.register(app)
 importance.register(app)
 recipes.register(app)
 evidence.register(app)
+export.register(app)
 
 
 def main() -> None:

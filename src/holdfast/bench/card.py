@@ -1,0 +1,179 @@
+"""The model card of an exported run: what it is, how well it does, task by task, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from holdfast import registry
+from holdfast.bench import metrics
+from holdfast.bench.record import Record
+from holdfast.bench.sources import SOURCES
+from holdfast.bench.tasks import Stream
+
+__all__ = ["render"]
+
+_ABOUT = {
+    "task": "It has a head of outputs per task and must be told which task a sample belongs to.",
+    "domain": "All tasks share its outputs.",
+    "class": "Every task has outputs of its own, and all outputs compete; nobody tells it the task.",
+}
+
+_HOW = {
+    "default": "the default, untuned",
+    "given": "given",
+    "grid": "chosen on validation data",
+    "tuned": "searched on validation data",
+    "auto": "found in training",
+    "recipe": "as published",
+}
+
+
+def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *, licence: str | None = None) -> str:
+    """The card as Markdown with the metadata that model hubs read in front.
+
+    Args:
+        record: the run.
+        stream: its stream.
+        name: of the folder.
+        weights: the files of weights.
+        licence: of the weights, as hubs name it.
+
+    Returns:
+        ``README.md``.
+    """
+    front = yaml.safe_dump(_metadata(record, name, licence), sort_keys=False, allow_unicode=True, width=1000)
+    config = record.config
+    parts = [
+        f"---\n{front}---\n",
+        f"# {name}\n",
+        f"`{config.model}`, trained on {len(stream)} tasks one after the other ({config.stream}, "
+        f"{config.scenario}-incremental) and kept from forgetting by `{config.method}`. {_ABOUT[config.scenario]}\n"
+        if config.method not in ("finetune", "joint")
+        else f"`{config.model}`, trained on {len(stream)} tasks ({config.stream}, {config.scenario}-incremental), "
+        f"{'all at once' if config.method == 'joint' else 'one after the other without any protection'}. "
+        f"{_ABOUT[config.scenario]}\n",
+        "## Accuracy\n",
+        _accuracy(record),
+        "## How it was trained\n",
+        _protocol(record),
+        "## Data\n",
+        _data(record, stream),
+        "## Limits\n",
+        _limits(record),
+        "## Loading it\n",
+        _snippet(record, stream, name, weights),
+    ]
+    return "\n".join(parts)
+
+
+def _sets(stream: str) -> list[str]:
+    return [part for part in stream.split("-")[1:] if not part.isdecimal()]
+
+
+def _metadata(record: Record, name: str, licence: str | None) -> dict[str, Any]:
+    config = record.config
+    hub = [SOURCES[each].hub_id for each in _sets(config.stream) if each in SOURCES]
+    results = [
+        {
+            "task": {"type": "image-classification", "name": f"{task}, after all tasks"},
+            "dataset": {
+                "type": hub[0] if hub else config.stream,
+                "name": f"{config.stream}: {task}",
+                "split": config.evaluate_on,
+            },
+            "metrics": [{"type": "accuracy", "value": value, "name": "accuracy"}],
+        }
+        for task, value in zip(record.task_names, record.matrix[-1], strict=True)
+    ]
+    found: dict[str, Any] = {"license": licence} if licence else {}
+    found |= {
+        "library_name": "holdfast",
+        "pipeline_tag": "image-classification",
+        "tags": ["continual-learning", "pytorch", config.method],
+        "datasets": hub,
+        "metrics": ["accuracy"],
+        "model-index": [{"name": name, "results": results}],
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _accuracy(record: Record) -> str:
+    single = len(record.matrix) == 1
+    header = ["after learning", *record.task_names, "average"]
+    rows = [
+        ["all tasks" if single else name, *(f"{100 * value:.2f}" for value in row), f"{100 * sum(row) / len(row):.2f}"]
+        for name, row in zip(record.task_names, record.matrix, strict=False)
+    ]
+    lines = [f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows]]
+    config = record.config
+    on = f"{config.evaluate_on} data" + (" with dropout on" if config.evaluate_mode == "train" else "")
+    text = f"In percent, on the {on}, one run with seed {config.seed}; columns are tasks.\n\n" + "\n".join(lines) + "\n"
+    forgotten = metrics.forgetting(record.matrix)
+    if forgotten is not None:
+        text += f"\nForgetting: {100 * forgotten:.2f} points on average over the earlier tasks.\n"
+    return text
+
+
+def _protocol(record: Record) -> str:
+    config = record.config
+    entry = registry.lookup(config.method)
+    epochs = ", ".join(map(str, config.epochs_per_task)) or str(config.epochs)
+    lines = [f"- Method: `{config.method}` ({entry.source})."]
+    for key, value in config.hyperparameters.items():
+        how = _HOW[value.source]
+        lines.append(f"- `{key}`: {value.value} ({how}{': ' + value.detail if value.detail else ''}).")
+    where = record.environment
+    kept = f"{config.optimizer_between_tasks} between tasks"
+    lines += [
+        f"- Optimizer: {config.optimizer}, learning rate {config.lr:g}, {kept}.",
+        f"- Epochs per task: {epochs}; {config.batch_size} samples a step; seed {config.seed}.",
+        f"- {where.device_name}, PyTorch {where.torch}, holdfast {where.holdfast}.",
+    ]
+    again = f"\nAgain:\n\n```\n{record.command}\n```\n" if record.command else ""
+    return "\n".join(lines) + "\n" + again
+
+
+def _data(record: Record, stream: Stream) -> str:
+    lines = []
+    for name in _sets(record.config.stream):
+        source = SOURCES.get(name)
+        about = f"{source.about} ({source.hub_id})" if source else "embedded in scikit-learn"
+        lines.append(f"- `{name}`: {about}.")
+    tasks = "; ".join(f"{task.name} ({len(task.train):,} training samples)" for task in stream)
+    kept = "" if record.config.method == "joint" else " No sample of an earlier task was kept."
+    return "\n".join(lines) + f"\n\nTasks, in order: {tasks}.{kept}\n"
+
+
+def _limits(record: Record) -> str:
+    config = record.config
+    lines = [
+        "- One run of an experiment on a small benchmark, to study forgetting; it is no model for use.",
+        "- Another seed gives other weights, and accuracies that may differ by much.",
+    ]
+    if config.scenario == "task":
+        lines.append("- The accuracies hold only where the task of each sample is known.")
+    if config.evaluate_on == "train":
+        lines.append("- The accuracies are those on the training data, as the published protocol has it.")
+    return "\n".join([*lines, *(f"- {warning}." for warning in record.warnings)]) + "\n"
+
+
+def _snippet(record: Record, stream: Stream, name: str, weights: Sequence[str]) -> str:
+    shape = ", ".join(map(str, stream.input_shape))
+    more = (
+        "\nEach task is answered with weights of its own; `predict` takes the right ones.\n" if len(weights) > 1 else ""
+    )
+    return f"""\
+```python
+import torch
+from holdfast.bench.export import load
+
+exported = load("{name}")  # the folder that this file is in
+images = torch.zeros(1, {shape}, dtype=torch.uint8)  # pixels from 0 to 255
+print(exported.predict(images, task=0))
+```
+
+The accuracies again, from the weights: `holdfast evaluate {name} {record.config.stream}`.
+{more}"""

@@ -1,0 +1,350 @@
+"""A run's weights as a folder that anyone can load, and its accuracies again from that folder.
+
+A record holds no weights. They are made again: the run is repeated from the record's configuration and seed, and only
+if every accuracy comes out as it stands in the record, to the last digit, is anything written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from holdfast.bench import card, models, runner
+from holdfast.bench.learner import Learner
+from holdfast.bench.record import Record, RunConfig
+from holdfast.bench.runner import Observer
+from holdfast.bench.snapshot import Snapshot
+from holdfast.bench.tasks import Stream
+from holdfast.errors import ConfigurationError, DependencyError, HoldfastError, StateError
+from holdfast.files import write_file
+
+__all__ = ["Description", "Exported", "TaskDescription", "evaluate", "export", "load", "push"]
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_CARD = "README.md"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskDescription(_Frozen):
+    """What a task asks: the names of its answers and the columns of the outputs in which they stand."""
+
+    name: str
+    answers: list[str]
+    columns: list[int]
+    head: int | None = None
+    pixel_order: list[int] | None = None
+
+
+class Description(_Frozen):
+    """``config.json``: everything but the weights. ``weights`` are the files, one, or one per task."""
+
+    format: Literal["holdfast-model"] = "holdfast-model"
+    schema_version: Literal[1] = 1
+    model: str
+    model_options: dict[str, Any]
+    input_shape: list[int]
+    outputs: int | list[int]
+    mean: list[float]
+    std: list[float]
+    tasks: list[TaskDescription]
+    weights: list[str]
+    accuracies: list[float]
+    run: RunConfig
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model that was exported, ready to answer.
+
+    Attributes:
+        model: with the weights of the last task, in evaluation mode.
+        description: what ``config.json`` says.
+        weights: one set per task where the method answers each with its own, else one for all.
+    """
+
+    model: nn.Module
+    description: Description
+    weights: tuple[dict[str, Tensor], ...]
+
+    def use(self, task: int) -> None:
+        """Give the model the weights with which a task is answered."""
+        self.model.load_state_dict(self.weights[task if len(self.weights) > 1 else 0])
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, task: int = 0) -> list[str]:
+        """The model's answers.
+
+        Args:
+            images: uint8 ``[B, C, H, W]``, as they come from the data set.
+            task: the question that is asked, from 0; where all classes compete it matters only for the pixels' order.
+
+        Returns:
+            One name per image.
+
+        Raises:
+            ConfigurationError: if there is no such task, or the images have another shape.
+        """
+        about = self.description
+        if not 0 <= task < len(about.tasks):
+            raise ConfigurationError(f"task is {task}; this model knows tasks 0 to {len(about.tasks) - 1}")
+        if images.dtype != torch.uint8 or list(images.shape[1:]) != about.input_shape:
+            shape = ", ".join(map(str, about.input_shape))
+            raise ConfigurationError(
+                f"images are {images.dtype} {list(images.shape)}; expected torch.uint8 [B, {shape}]"
+            )
+        asked = about.tasks[task]
+        self.use(task)
+        if asked.pixel_order is not None:
+            images = images.flatten(2)[:, :, asked.pixel_order].view_as(images)
+        scale, shift = _affine(about)
+        raw = self.model(images.to(torch.float32) * scale + shift)
+        outputs = raw if asked.head is None else raw[asked.head]
+        names = _names(about, asked)
+        columns = sorted(names)
+        return [names[columns[place]] for place in outputs[:, columns].argmax(1).tolist()]
+
+
+def _names(about: Description, asked: TaskDescription) -> dict[int, str]:
+    """Column -> answer, of all classes that compete."""
+    if about.run.scenario != "class":
+        return dict(zip(asked.columns, asked.answers, strict=True))
+    return {column: name for task in about.tasks for column, name in zip(task.columns, task.answers, strict=True)}
+
+
+def _affine(about: Description) -> tuple[Tensor, Tensor]:
+    std = torch.tensor(about.std).view(-1, 1, 1)
+    return 1 / (255 * std), -torch.tensor(about.mean).view(-1, 1, 1) / std
+
+
+class _Last:
+    """Keeps the state at the end of the last task."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+
+    def load(self) -> Snapshot | None:
+        return None
+
+    def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
+        if must:
+            self.snapshot = take()
+
+
+def _repeat(record: Record, stream: Stream, observer: Observer | None) -> Learner:
+    """The learner at the end of a run that is done again.
+
+    Raises:
+        StateError: if it does not end where the record says.
+    """
+    last = _Last()
+    again = runner.run(record.config, stream=stream, observer=observer, keeper=last)
+    if again.status != "finished" or again.matrix != record.matrix:
+        was, now = record.environment, again.environment
+        raise StateError(
+            f"the run was repeated and did not give the same accuracies: {again.matrix[-1:]} in place of "
+            f"{record.matrix[-1:]}; the record is of PyTorch {was.torch}, {was.processor}, {was.threads} threads, this "
+            f"is PyTorch {now.torch}, {now.processor}, {now.threads} threads"
+        )
+    assert last.snapshot is not None
+    learner = Learner(record.config, stream)
+    learner.load_state_dict(last.snapshot.learner, with_optimizer=False)
+    return learner
+
+
+def export(
+    record: Record,
+    folder: Path,
+    *,
+    data_dir: Path | str | None = None,
+    observer: Observer | None = None,
+    licence: str | None = None,
+) -> Exported:
+    """Write a run's model as ``model.safetensors``, ``config.json`` and a model card ``README.md``.
+
+    Args:
+        record: of a finished run.
+        folder: made where it is missing; an earlier export in it is replaced.
+        data_dir: where the data sets are.
+        observer: is told how the run is getting on.
+        licence: of the weights, as model hubs name it, for the card.
+
+    Returns:
+        The model as :func:`load` gives it.
+
+    Raises:
+        ConfigurationError: if the folder holds something else.
+        StateError: if the run did not finish, does not come out as in the record, or nothing can be written.
+    """
+    if record.status != "finished":
+        raise StateError(f"the run of {record.config.method} is {record.status}; expected a finished one")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{folder} is a file; expected the name of a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _CONFIG).is_file():
+        raise ConfigurationError(f"the folder {folder} is not empty and holds no exported model: name another one")
+    stream = runner.build_stream(record.config, data_dir=data_dir)
+    learner = _repeat(record, stream, observer)
+    sets = _weights(learner, stream)
+    names = [_WEIGHTS] if len(sets) == 1 else [f"model-task-{task}.safetensors" for task in range(len(sets))]
+    about = _describe(record, stream, names)
+    files = {name: to_safetensors(each, metadata={"format": "pt"}) for name, each in zip(names, sets, strict=True)}
+    files[_CONFIG] = (json.dumps(json.loads(about.model_dump_json()), indent=1) + "\n").encode()
+    files[_CARD] = card.render(record, stream, folder.resolve().name, names, licence=licence).encode()
+    for name, content in files.items():
+        write_file(folder / name, partial(_put, content), what="exported model")
+    return load(folder)
+
+
+def _put(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def _weights(learner: Learner, stream: Stream) -> list[dict[str, Tensor]]:
+    """The weights, once, or once for each task if the method answers tasks with weights of their own."""
+
+    def copied() -> dict[str, Tensor]:
+        return {name: t.detach().cpu().clone().contiguous() for name, t in learner.model.state_dict().items()}
+
+    plain = copied()
+    if learner.method is None:
+        return [plain]
+    sets = []
+    for task in range(len(stream)):
+        with learner.method.task(task):
+            sets.append(copied())
+    same = all(torch.equal(plain[name], weights[name]) for weights in sets for name in plain)
+    return [plain] if same else sets
+
+
+def _describe(record: Record, stream: Stream, weights: list[str]) -> Description:
+    config = record.config
+    tasks = []
+    for task in stream:
+        order = task.pixel_order
+        tasks.append(
+            TaskDescription(
+                name=task.name,
+                answers=list(task.answers),
+                columns=list(task.classes),
+                head=task.index if stream.heads is not None else None,
+                pixel_order=None if order is None else order.tolist(),
+            )
+        )
+    return Description(
+        model=config.model,
+        model_options=config.model_options,
+        input_shape=list(stream.input_shape),
+        outputs=stream.outputs if isinstance(stream.outputs, int) else list(stream.outputs),
+        mean=list(stream.mean),
+        std=list(stream.std),
+        tasks=tasks,
+        weights=weights,
+        accuracies=record.matrix[-1],
+        run=config,
+    )
+
+
+def load(folder: Path | str) -> Exported:
+    """A model from the folder that :func:`export` wrote.
+
+    Raises:
+        StateError: if the folder holds none, or one that is damaged.
+    """
+    folder = Path(folder)
+    try:
+        about = Description.model_validate_json((folder / _CONFIG).read_bytes())
+        weights = tuple(load_file(folder / name) for name in about.weights)
+    except OSError as error:
+        raise StateError(f"{folder} holds no exported model: {error.filename}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ascii(".".join(map(str, first["loc"])))[1:-1]
+        raise StateError(f"{folder / _CONFIG} describes no exported model: {where}: {first['msg']}") from error
+    except SafetensorError as error:
+        raise StateError(f"the weights in {folder} are damaged: {error}") from error
+    outputs = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
+    model = models.build(about.model, about.input_shape, outputs, seed=0, **about.model_options)
+    exported = Exported(model.eval(), about, weights)
+    try:
+        exported.use(len(about.tasks) - 1)
+    except RuntimeError as error:
+        raise StateError(f"the weights in {folder} are not of the model {about.model}: {error}") from error
+    return exported
+
+
+def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | None = None) -> list[float]:
+    """Test accuracy on every task of a stream, measured as the run measured it.
+
+    Args:
+        exported: the model.
+        stream_name: the stream of its run, or another one with tasks of the same shapes.
+        data_dir: where the data sets are.
+
+    Raises:
+        ConfigurationError: if the stream does not fit the model.
+    """
+    about = exported.description
+    config = about.run.model_copy(update={"stream": stream_name, "method": "finetune", "hyperparameters": {}})
+    config = config.model_copy(update={"device": "cpu", "optimizer": "sgd", "optimizer_options": {}})
+    stream = runner.build_stream(config, data_dir=data_dir)
+    expected = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
+    if list(stream.input_shape) != about.input_shape or stream.outputs != expected:
+        raise ConfigurationError(
+            f"the stream {stream_name!r} has inputs {list(stream.input_shape)} and outputs {stream.outputs}; the model "
+            f"takes {about.input_shape} and gives {expected}"
+        )
+    learner = Learner(config, stream)
+    found = []
+    for task in range(len(stream)):
+        learner.model.load_state_dict(exported.weights[task if len(exported.weights) > 1 else 0])
+        found.append(learner.accuracies("test")[task])
+    return found
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload an exported folder to a model hub.
+
+    Args:
+        folder: as :func:`export` left it; it stays as it is.
+        repository: ``owner/name``.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        DependencyError: without huggingface_hub.
+        HoldfastError: in a sentence, without credentials or a network.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    except ImportError as error:
+        raise DependencyError("--push needs huggingface_hub: pip install 'holdfast[bench]'") from error
+    unreachable = HfHubHTTPError.__mro__[1]  # the base of the errors of whichever HTTP client the hub's package uses
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
+        reason = "no credentials that it accepts (hf auth login)"
+        if isinstance(error, HfHubHTTPError) and error.response.status_code not in (401, 403):
+            reason = str(error).strip().split("\n")[0]
+    except HFValidationError as error:
+        reason = str(error).strip().split("\n")[0]
+    except (unreachable, OSError) as error:
+        reason = f"the hub cannot be reached ({type(error).__name__})"
+    raise HoldfastError(f"{repository} was not pushed: {reason}; the model is complete in {folder}")

@@ -1,0 +1,186 @@
+"""Export: the folder gives back what the record says, to the last digit, and its card is true and its code runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from safetensors import safe_open
+
+from holdfast.bench import data, export, runner
+from holdfast.bench import record as records
+from holdfast.bench.record import Hyperparameter, Record, RunConfig
+from holdfast.errors import ConfigurationError, HoldfastError, StateError
+
+pytest.importorskip("sklearn", reason="the bench's packages are not installed")
+
+
+def run(method: str = "l2sp", **changes: Any) -> Record:
+    strength = {"strength": Hyperparameter(value=0.5, source="given")}
+    fields: dict[str, Any] = {
+        "stream": "split-digits", "scenario": "task", "training_outputs": "all", "tasks": 2, "method": method,
+        "model": "mlp-16", "optimizer": "adam", "lr": 0.01, "optimizer_between_tasks": "kept", "epochs": 1,
+        "batch_size": 32, "validation_fraction": 0.1, "seed": 3, "stream_options": {"tasks": 2},
+        "hyperparameters": strength if method == "l2sp" else {},
+    }  # fmt: skip
+    return runner.run(RunConfig(**{**fields, **changes}), command="holdfast run split-digits --method l2sp")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "kept-digits"
+    export.export(run(), path)
+    return path
+
+
+def test_the_round_trip_is_exact(folder: Path) -> None:
+    exported = export.load(folder)
+    assert export.evaluate(exported, "split-digits") == run().matrix[-1] == exported.description.accuracies
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert sorted(file.keys()) == sorted(exported.model.state_dict())
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_predictions_are_right_as_often_as_the_record_says(scenario: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"stream_options": {"tasks": 2}, "scenario": scenario}
+    exported = export.export(run(**options), tmp_path / "model")
+    digits = data.load("digits")
+    for task, members in enumerate([(0, 1), (2, 3)]):
+        rows = torch.tensor([label in members for label in digits.test_y.tolist()])
+        answers = exported.predict(digits.test_x[rows], task=task)
+        right = [answer == str(label) for answer, label in zip(answers, digits.test_y[rows].tolist(), strict=True)]
+        assert sum(right) / len(right) == exported.description.accuracies[task]
+
+
+def test_permuted_pixels_are_put_in_order(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"stream": "permuted-digits", "epochs": 2}
+    exported = export.export(run("finetune", **options), tmp_path / "model")
+    digits = data.load("digits")
+    for task in range(2):
+        answers = exported.predict(digits.test_x, task=task)
+        right = [answer == str(label) for answer, label in zip(answers, digits.test_y.tolist(), strict=True)]
+        assert sum(right) / len(right) == exported.description.accuracies[task]
+    assert exported.description.accuracies[0] > 0.3
+
+
+def test_a_method_with_weights_per_task_is_exported_with_them(tmp_path: Path) -> None:
+    record = run("packnet", retrain_epochs=1, hyperparameters={"prune": Hyperparameter(value=0.9, source="given")})
+    exported = export.export(record, tmp_path / "model")
+    assert exported.description.weights == ["model-task-0.safetensors", "model-task-1.safetensors"]
+    assert export.evaluate(export.load(tmp_path / "model"), "split-digits") == record.matrix[-1]
+    first, last = exported.weights
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+
+
+def test_the_card_has_the_metadata_that_hubs_read(folder: Path) -> None:
+    card = ModelCard.load(folder / "README.md")
+    record = run()
+    metadata = card.data.to_dict()
+    assert metadata["library_name"] == "holdfast" and metadata["pipeline_tag"] == "image-classification"
+    assert "continual-learning" in metadata["tags"] and "l2sp" in metadata["tags"]
+    found = {result.dataset_name: result.metric_value for result in card.data.eval_results}
+    names = [f"split-digits: {name}" for name in record.task_names]
+    assert found == dict(zip(names, record.matrix[-1], strict=True))
+    for text in ("| 0/1 |", f"{100 * record.matrix[-1][0]:.2f}", "`strength`: 0.5 (given)", "seed 3", "## Limits"):
+        assert text in card.text
+
+
+def test_the_card_names_the_data_sets_on_the_hub_and_the_licence(folder: Path) -> None:
+    from holdfast.bench import card, streams
+
+    record = run()
+    mnist = record.model_copy(update={"config": record.config.model_copy(update={"stream": "split-mnist"})})
+    stream = streams.build("split-digits", seed=0, tasks=2)
+    loaded = ModelCard(card.render(mnist, stream, "name", ["model.safetensors"], licence="apache-2.0"))
+    assert loaded.data.datasets == ["ylecun/mnist"] and loaded.data.license == "apache-2.0"
+
+
+def test_the_cards_snippet_works_as_it_stands(folder: Path) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=folder.parent, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("['0']", "['1']")
+
+
+def test_a_record_that_does_not_come_out_again_is_not_exported(tmp_path: Path) -> None:
+    record = run()
+    other = record.model_copy(update={"matrix": [record.matrix[0], [0.5, 0.5]]})
+    with pytest.raises(StateError, match=r"did not give the same accuracies.*\[\[0.5, 0.5\]\]"):
+        export.export(other, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    failed = record.model_copy(update={"status": "failed"})
+    with pytest.raises(StateError, match="is failed; expected a finished one"):
+        export.export(failed, tmp_path / "model")
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigurationError, match="is not empty and holds no exported model"):
+        export.export(run(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_what_is_damaged_is_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="holds no exported model"):
+        export.load(tmp_path)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    text = json.loads((folder / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**text, "model": "mlp-17"}))
+    (copy / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(StateError, match="are not of the model mlp-17"):
+        export.load(copy)
+    (copy / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(StateError, match="are damaged"):
+        export.load(copy)
+    (copy / "config.json").write_text(json.dumps({**text, "tasks": 3}))
+    with pytest.raises(StateError, match="describes no exported model: tasks"):
+        export.load(copy)
+
+
+def test_another_stream_must_fit(folder: Path) -> None:
+    exported = export.load(folder)
+    with pytest.raises(ConfigurationError, match=r"'permuted-digits' has inputs .* the model takes"):
+        export.evaluate(exported, "permuted-digits")
+    with pytest.raises(ConfigurationError, match="task is 2; this model knows tasks 0 to 1"):
+        exported.predict(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), task=2)
+    with pytest.raises(ConfigurationError, match=r"expected torch.uint8 \[B, 1, 8, 8\]"):
+        exported.predict(torch.zeros(1, 1, 8, 8))
+
+
+def test_pushing_without_a_network_is_a_sentence_and_leaves_the_folder(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(HoldfastError, match=r"^someone/model was not pushed: .*; the model is complete in "):
+        export.push(folder, "someone/model")
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("trouble", "said"), [("no network", "cannot be reached"), ("no token", "no credentials")])
+def test_why_it_could_not_be_pushed_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, said: str
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        if trouble == "no token":
+            raise LocalTokenNotFoundError("no token")
+        raise HfHubHTTPError.__mro__[1]("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    with pytest.raises(HoldfastError, match=said):
+        export.push(folder, "someone/model")
+
+
+def test_a_record_in_json_exports_like_the_one_in_memory(tmp_path: Path) -> None:
+    record = run("finetune")
+    path = records.save(record, tmp_path / "record.json")
+    assert export.export(records.load(path), tmp_path / "model").description.accuracies == record.matrix[-1]
