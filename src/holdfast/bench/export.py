@@ -334,7 +334,8 @@ def push(folder: Path, repository: str) -> str:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     except ImportError as error:
         raise DependencyError("--push needs huggingface_hub: pip install 'holdfast[bench]'") from error
-    unreachable = HfHubHTTPError.__mro__[1]  # the base of the errors of whichever HTTP client the hub's package uses
+    # The base of the errors of its HTTP client, which is another one from release to release.
+    unreachable: type[Exception] = HfHubHTTPError.__mro__[1]
     try:
         api = HfApi()
         api.create_repo(repository, exist_ok=True)

@@ -1,0 +1,149 @@
+"""The page of results: every number from a record, every verdict right, the same bytes for the same records."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.make_records import make_record
+from holdfast.bench import metrics, recipes, report, results, results_page
+from holdfast.bench import record as records
+from holdfast.bench.recipes import Published
+from holdfast.bench.record import Record
+from holdfast.bench.results import Cell
+from holdfast.errors import StateError
+
+ROOT = Path(__file__).parents[2]
+NAME = "anastrophic-split-mnist"
+
+
+def make(label: str, seed: int, row: list[float], /, **extra: Any) -> Record:
+    """A record of that recipe whose last row is given."""
+    method = next(row.method for row in recipes.load(NAME).methods if row.label == label)
+    record = make_record(method, seed, tasks=2)
+    given = {"recipe": NAME, "label": label, **extra}
+    config = record.config.model_copy(update={"stream": "split-mnist-5", "scenario": "class", "extra": given})
+    return record.model_copy(update={"config": config, "matrix": [[0.99, 0.0], row]})
+
+
+def fill(folder: Path, found: list[Record]) -> Path:
+    for record in found:
+        records.save(record, folder / NAME / "records" / records.filename(record))
+    return folder
+
+
+def two_methods(folder: Path, gap: float, spread: float = 0.05) -> Path:
+    """Ten seeds whose first task varies much, but alike for both methods."""
+    draw = random.Random(0)
+    found = []
+    for seed in range(10):
+        first, noise = 0.7 + draw.uniform(-spread, spread), draw.uniform(-0.002, 0.002)
+        found += [make("l2sp", seed, [first, 0.8]), make("anastrophic", seed, [first + gap + noise, 0.8])]
+    return fill(folder, found)
+
+
+def test_the_page_in_the_repository_is_what_its_records_give() -> None:
+    page = results_page.render(ROOT / "results")
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page, "run 'make results'"
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    one = results_page.render(two_methods(tmp_path / "a", 0.0))
+    assert one == results_page.render(two_methods(tmp_path / "b", 0.0))
+    assert str(tmp_path) not in one
+
+
+def test_a_row_shows_mean_interval_difference_and_cost(tmp_path: Path) -> None:
+    found = [make("anastrophic", seed, [0.60 + seed / 100, 0.85]) for seed in range(3)]
+    page = results_page.render(fill(tmp_path, found))
+    half = metrics.t_quantile(0.95, 2) * 1.0 / math.sqrt(3)  # percent; the deviation of 60, 61, 62 is 1
+    line = next(line for line in page.splitlines() if line.startswith("| anastrophic | task 1"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[2:7] == ["3", f"61.00 ± {half:.2f}", "71.16", "-10.16", "outside the interval"]
+    average = next(line for line in page.splitlines() if line.startswith("| anastrophic | average"))
+    assert "| 73.00 ± " in average and "61.0 / 85.0" in average and f"{found[0].costs.seconds_total:.0f}" in average
+    assert f"holdfast recipe run {NAME}" in page and "Not run yet: finetune, joint, l2sp" in page
+    assert found[0].environment.torch in page and found[0].environment.processor in page
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "differs", "said"),
+    [
+        ((70.0, 71.0, 72.0), 71.5, "", "inside the interval"),
+        ((70.0, 70.1, 70.2), 75.0, "", "outside the interval"),
+        ((60.0, 60.0, 60.0, 60.0, 60.0, 60.0, 66.0), 65.9, "", "outside the interval, within the seeds' range"),
+        ((70.0, 71.0, 72.0), 71.5, "other data", "protocol differs"),
+        ((70.0,), 70.0, "", "one seed says nothing"),
+    ],
+)
+def test_verdicts(ours: tuple[float, ...], theirs: float, differs: str, said: str) -> None:
+    made = tuple(make("anastrophic", seed, [value / 100, 0.5]) for seed, value in enumerate(ours))
+    published = Published(source="x", task=0, values={"anastrophic": theirs})
+    assert results.verdict(Cell("anastrophic", "class", 0, made, (), published, differs)) == said
+    assert results.verdict(Cell("anastrophic", "class", 0, made)) == ""
+    assert results.verdict(Cell("anastrophic", "class", 0, (), made, published)) == ""
+
+
+def test_differences_are_paired_over_seeds(tmp_path: Path) -> None:
+    # Over seeds both spread by points; seed by seed they are close, which only pairing shows.
+    (none,) = results.differences(results.collect(two_methods(tmp_path / "none", 0.0))[0])
+    assert none.seeds == tuple(range(10)) and abs(none.estimate.mean) < 0.2
+    assert none.estimate.half is not None and none.estimate.half < 0.1
+    (some,) = results.differences(results.collect(two_methods(tmp_path / "some", -0.02))[0])
+    assert some.estimate.mean == pytest.approx(-1.0, abs=0.1)
+    assert some.sentence.startswith(f"anastrophic is worse than l2sp ({some.estimate.mean:+.2f} ± ")
+    same = two_methods(tmp_path / "same", 0.0, spread=0.0)
+    (equal,) = results.differences(results.collect(same)[0])
+    assert ("not told apart" in equal.sentence) == (abs(equal.estimate.mean) <= (equal.estimate.half or 0))
+
+
+def test_what_we_found_is_tied_to_records(tmp_path: Path) -> None:
+    page = results_page.render(two_methods(tmp_path, -0.02))
+    found = page[page.index("## What we found") : page.index(f"\n## {NAME}")]
+    assert "anastrophic is worse than l2sp" in found and "points, paired over 10 seeds" in found
+    assert f"../results/{NAME}/records/anastrophic-seed0.json" in found
+    assert "of 2 published numbers," in found
+    for link in {part.split(")")[0] for part in found.split("](../results/")[1:]}:
+        assert (tmp_path / link).is_file()
+
+
+def test_seeds_that_only_one_row_has_are_left_out_and_failures_are_said(tmp_path: Path) -> None:
+    failed = make("anastrophic", 2, [0.5, 0.5]).model_copy(update={"status": "failed", "failure": "the loss is nan"})
+    found = [make("anastrophic", seed, [0.6, 0.8]) for seed in (0, 1)] + [
+        make("l2sp", seed, [0.6, 0.8]) for seed in (1, 2)
+    ]
+    folder = fill(tmp_path, [*found, failed])
+    (difference,) = results.differences(results.collect(folder)[0])
+    assert difference.seeds == (1,) and "shows nothing yet" in difference.sentence
+    assert "anastrophic did not finish with seed 2: the loss is nan" in results_page.render(folder)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"recipe": "unheard-of"}, "no recipe"),
+        ({"label": "gone"}, "no longer has"),
+        ({"quick": True}, "no evidence"),
+        ({"variant": "released"}, "more than one"),
+    ],
+)
+def test_records_that_are_no_evidence_are_refused(tmp_path: Path, extra: dict[str, Any], message: str) -> None:
+    good, bad = make("l2sp", 0, [0.6, 0.8]), make("l2sp", 1, [0.6, 0.8], **extra)
+    found = [bad] if "recipe" in extra else [good, bad]
+    with pytest.raises(StateError, match=message):
+        results_page.render(fill(tmp_path, found))
+
+
+def test_without_records_the_page_says_so(tmp_path: Path) -> None:
+    assert "There are no records yet." in results_page.render(tmp_path / "nowhere")
+
+
+def test_the_report_is_drawn_when_every_method_got_better_at_old_tasks() -> None:
+    found = [
+        make(label, 0, [1.0, 0.5]).model_copy(update={"matrix": [[0.5, 0.5], [0.9, 0.9]]}) for label in ("l2sp", "ewc")
+    ]
+    assert "<svg" in report.render(found)
