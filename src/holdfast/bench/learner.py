@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from holdfast.bench.tasks import Split, Stream, Task
 from holdfast.method import Method
 from holdfast.objectives import SharedForward
 from holdfast.optim import CLASSP
+from holdfast.penalties.quadratic import QuadraticPenalty
 
 __all__ = ["Learner"]
 
@@ -103,8 +104,8 @@ class Learner:
         for part in parts:
             rows = raw if len(parts) == 1 else _rows(raw, start, start + len(part.inputs))
             # All tasks are there at once for joint training, so all of their outputs compete as they will at test.
-            objective = part.task.objective if self.entry.name == "joint" else part.task.training_objective
-            assert isinstance(objective, SharedForward)
+            wanted = part.task.objective if self.entry.name == "joint" else part.task.training_objective
+            objective = cast("SharedForward", wanted)  # asking a protocol costs as much as a small layer
             each = objective.losses(objective.select(rows), (part.inputs, part.targets)).sum()
             total = each if total is None else total + each
             start += len(part.inputs)
@@ -121,6 +122,10 @@ class Learner:
         torch.autograd.backward(trained)
         self.optimizer.step()
         return loss.detach()
+
+    def penalty(self) -> float:
+        """The penalty at the present weights, whatever its coupling; 0 for a method that has none."""
+        return float(self.method.value()) if isinstance(self.method, QuadraticPenalty) else 0.0
 
     def _gradient_norm(self, term: Tensor) -> float:
         trained = [p for p in self.model.parameters() if p.requires_grad]

@@ -149,7 +149,9 @@ class _Run:
                 # Of the same code and configuration, so it is the user's own model that has changed, or its data.
                 first = str(error).strip().split("\n")[0]
                 raise StateError(f"the checkpoint of {self.config.method} does not fit this run: {first}") from error
-        self.observer.begin(self.config, self._planned_steps())
+        planned = self._planned_steps()
+        self.point_every = max(1, planned // _CURVE_POINTS)
+        self.observer.begin(self.config, planned)
         self.observer.advance(self.ledger.steps)
         self.clock = time.perf_counter()
         try:
@@ -211,12 +213,18 @@ class _Run:
                 cursor.epoch = epoch
                 self._epoch(session)
                 cursor.batch = 0
+                if self._low_enough(session):
+                    break
             cursor.epoch, cursor.batch = 0, 0
             with self._explaining():
                 again = learner.next_round(session, cursor.round, last=last)
             if not again:
                 return
             cursor.round += 1
+
+    def _low_enough(self, session: Session) -> bool:
+        stops, loss = self.config.stop_losses, self.ledger.epoch_loss
+        return bool(stops) and loss is not None and loss <= stops[session.index]
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
@@ -253,7 +261,9 @@ class _Run:
         if not watched and len(ledger.step_seconds) < _TIMED_STEPS:
             ledger.step_seconds.append(seconds)
         self.health.note(loss, ledger.steps)
-        if ledger.steps % max(1, self._planned_steps() // _CURVE_POINTS) == 0:
+        if self.config.stop_losses and self.cursor.batch == session.num_batches(self.config.batch_size):
+            ledger.epoch_loss = float(loss) + self.learner.penalty()
+        if ledger.steps % self.point_every == 0:  # the one other place where a step waits for the device
             point = (session.last.index, ledger.steps, float(loss), self.diagnosis.latest_share)
             for column, value in zip(("task", "step", "loss", "penalty_share"), point, strict=True):
                 ledger.curves[column].append(value)
