@@ -87,7 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", action="append", help="cpu or cuda (default: both, where there is one)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write docs/performance.md from the figures")
+    parser.add_argument("--of", type=Path, metavar="FILE", nargs="+", help="make --page of these, and measure nothing")
     asked = parser.parse_args(arguments)
+    if asked.of:
+        asked.page.write_text(page.markdown(*(json.loads(file.read_text()) for file in asked.of)))
+        return
     devices = asked.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if asked.threads:
         torch.set_num_threads(asked.threads)

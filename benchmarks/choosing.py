@@ -18,10 +18,11 @@ import torch
 from rich.console import Console
 
 from holdfast import registry
-from holdfast.bench import compare, executors, metrics, plan, streams, studies, tuning
-from holdfast.bench.compare import Comparison, Job
+from holdfast.bench import compare, executing, metrics, plan, streams, studies, tuning
+from holdfast.bench.compare import Comparison
 from holdfast.bench.environment import describe
 from holdfast.bench.folder import Folder
+from holdfast.bench.jobs import Job
 from holdfast.bench.progress import Lines
 from holdfast.bench.record import Hyperparameter, Record, write_whole
 from holdfast.registry import Range
@@ -50,11 +51,11 @@ def judge(comparison: Comparison, method: str, trials: int, folder: Path) -> dic
     def tested(chosen: Hyperparameter, label: str) -> list[Record]:
         configs = [comparison.config(method, seed, {"strength": chosen}) for seed in comparison.seeds]
         own = Folder(folder / "tests" / label)  # a folder has one record per method and seed
-        with executors.Local(compare.here(own, monitor)) as local:
+        with executing.Local(compare.here(own, monitor)) as local:
             return compare.execute([Job(config) for config in configs], local, own, monitor)
 
     (folder / "choices").mkdir(parents=True, exist_ok=True)
-    with executors.Local(compare.here(store, monitor)) as local:
+    with executing.Local(compare.here(store, monitor)) as local:
         chosen = tuning.search(comparison, method, search, executor=local, store=store, monitor=monitor)
     strength = chosen["strength"]
     assert isinstance(strength, Hyperparameter)

@@ -52,17 +52,17 @@ of importances works in.""",
 }
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(*runs: Mapping[str, Any]) -> str:
     """The page.
 
     Args:
-        found: what the command writes as JSON.
+        *runs: what the command writes as JSON, in one file or several.
     """
-    rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for row in found["rows"]]
-    parts = ["# How fast, and how large", "", *_where(found), ""]
+    rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for run in runs for row in run["rows"]]
     missed = [row for row in rows if row.met is False]
     counted = [row for row in rows if row.met is not None]
-    parts += [f"Of {len(counted)} targets {len(counted) - len(missed)} are met.", ""]
+    parts = ["# How fast, and how large", "", *_where(runs), ""]
+    parts += [f"Of {len(counted)} figures with a target {len(counted) - len(missed)} meet it.", ""]
     for name, title in _TITLES.items():
         mine = [row for row in rows if row.bench == name]
         if mine:
@@ -72,25 +72,22 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _where(found: Mapping[str, Any]) -> list[str]:
+def _where(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        "Printed by `make bench ARGS='--page docs/performance.md'`; no figure here was typed. Everything in a row was",
-        f"measured in one process, in turns, for {found['seconds']:g} seconds or 5 rounds, whichever is longer; times",
-        "are medians, and on a machine that others use, only their ratios mean something.",
+        "Printed by `python -m benchmarks`; no figure was typed. What stands in a row was measured in one process, in",
+        "turns; times are medians, and on a machine that others use, only their ratios mean something.",
         "",
     ]
-    if found["cpu_time"]:
-        lines += [
-            "On the CPU the time that the process had a processor is counted, not the time that passed: others were",
-            "using the machine.",
-            "",
-        ]
-    for place in found["environment"]:
-        device = "" if place["device_name"] == "cpu" else f", {place['device_name']}"
-        lines.append(
-            f"- {place['date']}: {place['processor']}{device}, {place['threads']} threads, {place['platform']}, Python "
-            f"{place['python']}, PyTorch {place['torch']}, Holdfast {place['holdfast']}"
-        )
+    for run in runs:
+        names = ", ".join(dict.fromkeys(row["bench"] for row in run["rows"]))
+        for place in run["environment"]:
+            device = "" if place["device_name"] == "cpu" else f", {place['device_name']}"
+            clock = "; the processor's time is counted, for others were using the machine" if run["cpu_time"] else ""
+            lines.append(
+                f"- {names}: {place['date']}, {place['processor']}{device}, {place['threads']} threads, "
+                f"{place['platform']}, Python {place['python']}, PyTorch {place['torch']}, Holdfast "
+                f"{place['holdfast']}{clock}."
+            )
     return lines
 
 

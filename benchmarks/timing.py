@@ -72,7 +72,9 @@ class Timings:
         return len(next(iter(self.seconds.values())))
 
 
-def alternate(setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: int = 2) -> Timings:
+def alternate(
+    setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: int = 2, least: int | None = None
+) -> Timings:
     """Run every piece of work once a round, each round beginning with another.
 
     Whatever disturbs the machine then disturbs all of them; medians of many rounds and their ratios are what counts.
@@ -81,10 +83,12 @@ def alternate(setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: 
         setup: how long, and where.
         works: name -> what is timed.
         warm: rounds that are not counted.
+        least: rounds that are made however long they take; ``None`` for the setup's own number.
     """
     names = list(works)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    least, most = setup.rounds
+    usual, most = setup.rounds
+    least = usual if least is None or setup.quick else least
     for _ in range(1 if setup.quick else warm):
         for work in works.values():
             work()

@@ -42,4 +42,4 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     if flat[0].numel() <= PIECE:
         yield tuple(flat)
     else:
-        yield from zip(*(t.split(PIECE) for t in flat), strict=True)
+        yield from zip(*(torch.split(t, PIECE) for t in flat), strict=True)

@@ -11,8 +11,9 @@ import pytest
 from holdfast import registry
 from holdfast.bench import compare, streams
 from holdfast.bench import record as records
-from holdfast.bench.compare import Comparison, Job
+from holdfast.bench.compare import Comparison
 from holdfast.bench.folder import Folder, Memory
+from holdfast.bench.jobs import Job
 from holdfast.bench.record import Record, RunConfig, without_times
 from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError, StateError

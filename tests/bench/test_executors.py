@@ -10,14 +10,14 @@ import pytest
 
 from bench.workers import Shelf, Task, Watching, Work
 from holdfast import ConfigurationError, DependencyError, HoldfastError
-from holdfast.bench import executors, streams, studies, tuning
+from holdfast.bench import executing, executors, streams, studies, tuning
 from holdfast.bench.compare import Comparison
 
 TASKS = [Task(number) for number in range(8)]
 
 
-def done(executor: executors.Executor, todo=TASKS, shelf=None, watching=None) -> dict[int, int]:
-    found = executors.carry_out(todo, executor, shelf or Shelf(), watching or Watching())
+def done(executor: executing.Executor, todo=TASKS, shelf=None, watching=None) -> dict[int, int]:
+    found = executing.carry_out(todo, executor, shelf or Shelf(), watching or Watching())
     return {key: record for key, _, record in found}
 
 
@@ -30,7 +30,7 @@ def test_jobs_are_done_here_one_after_the_other_and_asked_for_one_at_a_time(tmp_
             asked.append(len(work.lines("finished")))
             yield job
 
-    with executors.Local(work) as executor:
+    with executing.Local(work) as executor:
         assert done(executor, todo(), watching=watching) == {0: 0, 1: 1, 2: 2, 3: 3}
     assert asked == [0, 1, 2, 3]  # each was asked for when the one before it was finished
     assert watching.ended == [(0, False), (1, False), (2, False), (3, False)]
@@ -38,7 +38,7 @@ def test_jobs_are_done_here_one_after_the_other_and_asked_for_one_at_a_time(tmp_
 
 def test_what_is_kept_already_is_not_done_again(tmp_path):
     work, watching, shelf = Work(str(tmp_path)), Watching(), Shelf()
-    with executors.Local(work) as executor:
+    with executing.Local(work) as executor:
         done(executor, TASKS[1:4], shelf)
         assert done(executor, TASKS[:5], shelf, watching) == {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
     assert work.lines("finished") == [1, 2, 3, 0, 4]
@@ -48,7 +48,7 @@ def test_what_is_kept_already_is_not_done_again(tmp_path):
 
 def test_what_is_finished_is_kept_though_a_later_job_is_wrong(tmp_path):
     shelf = Shelf()
-    with executors.Local(Work(str(tmp_path), wrong=2)) as executor, pytest.raises(ConfigurationError, match="job 2"):
+    with executing.Local(Work(str(tmp_path), wrong=2)) as executor, pytest.raises(ConfigurationError, match="job 2"):
         done(executor, TASKS, shelf)
     assert [job.number for job, _ in shelf.records] == [0, 1]
 

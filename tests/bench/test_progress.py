@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from holdfast.bench import compare, progress, streams
-from holdfast.bench.compare import Comparison, Job
+from holdfast.bench.compare import Comparison
 from holdfast.bench.folder import Memory
+from holdfast.bench.jobs import Job
 from holdfast.bench.record import Record
 
 OPTIONS = {"limit_per_class": 6, "test_limit_per_class": 6}

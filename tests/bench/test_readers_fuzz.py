@@ -29,6 +29,7 @@ from holdfast import registry
 from holdfast.bench import compare, manifest, plan, recipes
 from holdfast.bench import record as records
 from holdfast.bench.checkpoint import Checkpoints
+from holdfast.bench.jobs import Job
 from holdfast.bench.record import Record, RunConfig
 from holdfast.bench.snapshot import Cursor, Ledger, Snapshot
 from holdfast.bench.tasks import Stream
@@ -220,7 +221,7 @@ def test_settings(stream: Stream, method: str, texts: list[str]) -> None:
 @fuzzed
 @given(st.dictionaries(st.sampled_from(METHODS), st.dictionaries(words, st.lists(typed, max_size=3), max_size=2)))
 def test_grids(stream: Stream, grids: dict[str, dict[str, list[str]]]) -> None:
-    def read() -> dict[str, list[compare.Job]]:
+    def read() -> dict[str, list[Job]]:
         return compare.candidates(compare.Comparison(stream, tuple(grids), grids=grids, changes={"model": "mlp-2"}))
 
     answer(read)

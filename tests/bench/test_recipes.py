@@ -14,7 +14,7 @@ from rich.console import Console
 from holdfast.bench import compare, data, recipes, report, streams
 from holdfast.bench import record as records
 from holdfast.bench.data import ImageDataset
-from holdfast.bench.executors import Local
+from holdfast.bench.executing import Local
 from holdfast.bench.folder import Folder
 from holdfast.bench.learner import Learner
 from holdfast.bench.progress import Lines

@@ -79,12 +79,12 @@ def test_the_table_shows_the_numbers_of_the_records(browser: Browser, page: Path
         mean = 100 * statistics.fmean(statistics.fmean(matrix[-1]) for matrix in matrices)
         half = 100 * 4.302652729911275 * statistics.stdev(statistics.fmean(m[-1]) for m in matrices) / 3**0.5
         cell = f"table.results tr[data-label='{method}'] td[data-metric='average_accuracy']"
-        shown = browser.evaluate(f"document.querySelector(\"{cell}\").textContent")
+        shown = browser.evaluate(f'document.querySelector("{cell}").textContent')
         assert shown.split("◇")[0] == f"{mean:.2f} ± {half:.2f}"
         if method != "joint":
             cell = cell.replace("average_accuracy", "forgetting")
             mean = 100 * statistics.fmean(metrics.forgetting(m) or 0.0 for m in matrices)
-            assert browser.evaluate(f"document.querySelector(\"{cell}\").textContent").startswith(f"{mean:.2f} ±")
+            assert browser.evaluate(f'document.querySelector("{cell}").textContent').startswith(f"{mean:.2f} ±")
     assert "loss is nan at step 9" in browser.evaluate("document.querySelector('.warn').innerText")
     assert "<b>&'\"" in browser.evaluate("document.querySelector('.warn').innerText")
 

@@ -10,8 +10,9 @@ import pytest
 
 from bench.workers import Shelf, Watching
 from holdfast import ConfigurationError, DependencyError
-from holdfast.bench import compare, executors, streams, trackers
-from holdfast.bench.compare import Comparison, Job
+from holdfast.bench import compare, executing, streams, trackers
+from holdfast.bench.compare import Comparison
+from holdfast.bench.jobs import Job
 from holdfast.bench.record import Record
 
 SMALL = {"limit_per_class": 20, "test_limit_per_class": 10}
@@ -30,7 +31,7 @@ def tracked(track: trackers.Track, *seeds: int) -> list[Record]:
     trackers.check(track)
     shelf, watching = Shelf(), Watching()
     jobs = [Job(compared.config("ewc", seed, {"strength": "3e2"})) for seed in compared.seeds]
-    with executors.Local(compare.here(shelf, watching, track=track)) as executor:
+    with executing.Local(compare.here(shelf, watching, track=track)) as executor:
         return compare.execute(jobs, executor, shelf, Monitor())
 
 

@@ -11,8 +11,9 @@ import torch
 
 from bench.workers import Shelf, Watching, Work, fabricated
 from holdfast import ConfigurationError, StateError, registry
-from holdfast.bench import compare, executors, runner, streams, studies, tuning
-from holdfast.bench.compare import Comparison, Job
+from holdfast.bench import compare, executing, runner, streams, studies, tuning
+from holdfast.bench.compare import Comparison
+from holdfast.bench.jobs import Job
 from holdfast.bench.record import Record, without_times
 from holdfast.bench.tasks import Split, Stream
 
@@ -29,7 +30,7 @@ def comparison(*methods: str, seeds: int = 1, **fields) -> Comparison:
 
 def run(asked: tuning.Search, compared: Comparison, work, shelf=None, watching=None):
     """A search of the first method with a stand-in for training."""
-    with executors.Local(work) as executor:
+    with executing.Local(work) as executor:
         return tuning.search(
             compared,
             compared.methods[0],
@@ -140,7 +141,7 @@ def test_defaults_lie_where_a_search_looks_and_optuna_knows_every_range():
 def test_every_method_gets_the_same_number_of_trials(tmp_path):
     shelf, watching = Shelf(), Watching()
     compared = comparison("finetune", "ewc", "classp", "joint")
-    with executors.Local(lambda job, stop: compare.run_job(job)) as executor:
+    with executing.Local(lambda job, stop: compare.run_job(job)) as executor:
         chosen = tuning.search_all(compared, tuning.Search(3), executor=executor, store=shelf, monitor=watching)
     assert set(chosen) == {"ewc", "classp"} and set(chosen["classp"]) == {"lr", "threshold"}
     assert [job.config.method for job, _ in shelf.records] == ["ewc"] * 3 + ["classp"] * 3
@@ -182,7 +183,7 @@ def test_test_data_cannot_reach_the_search(poisoned):
     """A search over real runs never touches the test data; a run that is not part of one does at once."""
     compared = comparison("ewc", "finetune")
     shelf = Shelf()
-    with executors.Local(compare.here(shelf, Watching())) as executor:
+    with executing.Local(compare.here(shelf, Watching())) as executor:
         chosen = tuning.search_all(compared, tuning.Search(3), executor=executor, store=shelf, monitor=Watching())
         assert len(poisoned) == 3 and chosen["ewc"]["strength"].source == "tuned"
         assert all(len(task.test) == 0 for stream in poisoned for task in stream)
@@ -207,7 +208,7 @@ def test_other_test_data_changes_nothing_in_a_search_and_something_outside(monke
     for make in (build, others):
         monkeypatch.setattr(streams, "build", make)
         shelf = Shelf()
-        with executors.Local(compare.here(shelf, Watching())) as executor:
+        with executing.Local(compare.here(shelf, Watching())) as executor:
             tuning.search(comparison(), "ewc", tuning.Search(3), executor=executor, store=shelf, monitor=Watching())
         found.append([without_times(record) for _, record in shelf.records])
         tested.append(runner.run(comparison().config("ewc", 0)).matrix)

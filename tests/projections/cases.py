@@ -36,9 +36,7 @@ def heads(number: int = 2, *, norm: bool = True, dtype: torch.dtype = torch.floa
 
 def data(seed: int, batches: int = 3, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
     g = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(8, 5, generator=g).to(dtype), torch.randint(3, (8,), generator=g)) for _ in range(batches)
-    ]
+    return [(torch.randn(8, 5, generator=g).to(dtype), torch.randint(3, (8,), generator=g)) for _ in range(batches)]
 
 
 def train(

@@ -44,7 +44,8 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
     Returns:
         ``README.md``.
     """
-    front = yaml.safe_dump(_metadata(record, name, licence), sort_keys=False, allow_unicode=True, width=1000)
+    kind = "text-classification" if stream.tokenizer is not None else "image-classification"
+    front = yaml.safe_dump(_metadata(record, name, kind, licence), sort_keys=False, allow_unicode=True, width=1000)
     config = record.config
     parts = [
         f"---\n{front}---\n",
@@ -73,12 +74,12 @@ def _sets(stream: str) -> list[str]:
     return [part for part in stream.split("-")[1:] if not part.isdecimal()]
 
 
-def _metadata(record: Record, name: str, licence: str | None) -> dict[str, Any]:
+def _metadata(record: Record, name: str, kind: str, licence: str | None) -> dict[str, Any]:
     config = record.config
     hub = [SOURCES[each].hub_id for each in _sets(config.stream) if each in SOURCES]
     results = [
         {
-            "task": {"type": "image-classification", "name": f"{task}, after all tasks"},
+            "task": {"type": kind, "name": f"{task}, after all tasks"},
             "dataset": {
                 "type": hub[0] if hub else config.stream,
                 "name": f"{config.stream}: {task}",
@@ -91,7 +92,7 @@ def _metadata(record: Record, name: str, licence: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"license": licence} if licence else {}
     found |= {
         "library_name": "holdfast",
-        "pipeline_tag": "image-classification",
+        "pipeline_tag": kind,
         "tags": ["continual-learning", "pytorch", config.method],
         "datasets": hub,
         "metrics": ["accuracy"],
@@ -165,14 +166,22 @@ def _snippet(record: Record, stream: Stream, name: str, weights: Sequence[str]) 
     more = (
         "\nEach task is answered with weights of its own; `predict` takes the right ones.\n" if len(weights) > 1 else ""
     )
-    return f"""\
-```python
+    code = f"""\
 import torch
 from holdfast.bench.export import load
 
 exported = load("{name}")  # the folder that this file is in
 images = torch.zeros(1, {shape}, dtype=torch.uint8)  # pixels from 0 to 255
-print(exported.predict(images, task=0))
+print(exported.predict(images, task=0))"""
+    if stream.tokenizer is not None:
+        code = f"""\
+from holdfast.bench.export import load
+
+exported = load("{name}")  # the folder that this file is in
+print(exported.predict(["a text"], task=0))"""
+    return f"""\
+```python
+{code}
 ```
 
 The accuracies again, from the weights: `holdfast evaluate {name} {record.config.stream}`.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from holdfast.bench.executors import LOOK, RETRIES, Closing, Stop, Work, call, gave_up, never
+from holdfast.bench.executing import LOOK, RETRIES, Closing, Stop, Work, call, gave_up, never
 from holdfast.errors import ConfigurationError, DependencyError
 
 if TYPE_CHECKING:
-    from holdfast.bench.compare import Job
+    from holdfast.bench.jobs import Job
     from holdfast.bench.record import Record
 
 __all__ = ["Ray"]

@@ -12,12 +12,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from holdfast import registry
 from holdfast.bench import plan, runner, trackers
-from holdfast.bench.executors import Executor, Local, Stop, Work, carry_out
-from holdfast.bench.record import Hyperparameter, Record, RunConfig, row_name
+from holdfast.bench.executing import Executor, Local, Stop, Work, carry_out
+from holdfast.bench.jobs import Job, Monitor, Store
+from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.runner import Observer
 from holdfast.bench.snapshot import Keeper
 from holdfast.bench.tasks import Stream
@@ -25,9 +26,6 @@ from holdfast.errors import ConfigurationError
 
 __all__ = [
     "Comparison",
-    "Job",
-    "Monitor",
-    "Store",
     "candidates",
     "check",
     "choose",
@@ -41,57 +39,6 @@ __all__ = [
 ]
 
 Settings = Mapping[str, Hyperparameter | str]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run, independent of every other: what any executor needs in order to do it anywhere.
-
-    ``read_test`` is false for a grid's candidates; ``label`` says which candidate.
-    """
-
-    config: RunConfig
-    read_test: bool = True
-    command: str = ""
-    label: str = ""
-
-    @property
-    def name(self) -> str:
-        """The job in words."""
-        config = self.config
-        return f"{row_name(config)}, seed {config.seed}" + (f", trying {self.label}" if self.label else "")
-
-
-class Monitor(Observer, Protocol):
-    """Who wants to know how a comparison is getting on."""
-
-    def planned(self, runs: int) -> None:
-        """So many more runs are to come."""
-        ...
-
-    def starts(self, job: Job) -> None:
-        """A run begins."""
-        ...
-
-    def ends(self, job: Job, record: Record, *, kept: bool) -> None:
-        """A run has ended, or its record was ``kept`` from before."""
-        ...
-
-
-class Store(Protocol):
-    """Where records are kept as they come."""
-
-    def find(self, job: Job) -> Record | None:
-        """The finished record of exactly this job, if there is one."""
-        ...
-
-    def keep(self, job: Job, record: Record) -> None:
-        """Write a record down."""
-        ...
-
-    def keeper(self, job: Job) -> Keeper | None:
-        """Who keeps the checkpoints of a job, if anyone does."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ if every accuracy comes out as it stands in the record, to the last digit, is an
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from holdfast.bench import card, models, runner
+from holdfast.bench import card, models, runner, text_data
 from holdfast.bench.learner import Learner
 from holdfast.bench.record import Record, RunConfig
 from holdfast.bench.runner import Observer
@@ -34,6 +34,7 @@ __all__ = ["Description", "Exported", "TaskDescription", "evaluate", "export", "
 _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _CARD = "README.md"
+_TOKENIZER = "tokenizer.json"
 
 
 class _Frozen(BaseModel):
@@ -75,48 +76,62 @@ class Exported:
         model: with the weights of the last task, in evaluation mode.
         description: what ``config.json`` says.
         weights: one set per task where the method answers each with its own, else one for all.
+        tokenizer: of a model for texts, as in `text_data.encode`.
     """
 
     model: nn.Module
     description: Description
     weights: tuple[dict[str, Tensor], ...]
+    tokenizer: str | None = None
 
     def use(self, task: int) -> None:
         """Give the model the weights with which a task is answered."""
         self.model.load_state_dict(self.weights[task if len(self.weights) > 1 else 0])
 
     @torch.no_grad()
-    def predict(self, images: Tensor, task: int = 0) -> list[str]:
+    def predict(self, samples: Tensor | Sequence[str], task: int = 0) -> list[str]:
         """The model's answers.
 
         Args:
-            images: uint8 ``[B, C, H, W]``, as they come from the data set.
+            samples: images as they come from the data set, uint8 ``[B, C, H, W]``; or texts.
             task: the question that is asked, from 0; where all classes compete it matters only for the pixels' order.
 
         Returns:
-            One name per image.
+            One name per sample.
 
         Raises:
-            ConfigurationError: if there is no such task, or the images have another shape.
+            ConfigurationError: if there is no such task, or the samples are of another kind or shape.
         """
         about = self.description
         if not 0 <= task < len(about.tasks):
             raise ConfigurationError(f"task is {task}; this model knows tasks 0 to {len(about.tasks) - 1}")
-        if images.dtype != torch.uint8 or list(images.shape[1:]) != about.input_shape:
-            shape = ", ".join(map(str, about.input_shape))
-            raise ConfigurationError(
-                f"images are {images.dtype} {list(images.shape)}; expected torch.uint8 [B, {shape}]"
-            )
         asked = about.tasks[task]
+        inputs = self._inputs(samples, asked)
         self.use(task)
-        if asked.pixel_order is not None:
-            images = images.flatten(2)[:, :, asked.pixel_order].view_as(images)
-        scale, shift = _affine(about)
-        raw = self.model(images.to(torch.float32) * scale + shift)
+        raw = self.model(inputs)
         outputs = raw if asked.head is None else raw[asked.head]
         names = _names(about, asked)
         columns = sorted(names)
         return [names[columns[place]] for place in outputs[:, columns].argmax(1).tolist()]
+
+    def _inputs(self, samples: Tensor | Sequence[str], asked: TaskDescription) -> Tensor:
+        about = self.description
+        if self.tokenizer is not None:
+            if isinstance(samples, Tensor | str):
+                raise ConfigurationError(f"samples are a {type(samples).__name__}; expected a list of texts")
+            return text_data.encode(self.tokenizer, samples)
+        shape = ", ".join(map(str, about.input_shape))
+        if not isinstance(samples, Tensor):
+            raise ConfigurationError(f"samples are a {type(samples).__name__}; expected torch.uint8 [B, {shape}]")
+        if samples.dtype != torch.uint8 or list(samples.shape[1:]) != about.input_shape:
+            raise ConfigurationError(
+                f"samples are {samples.dtype} {list(samples.shape)}; expected torch.uint8 [B, {shape}]"
+            )
+        if asked.pixel_order is not None:
+            samples = samples.flatten(2)[:, :, asked.pixel_order].view_as(samples)
+        std = torch.tensor(about.std).view(-1, 1, 1)
+        mean = torch.tensor(about.mean).view(-1, 1, 1)
+        return samples.to(torch.float32) * (1 / (255 * std)) - mean / std
 
 
 def _names(about: Description, asked: TaskDescription) -> dict[int, str]:
@@ -124,11 +139,6 @@ def _names(about: Description, asked: TaskDescription) -> dict[int, str]:
     if about.run.scenario != "class":
         return dict(zip(asked.columns, asked.answers, strict=True))
     return {column: name for task in about.tasks for column, name in zip(task.columns, task.answers, strict=True)}
-
-
-def _affine(about: Description) -> tuple[Tensor, Tensor]:
-    std = torch.tensor(about.std).view(-1, 1, 1)
-    return 1 / (255 * std), -torch.tensor(about.mean).view(-1, 1, 1) / std
 
 
 class _Last:
@@ -203,6 +213,8 @@ def export(
     about = _describe(record, stream, names)
     files = {name: to_safetensors(each, metadata={"format": "pt"}) for name, each in zip(names, sets, strict=True)}
     files[_CONFIG] = (json.dumps(json.loads(about.model_dump_json()), indent=1) + "\n").encode()
+    if stream.tokenizer is not None:
+        files[_TOKENIZER] = stream.tokenizer.encode()
     files[_CARD] = card.render(record, stream, folder.resolve().name, names, licence=licence).encode()
     for name, content in files.items():
         write_file(folder / name, partial(_put, content), what="exported model")
@@ -278,7 +290,8 @@ def load(folder: Path | str) -> Exported:
         raise StateError(f"the weights in {folder} are damaged: {error}") from error
     outputs = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
     model = models.build(about.model, about.input_shape, outputs, seed=0, **about.model_options)
-    exported = Exported(model.eval(), about, weights)
+    tokenizer = folder / _TOKENIZER
+    exported = Exported(model.eval(), about, weights, tokenizer.read_text("utf-8") if tokenizer.is_file() else None)
     try:
         exported.use(len(about.tasks) - 1)
     except RuntimeError as error:
@@ -302,6 +315,8 @@ def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | Non
     config = config.model_copy(update={"device": "cpu", "optimizer": "sgd", "optimizer_options": {}})
     stream = runner.build_stream(config, data_dir=data_dir)
     expected = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
+    if stream.tokenizer != exported.tokenizer:
+        raise ConfigurationError(f"the stream {stream_name!r} has another vocabulary than the model: other texts?")
     if list(stream.input_shape) != about.input_shape or stream.outputs != expected:
         raise ConfigurationError(
             f"the stream {stream_name!r} has inputs {list(stream.input_shape)} and outputs {stream.outputs}; the model "

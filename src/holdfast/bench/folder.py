@@ -14,7 +14,8 @@ from pathlib import Path
 from holdfast.bench import record as records
 from holdfast.bench import report
 from holdfast.bench.checkpoint import EVERY, SHARE, Checkpoints
-from holdfast.bench.compare import Comparison, Job, candidates, jobs
+from holdfast.bench.compare import Comparison, candidates, jobs
+from holdfast.bench.jobs import Job
 from holdfast.bench.record import Record, RunConfig
 from holdfast.errors import ConfigurationError
 from holdfast.files import remove_leftovers

@@ -129,7 +129,7 @@ def _percentages(prune_to: float) -> Iterator[float]:
 
 
 def _hidden(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters of the hidden layers: all but the heads' (all of them in a model that does not say which are heads)."""
+    """Parameters of the hidden layers: all but the heads', in a model that says which are heads."""
     inner = model.trunk if isinstance(model, Heads) else model
     prefix = "trunk." if isinstance(model, Heads) else ""
     return {prefix + name: parameter for name, parameter in inner.named_parameters()}

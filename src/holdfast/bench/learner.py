@@ -105,8 +105,8 @@ class Learner:
             rows = raw if len(parts) == 1 else _rows(raw, start, start + len(part.inputs))
             # All tasks are there at once for joint training, so all of their outputs compete as they will at test.
             wanted = part.task.objective if self.entry.name == "joint" else part.task.training_objective
-            objective = cast("SharedForward", wanted)  # asking a protocol costs as much as a small layer
-            each = objective.losses(objective.select(rows), (part.inputs, part.targets)).sum()
+            outputs = cast("SharedForward", wanted).select(rows)  # asking a protocol costs as much as a small layer
+            each = wanted.losses(outputs, (part.inputs, part.targets)).sum()
             total = each if total is None else total + each
             start += len(part.inputs)
         assert total is not None
@@ -125,7 +125,7 @@ class Learner:
 
     def penalty(self) -> float:
         """The penalty at the present weights, whatever its coupling; 0 for a method that has none."""
-        return float(self.method.value()) if isinstance(self.method, QuadraticPenalty) else 0.0
+        return float(self.method.value().detach()) if isinstance(self.method, QuadraticPenalty) else 0.0
 
     def _gradient_norm(self, term: Tensor) -> float:
         trained = [p for p in self.model.parameters() if p.requires_grad]

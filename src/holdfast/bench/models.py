@@ -7,14 +7,16 @@ of each head in a list, all computed from the same features: a task's loss then 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.bench import residual
+from holdfast.bench import residual, text_models
 from holdfast.bench.data import unknown_name
 from holdfast.errors import ConfigurationError
 
@@ -44,8 +46,10 @@ class Heads(nn.Module):
         return outputs[0] if self.single else outputs
 
 
-def names() -> dict[str, str]:
-    """Model name -> what it is, in a line."""
+def names(*, text: bool = False) -> dict[str, str]:
+    """Model name -> what it is, in a line: for images, or for texts."""
+    if text:
+        return {"transformer": "one encoder layer, width 600, 30 heads, dropout .1, for numbered words"}
     return {
         "mlp": "two hidden layers of 400; any mlp-A-B-… has hidden layers of A, B, …",
         "cnn-anastrophic": "two 3x3 convolutions (16, 32), each pooled; one hidden layer of 128",
@@ -62,6 +66,7 @@ def build(
     *,
     seed: int,
     dropout: float | None = None,
+    text: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A model with its weights drawn from a seed.
 
@@ -75,7 +80,8 @@ def build(
         outputs: a number of outputs, or one number per head, as in `Stream.outputs`.
         seed: of the weights.
         dropout: replaces every dropout rate of the model; default the protocol's own: none in `mlp`,
-            .25 and .5 in `cnn-classp`.
+            .25 and .5 in `cnn-classp`, .1 in `transformer`.
+        text: for `transformer`: `vocabulary` (how many words), `mask` (of padding, on by default), `width`, `heads`.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -93,9 +99,15 @@ def build(
     if ":" in name:
         if dropout is not None:
             raise ConfigurationError(f"dropout={dropout} does not apply to {name!r}, which builds itself")
-        factory = _import(name)
+        with _here_importable():
+            factory = _import(name)
+            with _seeded(seed):
+                return _call(name, factory, shape, heads)
+    if name in names(text=True):
         with _seeded(seed):
-            return _call(name, factory, shape, heads)
+            return Heads(*_transformer(shape, dropout, dict(text or {})), heads)
+    if text:
+        raise ConfigurationError(f"text={text} does not apply to {name!r}, which takes images")
     family, widths = _parse(name)
     with _seeded(seed):
         if family == "mlp":
@@ -111,6 +123,19 @@ def build(
             make = residual.small if family == "resnet-small" else residual.standard18
             trunk, features = make(_image(name, shape, 8)[0])
         return Heads(trunk, features, heads)
+
+
+def _transformer(shape: tuple[int, ...], dropout: float | None, options: dict[str, Any]) -> tuple[nn.Module, int]:
+    if len(shape) != 1:
+        raise ConfigurationError(f"the model 'transformer' needs rows of numbered words, got samples {shape}")
+    unknown = sorted(set(options) - {"vocabulary", "mask", "width", "heads"})
+    if unknown or "vocabulary" not in options:
+        raise ConfigurationError(
+            f"text has no {unknown[0]!r}; expected vocabulary, mask, width or heads"
+            if unknown
+            else "the model 'transformer' needs text.vocabulary, the number of words"
+        )
+    return text_models.build(dropout=dropout, **{"mask": True, **options})
 
 
 @contextmanager
@@ -130,7 +155,7 @@ def _parse(name: str) -> tuple[str, tuple[int, ...]]:
             raise ConfigurationError(f"the model {name!r} must read mlp-A-B-… with hidden widths of at least 1")
         return "mlp", tuple(map(int, widths))
     if name not in names():
-        raise unknown_name("model", name, list(names()))
+        raise unknown_name("model", name, [*names(), *names(text=True)])
     return name, ()
 
 
@@ -193,6 +218,17 @@ def _cnn_classp(shape: tuple[int, int, int], rates: tuple[float, float]) -> tupl
     return trunk, 128
 
 
+@contextmanager
+def _here_importable() -> Iterator[None]:
+    """The working folder among those that modules are found in, as for ``python -m``: a command leaves it out."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
 def _import(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
@@ -216,9 +252,10 @@ def _import(name: str) -> Callable[..., Any]:
 def _call(name: str, factory: Callable[..., Any], shape: tuple[int, ...], outputs: int | tuple[int, ...]) -> nn.Module:
     try:
         model = factory(input_shape=shape, outputs=outputs)
-    except TypeError as error:
+    except Exception as error:  # the user's own code, which may raise anything
+        reason = f"{type(error).__name__}: {error}"
         raise ConfigurationError(
-            f"the model {name!r} could not be called as factory(input_shape={shape}, outputs={outputs}): {error}"
+            f"the model {name!r} could not be called as factory(input_shape={shape}, outputs={outputs}): {reason}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"the model {name!r} returned a {type(model).__name__}; expected a torch.nn.Module")

@@ -56,4 +56,5 @@ def build(
     try:
         return kind(parameters, lr=lr, **options)
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"optimizer {name!r} refuses lr={lr}, {options}: {error}") from error
+        given = ", ".join(f"{key}={value!r}" for key, value in {"lr": lr, **options}.items())
+        raise ConfigurationError(f"optimizer {name!r} refuses {given}: {error}") from error

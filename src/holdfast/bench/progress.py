@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from holdfast.bench.compare import Job, Monitor
+from holdfast.bench.jobs import Job, Monitor
 from holdfast.bench.record import Record, RunConfig
 
 __all__ = ["Bars", "Lines", "monitor", "result_line"]

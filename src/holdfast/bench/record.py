@@ -63,8 +63,9 @@ class RunConfig(_Frozen):
     ``epochs`` are per task, unless ``epochs_per_task`` lists them; ``retrain_epochs`` are those of a pruning round.
     The learning rate is multiplied by ``lr_decay`` every ``lr_decay_every`` epochs of a task (0: never).
     ``importance_samples`` bounds how much of a task ``consolidate`` sees; ``optimizer_phases`` are the group values
-    that an optimizer which is itself the memory is given after each task. Some releases report accuracy on the
-    training data (``evaluate_on``) with dropout on (``evaluate_mode``).
+    that an optimizer which is itself the memory is given after each task. ``stop_losses`` end a task after an epoch
+    whose last batch had a loss, penalty included, of at most that; ``epochs`` are then the most it gets. Some releases
+    report accuracy on the training data (``evaluate_on``) with dropout on (``evaluate_mode``).
     """
 
     stream: str
@@ -94,6 +95,7 @@ class RunConfig(_Frozen):
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)
     importance_batch_size: int = Field(default=256, ge=1)
+    stop_losses: list[float] = []
     evaluate_on: Literal["test", "train"] = "test"
     evaluate_mode: Literal["eval", "train"] = "eval"
     extra: dict[str, Any] = {}

@@ -44,6 +44,7 @@ class Ledger:
     )
     step_seconds: list[float] = field(default_factory=list)
     peak_memory: int = 0
+    epoch_loss: float | None = None  # of the latest epoch's last batch, its penalty included
 
 
 @dataclass

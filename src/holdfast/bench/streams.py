@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.bench import data, seeding
+from holdfast.bench import data, seeding, text_data
 from holdfast.bench.data import ImageDataset
 from holdfast.bench.tasks import Split, Stream, Task
 from holdfast.errors import ConfigurationError
@@ -69,6 +69,7 @@ def build(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     pad: int = 0,
+    text: Mapping[str, Any] | None = None,
     data_dir: Path | str | None = None,
     cache_dir: Path | str | None = None,
 ) -> Stream:
@@ -99,6 +100,7 @@ def build(
         mean: replaces the (first) data set's own, per channel or one for all.
         std: likewise.
         pad: black pixels added on every side.
+        text: for texts, any of `text_data.Options`.
         data_dir: see `data.load`.
         cache_dir: see `data.load`.
 
@@ -135,7 +137,20 @@ def build(
         )
     _refuse_misplaced(name, kind, tasks, classes_per_task, class_order, permutation)
 
-    cached = {each: data.load(each, data_dir=data_dir, cache_dir=cache_dir) for each in dict.fromkeys(dataset_names)}
+    tokenizer = None
+    of_text = dataset_names[0] in data.names(text=True)
+    for option, wrong in (("text", bool(text) and not of_text), ("pad", pad and of_text), ("mean", mean and of_text)):
+        if wrong:
+            raise ConfigurationError(
+                f"{option} does not apply to {name!r}, a stream of {'texts' if of_text else 'images'}"
+            )
+    if of_text:
+        asked = text_data.options(text or {})
+        cached, tokenizer = text_data.load(dataset_names, asked, data_dir=data_dir, cache_dir=cache_dir)
+    else:
+        cached = {
+            each: data.load(each, data_dir=data_dir, cache_dir=cache_dir) for each in dict.fromkeys(dataset_names)
+        }
     sets = [_padded(cached[each], pad) if pad else cached[each] for each in dataset_names]
     if kind == "split":
         parts = _split(sets[0], classes_per_task or named_classes or 2, tasks, class_order, seed)
@@ -143,7 +158,7 @@ def build(
         parts = _permuted(sets[0], tasks or _default_tasks(dataset_names[0]), permutation, seed)
     else:
         parts = _sequence(sets)
-    return _assemble(
+    stream = _assemble(
         name,
         parts,
         scenario,
@@ -154,6 +169,7 @@ def build(
         mean=_per_channel("mean", mean, sets[0].mean),
         std=_per_channel("std", std, sets[0].std),
     )
+    return dataclasses.replace(stream, tokenizer=tokenizer)
 
 
 def _default_tasks(dataset: str) -> int:
@@ -165,7 +181,8 @@ def _parse(name: str) -> tuple[str, list[str], int | None]:
     kind, *rest = name.split("-")
     classes = int(rest.pop()) if kind == "split" and len(rest) == 2 and rest[1].isdecimal() else None
     fits = len(rest) >= 2 if kind == "sequence" else kind in ("split", "permuted") and len(rest) == 1
-    if not fits or any(each not in data.names() for each in rest):
+    known = [*data.names(), *data.names(text=kind == "sequence")]
+    if not fits or any(each not in known for each in rest):
         raise data.unknown_name("stream", name, list(names()))
     if classes == 0:
         raise ConfigurationError(f"the stream {name!r} has 0 classes per task; expected at least 1")
@@ -254,7 +271,7 @@ def _sequence(sets: list[ImageDataset]) -> list[_Part]:
     shapes = {dataset.name: tuple(dataset.train_x.shape[1:]) for dataset in sets}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{name} has {'x'.join(map(str, shape))}" for name, shape in shapes.items())
-        raise ConfigurationError(f"the data sets of a sequence must have images of one shape; {found}")
+        raise ConfigurationError(f"the data sets of a sequence must have samples of one shape; {found}")
     return [_Part(dataset.name, dataset, tuple(range(dataset.num_classes))) for dataset in sets]
 
 
@@ -271,8 +288,8 @@ def _assemble(
     std: tuple[float, ...],
 ) -> Stream:
     widths = [len(part.members) for part in parts]
-    scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1) if std else None
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1) if std else None
     tasks = []
     for index, part in enumerate(parts):
         first = sum(widths[:index]) if scenario == "class" else 0

@@ -139,6 +139,7 @@ class Stream:
         input_shape: of one sample as the model is given it.
         mean: per channel, of pixels scaled to [0, 1], that every task is normalised by.
         std: per channel, likewise.
+        tokenizer: of texts, as in `text.encode`; `None` for images.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Stream:
     input_shape: tuple[int, ...]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    tokenizer: str | None = None
 
     def __len__(self) -> int:
         """Number of tasks."""

@@ -16,7 +16,7 @@ from holdfast.bench.record import RunConfig
 from holdfast.errors import ConfigurationError, DependencyError
 
 if TYPE_CHECKING:
-    from holdfast.bench.compare import Job
+    from holdfast.bench.jobs import Job
     from holdfast.bench.runner import Observer
 
 __all__ = ["NAMES", "Both", "Track", "Tracker", "check", "observer"]

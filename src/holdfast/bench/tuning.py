@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from holdfast import registry
-from holdfast.bench.compare import Comparison, Job, Monitor, Settings, Store
-from holdfast.bench.executors import Executor, carry_out
+from holdfast.bench.compare import Comparison, Settings
+from holdfast.bench.executing import Executor, carry_out
+from holdfast.bench.jobs import Job, Monitor, Store
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.studies import Finished, Space, Study, Values, distribution, suggest
 from holdfast.errors import ConfigurationError

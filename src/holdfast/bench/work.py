@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.bench.checkpoint import EVERY
-from holdfast.bench.compare import Job, run_job
-from holdfast.bench.executors import Stop
+from holdfast.bench.compare import run_job
+from holdfast.bench.executing import Stop
 from holdfast.bench.folder import Folder
+from holdfast.bench.jobs import Job
 from holdfast.bench.record import Record
 from holdfast.bench.trackers import Track, observer
 

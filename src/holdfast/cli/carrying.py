@@ -12,9 +12,10 @@ import typer
 from holdfast.errors import ConfigurationError, HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast.bench.compare import Comparison, Monitor
-    from holdfast.bench.executors import Executor, Stop
+    from holdfast.bench.compare import Comparison
+    from holdfast.bench.executing import Executor, Stop
     from holdfast.bench.folder import Folder
+    from holdfast.bench.jobs import Monitor
     from holdfast.bench.record import Record
     from holdfast.bench.tasks import Stream
     from holdfast.bench.trackers import Track
@@ -123,7 +124,7 @@ def say_untuned(comparison: Comparison) -> None:
 
 def carry_out(comparison: Comparison, how: How, context: typer.Context) -> list[Record]:
     """Check everything, run everything, and leave a report of what is finished whatever happens."""
-    from holdfast.bench import compare, executors, manifest, tuning
+    from holdfast.bench import compare, executing, executors, manifest, tuning
     from holdfast.bench.folder import Folder, Memory
     from holdfast.bench.interrupt import asked_to_stop
     from holdfast.bench.progress import monitor
@@ -136,7 +137,7 @@ def carry_out(comparison: Comparison, how: How, context: typer.Context) -> list[
     if how.out is None:
         with monitor(show.progress_console()) as watching:
             memory = Memory()
-            local = executors.Local(compare.here(memory, watching, data_dir=how.data_dir, track=track))
+            local = executing.Local(compare.here(memory, watching, data_dir=how.data_dir, track=track))
             return compare.run(comparison, memory, watching, executor=local)
     words = context.find_root().obj
     command = shlex.join(["holdfast", *words])

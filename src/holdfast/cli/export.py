@@ -23,7 +23,7 @@ def _export(
     import torch
 
     from holdfast.bench import export, record
-    from holdfast.bench.compare import Job
+    from holdfast.bench.jobs import Job
     from holdfast.bench.progress import monitor
     from holdfast.cli import show
 

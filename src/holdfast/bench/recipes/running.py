@@ -11,8 +11,9 @@ from typing import Any
 
 from holdfast import registry
 from holdfast.bench import compare, plan, streams
-from holdfast.bench.compare import Comparison, Job, Monitor, Store
-from holdfast.bench.executors import Executor
+from holdfast.bench.compare import Comparison
+from holdfast.bench.executing import Executor
+from holdfast.bench.jobs import Job, Monitor, Store
 from holdfast.bench.recipes.schema import Method, Part, Recipe, Variant
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.report import PublishedValue

@@ -42,6 +42,7 @@ class Training(_Strict):
     epochs_per_task: list[int] | None = None
     retrain_epochs: int | None = None
     batch_size: int | None = None
+    stop_losses: list[float] | None = None
     shuffle: bool | None = None
     validation_fraction: float | None = None
     importance_samples: int | None = None

@@ -38,9 +38,7 @@ def contents(links: Sequence[tuple[str, str]]) -> str:
     return el("nav", el("ul", *items), aria_label="Contents")
 
 
-def group_section(
-    identity: str, group: Group, series: dict[str, Series], published: Sequence[PublishedValue]
-) -> str:
+def group_section(identity: str, group: Group, series: dict[str, Series], published: Sequence[PublishedValue]) -> str:
     """Everything about one stream and scenario."""
     common = [f"{name} {value}" for name, value in group.common.items()]
     protocol = [_count(len(group.task_names), "task"), f"the loss sees {group.training_outputs} outputs", *common]
@@ -59,9 +57,7 @@ def group_section(
     return el("section", *parts, id=identity)
 
 
-def _charts(
-    identity: str, group: Group, series: dict[str, Series], published: Sequence[PublishedValue]
-) -> list[str]:
+def _charts(identity: str, group: Group, series: dict[str, Series], published: Sequence[PublishedValue]) -> list[str]:
     parts = [el("h3", "What is kept, what is learned, what it costs")]
     parts.append(el("div", *_overview(identity, group, series, published), class_="cards"))
     floor = history.lowest(group)
