@@ -6,7 +6,8 @@ import importlib
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from benchmarks.rows import Row
 from benchmarks.runs import ByHand, split_mnist
@@ -34,14 +35,9 @@ def avalanche(setup: Setup) -> list[Row]:
         return []
     stream, data = split_mnist(setup)
     by_hand = ByHand(stream, setup)
-    data_sets = [
-        [
-            scenarios.as_classification_dataset(scenarios.make_tensor_classification_dataset(*tensors, task_labels=0))
-            for tensors in part
-        ]
-        for part in (by_hand.train, by_hand.test)
-    ]
-    tasks = scenarios.benchmark_from_datasets(train=data_sets[0], test=data_sets[1])
+    data_sets = [[_data_set(scenarios, *tensors) for tensors in part] for part in (by_hand.train, by_hand.test)]
+    plain = scenarios.benchmark_from_datasets(train=data_sets[0], test=data_sets[1])
+    tasks = scenarios.task_incremental_benchmark(plain, reset_task_labels=True)
     works: dict[str, Any] = {"by hand": by_hand}
     for name, values in _STRATEGIES.items():
         works[name] = lambda name=name, values=values: _run(getattr(training, name), values, tasks)
@@ -54,6 +50,12 @@ def avalanche(setup: Setup) -> list[Row]:
         )
         for name in _STRATEGIES
     ]  # fmt: skip
+
+
+def _data_set(scenarios: Any, inputs: Tensor, targets: Tensor) -> Any:
+    samples: Any = TensorDataset(inputs, targets)
+    samples.targets = targets.tolist()
+    return scenarios.utils.as_taskaware_classification_dataset(scenarios.utils.as_classification_dataset(samples))
 
 
 def _run(strategy: Any, values: dict[str, Any], tasks: Any) -> None:
