@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import safe_open
 
-from holdfast.bench import data, export, runner
+from holdfast.bench import data, export, hub, runner
 from holdfast.bench import record as records
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.errors import ConfigurationError, HoldfastError, StateError
@@ -162,7 +162,7 @@ def test_another_stream_must_fit(folder: Path) -> None:
 def test_pushing_without_a_network_is_a_sentence_and_leaves_the_folder(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(HoldfastError, match=r"^someone/model was not pushed: .*; the model is complete in "):
-        export.push(folder, "someone/model")
+        hub.push(folder, "someone/model")
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -177,7 +177,7 @@ def test_why_it_could_not_be_pushed_is_said(
 
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
     with pytest.raises(HoldfastError, match=said):
-        export.push(folder, "someone/model")
+        hub.push(folder, "someone/model")
 
 
 def test_a_record_in_json_exports_like_the_one_in_memory(tmp_path: Path) -> None:

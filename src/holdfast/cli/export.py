@@ -22,7 +22,7 @@ def _export(
     """Write a run's weights, configuration and model card, after the run was repeated to the last digit."""
     import torch
 
-    from holdfast.bench import export, record
+    from holdfast.bench import export, hub, record
     from holdfast.bench.jobs import Job
     from holdfast.bench.progress import monitor
     from holdfast.cli import show
@@ -35,7 +35,7 @@ def _export(
         export.export(loaded, folder, data_dir=data_dir, observer=watching, licence=licence)
     typer.echo(f"Model: {folder}")
     if push is not None:
-        typer.echo(f"Pushed: {export.push(folder, push)}")
+        typer.echo(f"Pushed: {hub.push(folder, push)}")
 
 
 def _evaluate(

@@ -1,0 +1,45 @@
+"""Uploading an exported model to a model hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from holdfast.errors import DependencyError, HoldfastError
+
+__all__ = ["push"]
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload an exported folder to a model hub.
+
+    Args:
+        folder: as :func:`export` left it; it stays as it is.
+        repository: ``owner/name``.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        DependencyError: without huggingface_hub.
+        HoldfastError: in a sentence, without credentials or a network.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    except ImportError as error:
+        raise DependencyError("--push needs huggingface_hub: pip install 'holdfast[bench]'") from error
+    # The base of the errors of its HTTP client, which is another one from release to release.
+    unreachable: type[Exception] = HfHubHTTPError.__mro__[1]
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
+        reason = "no credentials that it accepts (hf auth login)"
+        if isinstance(error, HfHubHTTPError) and error.response.status_code not in (401, 403):
+            reason = str(error).strip().split("\n")[0]
+    except HFValidationError as error:
+        reason = str(error).strip().split("\n")[0]
+    except (unreachable, OSError) as error:
+        reason = f"the hub cannot be reached ({type(error).__name__})"
+    raise HoldfastError(f"{repository} was not pushed: {reason}; the model is complete in {folder}")
