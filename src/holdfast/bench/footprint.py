@@ -80,6 +80,7 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
         if not weighted:
             raise ConfigurationError(f"{entry.name} has no importances; expected no importance dtype")
         state += sum(p.numel() for p in parameters.values()) * importance_dtype.itemsize - one
-    # The new importances, and the new anchors beside the old; the estimate of importances works in bounded pieces.
-    consolidating = (one * 2 if weighted else one) + (MAX_BYTES if entry.needs_data else 0) if kept else 0
+    # The new importances, and the new anchors beside the old. The estimate of importances works in bounded pieces: each
+    # holds some samples' gradients and what is made of them.
+    consolidating = (one * 2 if weighted else one) + (2 * MAX_BYTES if entry.needs_data else 0) if kept else 0
     return Footprint(state, round(training * one), consolidating)

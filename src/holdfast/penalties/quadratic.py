@@ -292,10 +292,15 @@ class QuadraticPenalty(Method):
                 stiffness = stiffness * near(weights, p)
             pull(p, near(self.state[name]["anchor"], p), stiffness, step.found_inf)
 
-    def _fold_in(self, importances: Mapping[str, Tensor]) -> None:
-        """Add one term anchored at the weights as they are now, exactly, to what is held already."""
+    def _fold_in(self, importances: dict[str, Tensor]) -> None:
+        """Add one term anchored at the weights as they are now, exactly, to what is held already.
+
+        Args:
+            importances: of the new term; emptied on the way, so that no more memory is taken than by replacing it all.
+        """
         constant = self.buffers.get("constant")
-        for name, importance in importances.items():
+        for name in list(importances):
+            importance = importances.pop(name)
             anchor = anchor_of(self.params[name])
             if name in self.state:
                 held = self.state[name]
