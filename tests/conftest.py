@@ -9,6 +9,8 @@ from pathlib import Path
 
 # Before any Hugging Face library is imported, here or in a subprocess: no test reaches the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tables are as wide as their default, whatever terminal the suite is started from.
+os.environ.pop("COLUMNS", None)
 
 import numpy as np
 import pytest

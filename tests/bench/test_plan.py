@@ -56,7 +56,9 @@ def test_an_optimizer_that_is_the_memory_keeps_its_own_step_size_and_state(strea
 
 def test_strength_may_be_auto_and_the_record_says_so(stream: Stream) -> None:
     config = planned(stream, "ewc", {"strength": "auto"})
-    assert config.hyperparameters["strength"] == Hyperparameter(value="auto", source="auto")
+    strength = config.hyperparameters["strength"]
+    assert (strength.value, strength.source) == ("auto", "auto")
+    assert "10 steps" in strength.detail
     plan.check(config, stream)
 
 

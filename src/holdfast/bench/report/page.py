@@ -44,7 +44,7 @@ def render(
         DataError: if there is neither a record nor a further section.
     """
     if not records and not extra:
-        raise DataError("there is no record to report on")
+        raise DataError("there are no records to report on")
     found = groups(records, controls=controls) if records else []
     series = series_of(found)
     parts = [sections.group_section(f"g{k}", group, series, published) for k, group in enumerate(found)]
