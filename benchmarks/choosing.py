@@ -19,7 +19,7 @@ from rich.console import Console
 
 from holdfast import registry
 from holdfast.bench import compare, executing, metrics, plan, streams, studies, tuning
-from holdfast.bench.compare import Comparison
+from holdfast.bench.compare import Comparison, Settings
 from holdfast.bench.environment import describe
 from holdfast.bench.folder import Folder
 from holdfast.bench.jobs import Job
@@ -48,8 +48,8 @@ def judge(comparison: Comparison, method: str, trials: int, folder: Path) -> dic
     where = registry.lookup(method).search["strength"]
     assert isinstance(where, Range)
 
-    def tested(chosen: Hyperparameter, label: str) -> list[Record]:
-        configs = [comparison.config(method, seed, {"strength": chosen}) for seed in comparison.seeds]
+    def tested(chosen: Settings, label: str) -> list[Record]:
+        configs = [comparison.config(method, seed, chosen) for seed in comparison.seeds]
         own = Folder(folder / "tests" / label)  # a folder has one record per method and seed
         with executing.Local(compare.here(own, monitor)) as local:
             return compare.execute([Job(config) for config in configs], local, own, monitor)
@@ -61,12 +61,12 @@ def judge(comparison: Comparison, method: str, trials: int, folder: Path) -> dic
     assert isinstance(strength, Hyperparameter)
     monitor.planned((trials + 2) * len(comparison.seeds))
     found: dict[str, Any] = {"tuned": {"strength": strength.value, "how": strength.detail}}
-    found["tuned"] |= accuracy(tested(strength, "tuned"))
-    automatic = tested(Hyperparameter(value="auto", source="auto"), "auto")
+    found["tuned"] |= accuracy(tested(chosen, "tuned"))
+    automatic = tested({"strength": "auto"}, "auto")
     found["auto"] = {"strengths": [record.diagnostics.get("strength") for record in automatic]}
     found["auto"] |= accuracy(automatic)
     found["grid"] = [
-        {"strength": value} | accuracy(tested(Hyperparameter(value=value, source="given"), f"strength-{value:g}"))
+        {"strength": value} | accuracy(tested({"strength": str(value)}, f"strength-{value:g}"))
         for value in grid(where, trials)
     ]
     best = max(found["grid"], key=lambda point: point["test_accuracy"])
