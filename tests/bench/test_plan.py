@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,6 +147,44 @@ def test_what_would_fail_later_is_refused_at_once(
 def test_a_protocol_out_of_range_is_one_sentence(stream: Stream, changes: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         planned(stream, "finetune", **changes)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+OWN = """
+from torch import nn
+
+def narrow(input_shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+
+def other_inputs(input_shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(63, 10))
+
+def fitting(input_shape, outputs):
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "scenario", "words"),
+    [
+        ("narrow", "class", ["gives outputs (2, 2) for the task '2/3'", "expected (2, 4)"]),
+        ("narrow", "task", ["gives outputs (2,) for the task '0/1'", "in a list of 5: one head per task"]),
+        ("other_inputs", "class", ["fails on inputs (2, 1, 8, 8)", "63"]),
+        ("fitting", "class", []),
+    ],
+)
+def test_a_model_of_ones_own_that_does_not_fit_is_refused_at_once(
+    name: str, scenario: Any, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "holdfast_unfit_model.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    stream = streams.build("split-digits", seed=0, scenario=scenario, limit_per_class=4)
+    config = planned(stream, "finetune", model=f"holdfast_unfit_model:{name}")
+    if not words:
+        plan.check(config, stream)
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        plan.check(config, stream)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from holdfast import registry
 from holdfast.bench.learner import Learner
@@ -18,6 +19,7 @@ from holdfast.bench.record import Hyperparameter, RunConfig
 from holdfast.bench.session import Session
 from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError
+from holdfast.objectives import SharedForward
 from holdfast.penalties.quadratic import QuadraticPenalty
 from holdfast.registry import Entry, Value
 from holdfast.strength import AutoStrength
@@ -261,7 +263,8 @@ def check(config: RunConfig, stream: Stream) -> None:
         stream: its stream.
 
     Raises:
-        ConfigurationError: if the model, the optimizer or the method refuses a value, or the device is not there.
+        ConfigurationError: if the model, the optimizer or the method refuses a value, the model does not fit the
+            stream, or the device is not there.
     """
     try:
         device = torch.device(config.device)
@@ -270,11 +273,45 @@ def check(config: RunConfig, stream: Stream) -> None:
         reason = str(error).strip().split("\n")[0]
         raise ConfigurationError(f"the device {config.device!r} cannot be used: {reason}") from error
     try:
-        Learner(config, stream).begin(Session(0, (stream.tasks[0],)))
+        learner = Learner(config, stream)
+        learner.begin(Session(0, (stream.tasks[0],)))
     except ConfigurationError as error:
         raise type(error)(f"{config.method}: {error}") from error
     except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own
         raise ConfigurationError(f"{config.method}: {error}") from error
+    _check_outputs(config, learner.model, stream)
+
+
+@torch.no_grad()
+def _check_outputs(config: RunConfig, model: nn.Module, stream: Stream) -> None:
+    """Ask the model about two samples of every task: one of the user's own may not fit the stream.
+
+    Raises:
+        ConfigurationError: if it fails on them, or has too few outputs.
+    """
+    was_training = model.training
+    model.eval()
+    for task in stream.tasks:
+        inputs, _ = task.batch(task.train, torch.arange(min(2, len(task.train))))
+        objective, needed = task.objective, max(task.classes) + 1
+        assert isinstance(objective, SharedForward)
+        try:
+            shape = tuple(objective.select(model(inputs.to(config.device))).shape)
+        except Exception as error:  # the user's own code, which may raise anything
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigurationError(
+                f"the model {config.model!r} fails on inputs {tuple(inputs.shape)} of the task {task.name!r}: {reason}"
+            ) from error
+        if len(shape) != 2 or shape[0] != len(inputs) or shape[1] < needed:
+            raise ConfigurationError(
+                f"the model {config.model!r} gives outputs {shape} for the task {task.name!r}; expected "
+                f"({len(inputs)}, {needed}){_one_per_head(stream)}"
+            )
+    model.train(was_training)
+
+
+def _one_per_head(stream: Stream) -> str:
+    return "" if stream.heads is None else f", in a list of {len(stream.heads)}: one head per task"
 
 
 def command(config: RunConfig, *, threads: int | None = None) -> str:
