@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,8 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "        self.layer = nn.Linear(2, 2)\n"
         "def number(input_shape, outputs):\n"
         "    return 3\n"
+        "def failing(input_shape, outputs):\n"
+        "    raise KeyError('depth')\n"
         "def positional(size):\n"
         "    return nn.Identity()\n"
         "constant = 4\n"
@@ -161,6 +164,21 @@ def test_any_module_can_be_named_by_its_import_path(own_module: str) -> None:
     assert build(f"{own_module}:Net").given == ((1, 28, 28), 10)
 
 
+def test_a_module_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "holdfast_model_here.py").write_text(
+        "from torch import nn\n"
+        "def factory(input_shape, outputs):\n"
+        "    import holdfast_model_there\n"
+        "    return holdfast_model_there.layer()\n"
+    )
+    (tmp_path / "holdfast_model_there.py").write_text("import torch\ndef layer():\n    return torch.nn.Linear(2, 3)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as an installed command has it
+    before = list(sys.path)
+    assert build("holdfast_model_here:factory").out_features == 3
+    assert sys.path == before
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -170,6 +188,7 @@ def test_any_module_can_be_named_by_its_import_path(own_module: str) -> None:
         ("holdfast_own_model:Nett", "holdfast_own_model has no Nett"),
         ("holdfast_own_model:constant", "is a int; expected a function or a class"),
         ("holdfast_own_model:number", "returned a int; expected a torch.nn.Module"),
+        ("holdfast_own_model:failing", r"could not be called as factory\(.*: KeyError: 'depth'"),
         ("holdfast_own_model:positional", r"could not be called as factory\(input_shape=\(1, 28, 28\), outputs=10\)"),
     ],
 )
