@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from pathlib import Path
@@ -156,7 +157,7 @@ def test_an_unknown_name_gets_the_nearest_ones() -> None:
 
 
 def test_a_missing_data_set_is_refused_with_both_ways_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(
         DataError, match=r"no data set 'mnist' in .*HOLDFAST_DATA.*hf download ylecun/mnist .*connection"
@@ -164,6 +165,7 @@ def test_a_missing_data_set_is_refused_with_both_ways_to_get_it(
         data.load("mnist", data_dir=tmp_path)
 
     def offline(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
         raise ConnectionError("Couldn't reach\nthe Hub")
 
     monkeypatch.delenv("HOLDFAST_DATA", raising=False)
@@ -171,6 +173,9 @@ def test_a_missing_data_set_is_refused_with_both_ways_to_get_it(
     with pytest.raises(DataError, match=r"Couldn't reach the Hub.*HOLDFAST_DATA.*refs/convert/parquet") as caught:
         data.load_text("financial_phrasebank", cache_dir=tmp_path)
     assert "\n" not in str(caught.value)
+    assert "unset it" not in str(caught.value)  # it is not set
+    assert "Retrying" not in caplog.text
+    assert logging.getLogger("huggingface_hub").level != logging.ERROR
     assert not datasets.are_progress_bars_disabled()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -77,13 +78,14 @@ SOURCES = {
 }
 
 
-def ways_to_get(name: str, source: Source) -> str:
-    """How to get a data set that is not there, for the end of an error message."""
+def ways_to_get(name: str, source: Source, folder: Path | None) -> str:
+    """How to get a data set that is not in the folder, or not on the Hub, for the end of an error message."""
     revision = dict(source.options).get("revision")
     command = f"hf download {source.hub_id} --repo-type dataset" + (f" --revision {revision}" if revision else "")
     return (
         f"either set HOLDFAST_DATA (or --data-dir) to a folder that holds {name}/ as Parquet files "
-        f"({command} --local-dir FOLDER/{name}), or unset it and run once with a connection to huggingface.co"
+        f"({command} --local-dir FOLDER/{name}), or {'' if folder is None else 'unset it and '}run once with a "
+        "connection to huggingface.co"
     )
 
 
@@ -104,6 +106,10 @@ def splits(name: str, source: Source, folder: Path | None) -> Iterator[dict[str,
     with tempfile.TemporaryDirectory() as scratch:
         if silenced:
             datasets.disable_progress_bars()
+        # Its word on every attempt would bury the one sentence that says what to do.
+        hub = logging.getLogger("huggingface_hub")
+        level = hub.level
+        hub.setLevel(logging.ERROR)
         try:
             if folder is not None:
                 yield datasets.load_dataset(str(folder), cache_dir=scratch)
@@ -115,9 +121,10 @@ def splits(name: str, source: Source, folder: Path | None) -> Iterator[dict[str,
             reason = " ".join(str(error).split())[:200]
             raise DataError(
                 f"the data set {name!r} could not be read from {folder or 'the Hugging Face Hub'} "
-                f"({type(error).__name__}: {reason}): {ways_to_get(name, source)}"
+                f"({type(error).__name__}: {reason}): {ways_to_get(name, source, folder)}"
             ) from error
         finally:
+            hub.setLevel(level)
             if silenced:
                 datasets.enable_progress_bars()
 
