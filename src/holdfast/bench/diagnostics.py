@@ -18,6 +18,7 @@ from holdfast.penalties.quadratic import QuadraticPenalty
 __all__ = ["Diagnosis", "GradientShare"]
 
 _EVERY = 50
+_FIRST = 5  # of a task: at its first step the weights stand at the anchor, where every penalty is 0
 _LEAST, _MOST = 0.001, 0.99
 
 
@@ -76,11 +77,14 @@ class Diagnosis:
         self._share = GradientShare(learner.model)
         self.latest_share: float | None = None
         self._least, self._most, self._seen = math.inf, 0.0, 0
+        self._begun: int | None = None  # the step at which the task under way began
 
     def before_step(self, step: int) -> bool:
-        """Whether the coming step is watched; called before each."""
+        """Whether the coming step is watched; called before each, with the number of those done."""
         method = self._learner.method
-        watched = method is not None and method.num_tasks > 0 and step % _EVERY == 0
+        if self._begun is None:
+            self._begun = step
+        watched = method is not None and method.num_tasks > 0 and (step - self._begun) % _EVERY == _FIRST
         if watched:
             self._share.attach(self._learner.optimizer)
             self._share.watching = True
@@ -110,6 +114,7 @@ class Diagnosis:
 
     def end_of_task(self, task: int, diagnostics: dict[str, Any]) -> None:
         """Note how far every layer went from its anchor while this task was learned, and an automatic strength."""
+        self._begun = None
         method = self._learner.method
         if method is None or method.num_tasks == 0:
             return
@@ -146,12 +151,19 @@ class Diagnosis:
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured so far, for a run that goes on later."""
-        return {"latest": self.latest_share, "least": self._least, "most": self._most, "seen": self._seen}
+        return {
+            "latest": self.latest_share,
+            "least": self._least,
+            "most": self._most,
+            "seen": self._seen,
+            "begun": self._begun,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self.latest_share = state["latest"]
         self._least, self._most, self._seen = state["least"], state["most"], state["seen"]
+        self._begun = state["begun"]
 
     def warnings(self) -> list[str]:
         """One sentence for each thing that a user should know."""
@@ -169,7 +181,7 @@ class Diagnosis:
             )
         if config.scenario == "class" and entry.family == "penalty":
             found.append(
-                f"{config.method}: a weight penalty alone does not solve class-incremental learning; compare with "
+                f"{config.method}: a weight penalty alone seldom solves class-incremental learning; compare with "
                 "finetune and joint before you trust it"
             )
         return found

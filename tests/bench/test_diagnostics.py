@@ -1,0 +1,49 @@
+"""What a run notices about its own method: a penalty that does nothing, or nothing but hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdfast.bench import plan, runner, streams
+from holdfast.bench.record import Record
+
+OPTIONS = {"limit_per_class": 12, "test_limit_per_class": 6}
+
+
+def learned(method: str, strength: str, scenario: Any = "domain", **changes: Any) -> Record:
+    stream = streams.build("split-digits", seed=0, scenario=scenario, **OPTIONS)
+    protocol = {"model": "mlp-16", "epochs": 2, "batch_size": 4, **changes}  # 6 steps per epoch
+    fields = {"stream_options": OPTIONS}
+    config = plan.plan(stream, method, settings={"strength": strength}, changes=protocol, **fields)
+    return runner.run(config, stream=stream)
+
+
+@pytest.mark.parametrize("method", ["l2sp", "ewc", "lwf"])
+def test_a_penalty_that_does_nothing_is_named_even_where_tasks_are_short(method: str) -> None:
+    (warning,) = learned(method, "1e-9").warnings
+    assert warning.startswith(f"{method}: the penalty was never more than 0.00% of the training signal")
+    assert "raise the strength" in warning
+
+
+def test_a_penalty_that_does_nothing_but_hold_is_named() -> None:
+    (warning,) = learned("l2sp", "1e7").warnings
+    assert warning.startswith("l2sp: the penalty was never less than 99.")
+    assert "lower the strength" in warning
+
+
+def test_the_first_step_of_a_task_counts_for_nothing() -> None:
+    """Every penalty is 0 there, and a measurement every 50 steps would always fall on it in tasks of 50."""
+    record = learned("l2sp", "1e7", epochs=10, batch_size=5, optimizer_between_tasks="fresh")
+    assert record.costs.steps == 250
+    assert any("never less than" in warning for warning in record.warnings)
+
+
+def test_a_penalty_of_the_right_size_is_no_cause_for_a_warning() -> None:
+    assert learned("l2sp", "1").warnings == []
+
+
+def test_a_weight_penalty_among_competing_classes_is_a_cause() -> None:
+    (warning,) = learned("l2sp", "1", "class").warnings
+    assert "seldom solves class-incremental learning; compare with finetune and joint" in warning
