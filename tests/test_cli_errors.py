@@ -35,7 +35,7 @@ CASES = {
     "unknown model": ([*RUN, "ewc", "--model", "mpl"], ["model 'mpl'", "mlp"]),
     "unknown optimizer": ([*RUN, "ewc", "--optimizer", "adm"], ["no optimizer 'adm'", "adam"]),
     "unknown device": ([*RUN, "ewc", "--device", "abacus"], ["device 'abacus'"]),
-    "no epochs": ([*RUN, "ewc", "--epochs", "-1"], ["epochs is -1"]),
+    "no epochs": ([*RUN, "ewc", "--epochs", "-1"], ["--epochs", "1"]),
     "no batch": ([*RUN, "ewc", "--batch-size", "0"], ["batch_size is 0"]),
     "all validation": ([*RUN, "ewc", "--validation-fraction", "1.5"], ["1.5"]),
     "unknown option": ([*RUN, "ewc", "--strength", "1"], ["--strength"]),
@@ -45,6 +45,7 @@ CASES = {
     "ill-typed option": ([*RUN, "ewc", "--seed", "one"], ["--seed", "integer"]),
     "no seeds": ([*COMPARE, "ewc", "--seeds", "0"], ["--seeds", "1"]),
     "report of nothing": (["report", "no-such-folder"], ["no-such-folder is not a folder"]),
+    "importance of no method": (["importance", "split-digits", "--methods", ","], ["--methods", "ewc, mas, anpyc"]),
     "unknown table": (["report", ".", "--table", "word"], ["--table is 'word'", "markdown"]),
 }
 

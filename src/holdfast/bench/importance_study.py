@@ -75,6 +75,8 @@ def study(
     Raises:
         ConfigurationError: for an unknown method or a percentage out of range.
     """
+    if not methods:
+        raise ConfigurationError(f"--methods names no importance; expected some of {', '.join(ESTIMATORS)}")
     for name in methods:
         if name not in ESTIMATORS:
             raise ConfigurationError(f"--methods has {name!r}; an importance is that of {', '.join(ESTIMATORS)}")

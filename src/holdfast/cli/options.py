@@ -46,7 +46,7 @@ LearningRate: TypeAlias = Annotated[float | None, typer.Option("--lr", help="Its
 Between: TypeAlias = Annotated[
     str | None, typer.Option("--optimizer-between-tasks", help="fresh or kept: the optimizer's state at a new task.")
 ]
-Epochs: TypeAlias = Annotated[int | None, typer.Option(help="Epochs per task.")]
+Epochs: TypeAlias = Annotated[int | None, typer.Option(help="Epochs per task.", min=1)]
 BatchSize: TypeAlias = Annotated[int | None, typer.Option(help="Samples per training step.")]
 ValidationFraction: TypeAlias = Annotated[
     float | None, typer.Option(help="Share of the training data set aside; a grid chooses by it.")

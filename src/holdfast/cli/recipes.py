@@ -139,4 +139,4 @@ def register(app: typer.Typer) -> None:
     group.command("list", epilog="Example: holdfast recipe list")(_list)
     group.command("show", epilog="Example: holdfast recipe show hsu-split-mnist")(_show)
     group.command("run", epilog="Example: holdfast recipe run hsu-split-mnist --quick")(_run)
-    app.add_typer(group, name="recipe")
+    app.add_typer(group, name="recipe", epilog="Example: holdfast recipe run hsu-split-mnist --quick")
