@@ -127,6 +127,14 @@ def test_how_a_value_was_chosen_is_shown(source: str, shown: str, untuned: bool)
     assert shown in report.render([record])
 
 
+def test_a_strength_at_its_default_is_untuned_whatever_else_was_given() -> None:
+    default, given = {"value": 5.0, "source": "default"}, {"value": "exact", "source": "given"}
+    (row,) = report.rows([make_record(hyperparameters={"strength": default, "fisher": given})])
+    assert row.untuned
+    (row,) = report.rows([make_record("classp", hyperparameters={"lr": default, "variant": given})])
+    assert not row.untuned
+
+
 def test_csv_has_every_number_in_full() -> None:
     records = make_records(("ewc", "joint"), seeds=3)
     lines = {line["method"]: line for line in csv.DictReader(io.StringIO(report.to_csv(records)))}

@@ -157,12 +157,9 @@ def matrix(record: Record) -> None:
 
 def untuned(records: Sequence[Record]) -> None:
     """Which methods stand at their defaults."""
-    names = dict.fromkeys(
-        record.config.method
-        for record in records
-        if record.config.hyperparameters
-        and all(value.source == "default" for value in record.config.hyperparameters.values())
-    )
+    from holdfast.bench.report.summary import is_untuned
+
+    names = dict.fromkeys(record.config.method for record in records if is_untuned(record.config))
     if names:
         example = next(iter(names))
         key = next(iter(next(r for r in records if r.config.method == example).config.hyperparameters))

@@ -23,6 +23,7 @@ __all__ = [
     "SummaryRow",
     "groups",
     "hyperparameter_text",
+    "is_untuned",
     "rows",
 ]
 
@@ -69,9 +70,8 @@ class SummaryRow:
 
     @property
     def untuned(self) -> bool:
-        """Whether every hyperparameter stands at its documented default."""
-        chosen = [value for record in self.every_record for value in record.config.hyperparameters.values()]
-        return bool(chosen) and all(value.source == "default" for value in chosen)
+        """Whether the strength, or every hyperparameter where there is none, stands at its documented default."""
+        return all(is_untuned(record.config) for record in self.every_record)
 
     def published(self, metric: str, values: Sequence[PublishedValue]) -> PublishedValue | None:
         """The published value that belongs to this row's metric, if one does."""
@@ -102,6 +102,13 @@ class Group:
     def title(self) -> str:
         """The stream and the scenario in words."""
         return f"{self.stream}, {self.scenario}-incremental"
+
+
+def is_untuned(config: RunConfig) -> bool:
+    """Whether the strength, or every hyperparameter where there is none, stands at its documented default."""
+    found = config.hyperparameters
+    chosen = [found["strength"]] if "strength" in found else list(found.values())
+    return bool(chosen) and all(value.source == "default" for value in chosen)
 
 
 def hyperparameter_text(values: Sequence[Hyperparameter]) -> str:
