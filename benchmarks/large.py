@@ -105,8 +105,8 @@ def large(setup: Setup) -> list[Row]:
     gib = 2**30
     rows = [
         Row("large", f"EWC on a {size}, {what}", "cpu", f"the estimate, {found[estimate] / gib:.3f} GiB",
-            found[measured] / found[estimate], "of the estimate",
-            note=f"measured {found[measured] / gib:.3f} GiB{more}")
+            100 * abs(found[measured] / found[estimate] - 1), "% off the estimate", 10.0,
+            note=f"{what}: measured {found[measured] / gib:.3f} GiB{more}")
         for what, measured, estimate, more in (
             ("state, 2 tasks", "state", "estimate", ""),
             ("resident memory held, 2 tasks", "resident", "estimate", ""),

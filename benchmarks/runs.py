@@ -124,7 +124,7 @@ def runs(setup: Setup) -> list[Row]:
     for label, (method, few) in asked.items():
         config = _config(setup, method, few)
         works[label] = lambda config=config: _finished(runner.run(config, stream=stream))
-    timings = alternate(setup, works, warm=0, least=3)
+    timings = alternate(setup, works, warm=0)
     return [
         cost(timings, label, "by hand", bench="runs", work=f"whole run, {label}", device=setup.device.type,
              than="plain loop", target=_TARGETS[method],

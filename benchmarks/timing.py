@@ -72,9 +72,7 @@ class Timings:
         return len(next(iter(self.seconds.values())))
 
 
-def alternate(
-    setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: int = 2, least: int | None = None
-) -> Timings:
+def alternate(setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: int = 2) -> Timings:
     """Run every piece of work once a round, each round beginning with another.
 
     Whatever disturbs the machine then disturbs all of them; medians of many rounds and their ratios are what counts.
@@ -83,12 +81,10 @@ def alternate(
         setup: how long, and where.
         works: name -> what is timed.
         warm: rounds that are not counted.
-        least: rounds that are made however long they take; ``None`` for the setup's own number.
     """
     names = list(works)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    usual, most = setup.rounds
-    least = usual if least is None or setup.quick else least
+    least, most = setup.rounds
     for _ in range(1 if setup.quick else warm):
         for work in works.values():
             work()
