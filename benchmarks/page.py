@@ -27,8 +27,8 @@ _ABOUT = {
 The gradient of all tasks' penalties together is `F (θ − θ*)` with folded `F` and `θ*`, so its time does not grow with
 the number of tasks. Five streams over memory are the least it can do: weights, anchors, importances and gradients are
 read, gradients are written. Large CPU tensors are walked in pieces that stay in the cache between two operations, so
-there are exactly those five. `fused=True` compiles one pass instead of two operations per piece; it needs a C++
-compiler, and its first step takes seconds.
+there are exactly those five. `fused=True` compiles one pass over all tensors instead of two operations per piece; it
+needs a C++ compiler, and its first step takes seconds.
 
 The floor, here and below, is the bytes that must move over the bandwidth of a copy measured in the same rounds. A copy
 also reads the memory that it is about to overwrite, which an update in place does not have to: a single compiled pass
@@ -40,9 +40,8 @@ transform and one inverse; `phi_every=k` divides that by k. The floor leaves the
     "classp": """\
 One float32 tensor per parameter. Without a compiler the update is a handful of PyTorch's operations per piece, which
 takes twice as long as the one C++ loop of `Adagrad(fused=True)`: the same memory moves, but every operation reads and
-writes the cache again. With `fused=True` it is one loop, too; what remains is the cost of calling a compiled function
-once for each large tensor, and the operations on the small ones. Where no weight of a piece passes the gate, the rest
-of its update is skipped.""",
+writes the cache again. With `fused=True` it is one compiled call for all tensors, with one loop for each: the same
+memory traffic as AdaGrad's own. Where no weight of a piece passes the gate, the rest of its update is skipped.""",
     "dispatcher": "The time that an attached method with nothing to protect adds to a step.",
     "state": "The penalties of T tasks fold into one exactly, so that T does not matter.",
     "fisher": """\

@@ -88,31 +88,35 @@ def anastrophic(setup: Setup) -> list[Row]:
     rows = []
     for coherence, target in ((1.0, 6.0), (0.0, 150.0)):
         model, size = network(setup)
-        optimizer = Still(model.parameters())
-        keep = Anastrophic(model, strength=3.0, coherence=coherence).attach(optimizer)
-        keep.consolidate()
+        optimizers = {"holdfast": Still(model.parameters())}
+        if setup.compiles and not coherence:
+            optimizers["compiled"] = Still(model.parameters())
+        for name, optimizer in optimizers.items():
+            keep = Anastrophic(model, strength=3.0, coherence=coherence, fused=name == "compiled").attach(optimizer)
+            keep.consolidate()
         weights = [p for name, p in model.named_parameters() if "weight" in name]
         previous = [w.detach().clone() for w in weights]
         _shift(model)
-        count = sum(w.numel() for w in weights)
-        copy, _ = copy_work(setup, count)
+        copy, _ = copy_work(setup, sum(w.numel() for w in weights))
         timings = alternate(
             setup,
             {
-                "holdfast": optimizer.step,
+                **{name: optimizer.step for name, optimizer in optimizers.items()},
                 "released": lambda w=weights, b=previous: released_anastrophic(w, b, 1.0, 3.0),  # type: ignore[misc]  # bound now
                 "copy": copy,
             },
         )
         phases = "with Φ" if coherence else "Φ off"
-        rows.append(
-            faster(
-                timings, "holdfast", "released", bench="anastrophic", device=setup.device.type, target=target,
-                work=f"Anastrophic gradient, {size}, {phases}", than="released class's operations",
-                # Weights, anchors and gradients read, gradients written; what the transforms move is not counted.
-                floor=timings.median("copy") * 2,
-            )
-        )  # fmt: skip
+        for name in optimizers:
+            how = ", fused=True" if name == "compiled" else ""
+            rows.append(
+                faster(
+                    timings, name, "released", bench="anastrophic", device=setup.device.type, target=target,
+                    work=f"Anastrophic gradient, {size}, {phases}{how}", than="released class's operations",
+                    # Weights, anchors and gradients read, gradients written; what the transforms move is not counted.
+                    floor=timings.median("copy") * 2,
+                )
+            )  # fmt: skip
     return rows
 
 

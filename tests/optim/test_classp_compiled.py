@@ -22,10 +22,9 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(("power", "threshold"), [(1.0, 0.3), (2.0, 0.0), (2.5, 0.3)])
-def test_compiled_equals_the_plain_twin(power: float, threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kernels, "SMALL", 8)
+def test_compiled_equals_the_plain_twin(power: float, threshold: float) -> None:
     generator = torch.Generator().manual_seed(4)
-    shapes = [(5, 7), (3, 4, 2, 2), (4,)]  # the last stays with the lists
+    shapes = [(5, 7), (3, 4, 2, 2), (4,)]
     params = [nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64)) for s in shapes]
     weights = [p.flatten().tolist() for p in params]
     sums = [[0.0] * p.numel() for p in params]
@@ -45,8 +44,7 @@ def test_compiled_equals_the_plain_twin(power: float, threshold: float, monkeypa
         assert p._version > version
 
 
-def test_compiled_equals_eager_for_bfloat16_weights_and_shows_a_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_kernels, "SMALL", 8)
+def test_compiled_equals_eager_for_bfloat16_weights_and_shows_a_nan() -> None:
     generator = torch.Generator().manual_seed(6)
     start = torch.randn(33, generator=generator).bfloat16()
     gradient = torch.randn(33, generator=generator).bfloat16()

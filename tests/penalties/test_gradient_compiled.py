@@ -22,10 +22,9 @@ pytestmark = [
 @pytest.mark.parametrize(
     ("dtype", "weights"), [(torch.float32, torch.float32), (torch.float32, None), (torch.bfloat16, torch.bfloat16)]
 )
-def test_compiled_equals_the_plain_twin(dtype, weights, monkeypatch):
-    monkeypatch.setattr(gradient, "LARGE", 8)
+def test_compiled_equals_the_plain_twin(dtype, weights):
     draw = torch.Generator().manual_seed(4)
-    shapes = [(5, 7), (3, 4, 2, 2), (4,)]  # the last stays with the lists
+    shapes = [(5, 7), (3, 4, 2, 2), (4,)]
     params, grads = ([torch.rand(s, generator=draw).to(dtype) for s in shapes] for _ in range(2))
     anchors = [torch.rand(s, generator=draw) for s in shapes]
     importances = None if weights is None else [torch.rand(s, generator=draw).to(weights) for s in shapes]

@@ -18,6 +18,9 @@ PIECE_BYTES = 1 << 20
 SMALL = 1 << 14
 
 
+Triple = tuple[Tensor, Tensor, Tensor]  # weight, gradient, accumulator
+
+
 class Rule(NamedTuple):
     """One group's update, resolved from its variant."""
 
@@ -60,32 +63,34 @@ def advance(
         sums: their accumulators, ``[*p]`` each.
         rule: the group's update.
         scratch: memory that is kept between steps; filled on demand.
-        fused: use the compiled pass for large tensors.
+        fused: use the compiled pass.
         grad_scale: the loss scale, ``[]``.
         found_inf: not zero: an overflow was found and nothing may move, ``[]``.
     """
     rest: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
     amp = grad_scale is not None or found_inf is not None
-    large: list[tuple[Tensor, Tensor, Tensor]] = []
+    compiled: list[Triple] = []
     for w, g, s in zip(weights, gradients, sums, strict=True):
-        if w.numel() > SMALL and (fused or w.device.type == "cpu") and not amp and _same_dense_layout(w, g, s):
-            large.append((_flat(w), _flat(g), _flat(s)))
+        # A subclass, such as a DTensor, stays with the lists.
+        plain, on_cpu, large = type(g) is Tensor and not amp, w.device.type == "cpu", w.numel() > SMALL
+        walkable = plain and large and (on_cpu != fused) and _same_dense_layout(w, g, s)
+        if plain and fused and (on_cpu or walkable):
+            compiled.append((w, g, s))
+        elif on_cpu and walkable:
+            _sweep(_flat(w), _flat(g), _flat(s), rule, scratch)
         else:
             lists = rest.setdefault((w.device, w.dtype), ([], [], []))
             for tensors, tensor in zip(lists, (w, _unscaled(g, s.dtype, grad_scale, found_inf), s), strict=True):
                 tensors.append(tensor)
     for ws, gs, ss in rest.values():
         _advance_lists(ws, gs, ss, rule)
-    if fused and large:
-        _advance_compiled(large, rule)
-    else:
-        for w, g, s in large:
-            _sweep(w, g, s, rule, scratch)
+    if compiled:
+        _advance_compiled(compiled, rule)
 
 
 def _same_dense_layout(w: Tensor, g: Tensor, s: Tensor) -> bool:
-    """Whether the three may be walked side by side as flat memory (not so for a subclass such as DTensor)."""
-    if type(g) is not Tensor or w.stride() != g.stride() or w.stride() != s.stride():
+    """Whether the three may be walked side by side as flat memory."""
+    if w.stride() != g.stride() or w.stride() != s.stride():
         return False
     return w.is_contiguous() or (w.dim() == 4 and w.is_contiguous(memory_format=torch.channels_last))
 
@@ -172,39 +177,44 @@ def _nothing_passes(g: Tensor, cut: float) -> bool:
     return True
 
 
-def _advance_compiled(large: list[tuple[Tensor, Tensor, Tensor]], rule: Rule) -> None:
-    """Large flat tensors, each in one pass over memory."""
-    kernel = _compiled(rule.cut > 0.0, rule.growth, rule.root, rule.scaling)
+def _advance_compiled(tensors: list[Triple], rule: Rule) -> None:
+    """Each tensor in one pass over memory."""
+    kind = (rule.cut > 0.0, rule.growth, rule.root, rule.scaling)
     scalars = [torch.tensor(value, dtype=torch.float64) for value in (rule.lr, rule.cut, rule.eps)]
-    # The compiler decides by the first size that it meets whether to use several threads: let that be the largest.
-    for w, g, s in sorted(large, key=lambda tensors: -tensors[0].numel()):
-        # `data` is no view: of a view the compiler would look at the base's shape, and compile for each shape anew.
-        kernel(w.data, g.data, s.data, *scalars)
-        torch.autograd.graph.increment_version(w)  # which writing through `data` does not
+    on_cpu = [each for each in tensors if each[0].device.type == "cpu"]
+    if on_cpu:
+        # All in one call, for a call costs as much as a pass over 100,000 weights; compiled for just these shapes.
+        _compiled(*kind, dynamic=False)(on_cpu, *scalars)
+    for w, g, s in tensors:
+        if w.device.type != "cpu":
+            # `data` is no view: of a view the compiler would look at the base's shape, and compile for each shape anew.
+            _compiled(*kind, dynamic=True)([(_flat(w).data, _flat(g).data, _flat(s).data)], *scalars)
+            torch.autograd.graph.increment_version(w)  # which writing through `data` does not
 
 
 @functools.cache
 def _compiled(
-    gated: bool, growth: float, root: float, scaling: bool
-) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]:
+    gated: bool, growth: float, root: float, scaling: bool, *, dynamic: bool
+) -> Callable[[list[Triple], Tensor, Tensor, Tensor], None]:
     """The whole update as one kernel; what a schedule changes stays a tensor argument, so that it never recompiles."""
 
-    def update(w: Tensor, g: Tensor, s: Tensor, lr: Tensor, cut: Tensor, eps: Tensor) -> None:
-        h = g.to(s.dtype)
-        size = h.abs()
-        if gated:
-            # `~(<=)`, not `>`: a NaN stays to be seen.
-            h = torch.where(~(size <= cut), h, 0.0)
+    def update(walked: list[Triple], lr: Tensor, cut: Tensor, eps: Tensor) -> None:
+        for w, g, s in walked:
+            h = g.to(s.dtype)
             size = h.abs()
-        total = s + (size if growth == 1.0 else h * h if growth == 2.0 else size.pow(growth))
-        s.copy_(total)
-        divisor = total + eps
-        if not scaling:
-            change = lr * h
-        elif root == 1.0:
-            change = lr * h / divisor
-        else:
-            change = lr * h * (divisor.rsqrt() if root == 2.0 else divisor.pow(-1.0 / root))
-        w.copy_(w - change)
+            if gated:
+                # `~(<=)`, not `>`: a NaN stays to be seen.
+                h = torch.where(~(size <= cut), h, 0.0)
+                size = h.abs()
+            total = s + (size if growth == 1.0 else h * h if growth == 2.0 else size.pow(growth))
+            s.copy_(total)
+            divisor = total + eps
+            if not scaling:
+                change = lr * h
+            elif root == 1.0:
+                change = lr * h / divisor
+            else:
+                change = lr * h * (divisor.rsqrt() if root == 2.0 else divisor.pow(-1.0 / root))
+            w.copy_(w - change)
 
-    return torch.compile(update, dynamic=True)
+    return torch.compile(update, dynamic=dynamic)

@@ -57,18 +57,17 @@ def add_quadratic_gradient(
         importances: how much each weight matters, each ``[*p]``; ``None`` for 1 everywhere.
         factor: ``a``, >= 0.
         grad_scale: what ``grads`` are multiplied by, ``[]``; ``None`` for 1.
-        fused: compile one pass over memory for large tensors.
+        fused: compile one pass over memory.
     """
     compiled: list[tuple[Tensor, ...]] = []
     listed: list[int] = []
     scratch: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
     for i, p in enumerate(params):
         held = (anchors[i],) if importances is None else (anchors[i], importances[i])
-        large = p.numel() >= LARGE and (fused or (grad_scale is None and p.device.type == "cpu"))
-        if large and flat_alike(p, grads[i], *held):
-            if fused:
-                compiled.append((p.detach(), grads[i], *held))
-                continue
+        large, on_cpu = p.numel() >= LARGE, p.device.type == "cpu"
+        if fused and _worth_compiling(p, grads[i], *held):
+            compiled.append((p, grads[i], *held))
+        elif large and on_cpu and grad_scale is None and flat_alike(p, grads[i], *held):
             _walk(p, grads[i], *held, factor=factor, scratch=scratch)
         elif p.dtype == grads[i].dtype == anchors[i].dtype:
             listed.append(i)
@@ -138,23 +137,35 @@ def _walk(
             g.add_(distance.mul_(w), alpha=2 * factor)
 
 
+def _worth_compiling(*tensors: Tensor) -> bool:
+    """On the CPU everything is one call; elsewhere each is a call of its own, for flat memory of any length."""
+    if tensors[0].device.type == "cpu":
+        return all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+    return tensors[0].numel() >= LARGE and flat_alike(*tensors)
+
+
 def _add_compiled(tensors: list[tuple[Tensor, ...]], factor: float, grad_scale: Tensor | None) -> None:
-    """Large flat tensors, each in one pass over memory."""
+    """Each tensor in one pass over memory."""
     # A tensor, so that another strength does not compile anew.
     scale = torch.tensor(2 * factor, dtype=torch.float64) if grad_scale is None else 2 * factor * grad_scale
-    # The compiler decides by the first size that it meets whether to use several threads: let that be the largest.
-    for held in sorted(tensors, key=lambda each: -each[0].numel()):
-        p, g, a, *weights = (t.as_strided((t.numel(),), (1,)).data for t in held)
-        # `data` is no view: of a view the compiler would look at the base's shape, and compile for each shape anew.
-        _compiled(bool(weights))(p, g, a, weights[0] if weights else a, scale)
-        torch.autograd.graph.increment_version(held[1])  # which writing through `data` does not
+    on_cpu = [held for held in tensors if held[0].device.type == "cpu"]
+    if on_cpu:
+        # All in one call, for a call costs as much as a pass over 100,000 weights; compiled for just these shapes.
+        _compiled(dynamic=False)(on_cpu, scale)
+    for held in tensors:
+        if held[0].device.type != "cpu":
+            # `data` is no view: of a view the compiler would look at the base's shape, and compile for each shape anew.
+            row = tuple(t.as_strided((t.numel(),), (1,)).data for t in held)
+            _compiled(dynamic=True)([row], scale)
+            torch.autograd.graph.increment_version(held[1])  # which writing through `data` does not
 
 
 @functools.cache
-def _compiled(weighted: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]:
-    def update(p: Tensor, g: Tensor, anchor: Tensor, importance: Tensor, scale: Tensor) -> None:
-        distance = p.to(anchor.dtype) - anchor
-        weighed = distance * importance.to(anchor.dtype) if weighted else distance
-        g.copy_(g.to(anchor.dtype) + scale * weighed)
+def _compiled(*, dynamic: bool) -> Callable[[list[tuple[Tensor, ...]], Tensor], None]:
+    def update(tensors: list[tuple[Tensor, ...]], scale: Tensor) -> None:
+        for p, g, anchor, *importance in tensors:
+            distance = p.to(anchor.dtype) - anchor
+            weighed = distance * importance[0].to(anchor.dtype) if importance else distance
+            g.copy_(g.to(anchor.dtype) + scale * weighed)
 
-    return torch.compile(update, dynamic=True)
+    return torch.compile(update, dynamic=dynamic)

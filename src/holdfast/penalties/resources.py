@@ -30,8 +30,8 @@ class Resources(TypedDict, total=False):
         state_device: ``"cpu"`` keeps anchors and importances in the host's memory, pinned where there is CUDA, and
             copies them to the parameters' device in groups at each step, one group ahead; ``None`` (default) keeps
             them with the parameters.
-        fused: compile the penalty's gradient to one pass over memory for large tensors (``torch.compile``; on CPU it
-            needs a C++ compiler). The first protected step then takes seconds. Default ``False``.
+        fused: compile the penalty's gradient to one pass over memory (``torch.compile``; on CPU it needs a C++
+            compiler). The first protected step then takes seconds, some 15 for 60 tensors. Default ``False``.
     """
 
     importance_dtype: torch.dtype | None
