@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast.optim import CLASSP, _kernels
+from holdfast.optim import CLASSP
 from holdfast.optim._reference import paper_step
 
 pytestmark = [
