@@ -57,50 +57,24 @@ class Row:
         return {**dataclasses.asdict(self), "met": self.met}
 
 
-def faster(
-    timings: Timings, name: str, beside: str, *, bench: str, work: str, device: str, than: str, target: float | None,
-    floor: float | None = None, note: str = "",
-) -> Row:  # fmt: skip
-    """How many times faster one piece of work is than another."""
-    mine, other = timings.median(name), timings.median(beside)
-    return Row(
-        bench,
-        work,
-        device,
-        than,
-        other / mine,
-        "times faster",
-        target,
-        "more",
-        mine,
-        other,
-        floor,
-        timings.rounds,
-        note,
-    )
+def faster(timings: Timings, name: str, beside: str, **what: Any) -> Row:
+    """How many times faster one piece of work is than another; the rest as :func:`_compared` takes it."""
+    value = timings.median(beside) / timings.median(name)
+    return _compared(timings, name, beside, value, "times faster", "more", **what)
 
 
-def cost(
-    timings: Timings, name: str, beside: str, *, bench: str, work: str, device: str, than: str, target: float | None,
-    floor: float | None = None, note: str = "",
+def cost(timings: Timings, name: str, beside: str, **what: Any) -> Row:
+    """How many times as long one piece of work takes as another; the rest as :func:`_compared` takes it."""
+    value = timings.median(name) / timings.median(beside)
+    return _compared(timings, name, beside, value, "times as long", "less", **what)
+
+
+def _compared(
+    timings: Timings, name: str, beside: str, value: float, unit: str, better: Literal["more", "less"], *,
+    bench: str, work: str, device: str, than: str, target: float | None, floor: float | None = None, note: str = "",
 ) -> Row:  # fmt: skip
-    """How many times as long one piece of work takes as another."""
     mine, other = timings.median(name), timings.median(beside)
-    return Row(
-        bench,
-        work,
-        device,
-        than,
-        mine / other,
-        "times as long",
-        target,
-        "less",
-        mine,
-        other,
-        floor,
-        timings.rounds,
-        note,
-    )
+    return Row(bench, work, device, than, value, unit, target, better, mine, other, floor, timings.rounds, note)
 
 
 HEADERS = ("work", "device", "beside", "its time", "Holdfast", "floor", "figure", "target", "met")
