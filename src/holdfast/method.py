@@ -16,6 +16,7 @@ from holdfast.dispatch import Dispatcher, Step, unwrap_optimizer
 from holdfast.errors import ConfigurationError, DataError, NumericsError, ProtectionError
 from holdfast.names import Select, canonical_parameters, selected
 from holdfast.objectives import Batch, Objective, as_objective
+from holdfast.processes import in_step
 from holdfast.state import check_finite, check_fits, check_something, pack, unpack
 
 if TYPE_CHECKING:
@@ -178,12 +179,14 @@ class Method(abc.ABC):
         """Fill ``state``, ``buffers`` and ``meta``; compute everything that can fail before changing any of them."""
 
     def _at_least_one(self, batches: Iterable[Batch]) -> Iterable[Batch]:
-        if not isinstance(batches, Iterable):
-            raise DataError(f"batches is a {type(batches).__name__}; {type(self).__name__} expects an iterable of them")
-        iterator = iter(batches)
-        for first in iterator:
-            return itertools.chain([first], iterator)
-        raise DataError(f"{type(self).__name__} needs data of the task just learned; consolidate got no batch")
+        name = type(self).__name__
+        with in_step(self.params):
+            if not isinstance(batches, Iterable):
+                raise DataError(f"batches is a {type(batches).__name__}; {name} expects an iterable of them")
+            iterator = iter(batches)
+            for first in iterator:
+                return itertools.chain([first], iterator)
+            raise DataError(f"{name} needs data of the task just learned; consolidate got no batch")
 
     def attach(self, *optimizers: Any) -> Self:
         """Protect the steps of these optimizers; replaces those attached before.

@@ -32,6 +32,7 @@ from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
 from holdfast.importance.untouched import untouched
 from holdfast.names import unwrap
 from holdfast.objectives import Batch, Objective, count
+from holdfast.processes import in_step
 
 __all__ = ["MAX_BYTES", "Terms", "per_sample_sum"]
 
@@ -72,7 +73,7 @@ def per_sample_sum(
         DataError: if there is no sample.
     """
     model = unwrap(model)
-    with untouched(model, parameters.values()):
+    with in_step(parameters), untouched(model, parameters.values()):
         engine = _Engine(model, objective, statistic, parameters, MAX_BYTES if max_bytes is None else max_bytes)
         samples = 0
         with engine.capture.hooks():
@@ -81,8 +82,8 @@ def per_sample_sum(
                 if size:
                     engine.add(batch, terms)
                     samples += size
-    if not samples:
-        raise DataError("the batches hold no sample; expected at least one")
+        if not samples:
+            raise DataError("the batches hold no sample; expected at least one")
     return {name: target.total for name, target in engine.targets.items()}, samples
 
 

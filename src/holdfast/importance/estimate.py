@@ -15,6 +15,7 @@ from holdfast.importance.statistic import accumulation_dtype
 from holdfast.importance.untouched import untouched
 from holdfast.names import canonical_parameters, unwrap
 from holdfast.objectives import Batch, Objective, count
+from holdfast.processes import in_step, several
 
 __all__ = ["choice", "means", "per_batch_sum", "wanted_parameters"]
 
@@ -84,9 +85,7 @@ def _finite(value: Tensor) -> bool:
 
 def _over_all_processes(sums: Mapping[str, Tensor], number: int) -> int:
     """Add up, in place, what the processes have summed; returns how many there were in all."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return number
-    if torch.distributed.get_world_size() == 1 or not sums:
+    if not several() or not sums:
         return number
     counted = torch.tensor(number, device=next(iter(sums.values())).device)
     for tensor in (*sums.values(), counted):
@@ -122,7 +121,7 @@ def per_batch_sum(
     model = unwrap(model)
     sums = {name: torch.zeros_like(p, dtype=accumulation_dtype(p)).detach() for name, p in parameters.items()}
     number = 0
-    with untouched(model, parameters.values()):
+    with in_step(parameters), untouched(model, parameters.values()):
         for batch in batches:
             size = count(objective, batch)
             if not size:
@@ -137,6 +136,6 @@ def per_batch_sum(
                 if g is not None:
                     dtype = sums[name].dtype
                     sums[name].add_(value(g.to(dtype), size, p.detach().to(dtype)))
-    if not number:
-        raise DataError("the batches hold no sample; expected at least one")
+        if not number:
+            raise DataError("the batches hold no sample; expected at least one")
     return sums, number
