@@ -47,3 +47,10 @@ def test_a_penalty_of_the_right_size_is_no_cause_for_a_warning() -> None:
 def test_a_weight_penalty_among_competing_classes_is_a_cause() -> None:
     (warning,) = learned("l2sp", "1", "class").warnings
     assert "seldom solves class-incremental learning; compare with finetune and joint" in warning
+
+
+def test_the_steps_that_an_automatic_strength_takes_without_the_penalty_count_for_nothing() -> None:
+    record = learned("ewc", "auto", epochs=4)  # 24 steps a task, of which the first ten are unprotected
+    assert record.warnings == []
+    shares = [share for share in record.curves.penalty_share if share is not None]
+    assert shares and min(shares) > 0.001

@@ -84,7 +84,9 @@ class Diagnosis:
         method = self._learner.method
         if self._begun is None:
             self._begun = step
-        watched = method is not None and method.num_tasks > 0 and (step - self._begun) % _EVERY == _FIRST
+        unprotected = method.measured_steps if isinstance(method, QuadraticPenalty) else 0
+        since = step - self._begun - unprotected
+        watched = method is not None and method.num_tasks > 0 and since >= 0 and since % _EVERY == _FIRST
         if watched:
             self._share.attach(self._learner.optimizer)
             self._share.watching = True

@@ -171,6 +171,11 @@ class QuadraticPenalty(Method):
         return [] if self._finder is None else list(self._finder.found(self.meta))
 
     @property
+    def measured_steps(self) -> int:
+        """How many steps of each new task ``strength="auto"`` takes without the penalty; 0 for a strength given."""
+        return 0 if self._finder is None else self._finder.rule.steps
+
+    @property
     def needs_penalty(self) -> bool:
         """Whether training must add :meth:`penalty` to its loss."""
         return self.coupling == "loss"
