@@ -117,6 +117,7 @@ def test_any_text_is_either_a_value_or_one_sentence(entry: registry.Entry, data:
     [
         ("ewc", {"strength": "-1"}, {}, ["ewc", "strength is -1.0"]),
         ("ewc", {"fisher": "exakt"}, {}, ["fisher is 'exakt'"]),
+        ("ewc", {"strength": "auto"}, {"epochs": 9}, ["ewc.strength is 'auto'", "first 10 steps", "has 9", "epochs"]),
         ("lwf", {"temperature": "-2"}, {}, ["lwf", "temperature is -2.0"]),
         ("classp", {"eps": "0"}, {}, ["classp", "eps"]),
         ("adagrad", {"lr": "-1"}, {}, ["adagrad", "learning rate"]),

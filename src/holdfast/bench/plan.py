@@ -280,6 +280,20 @@ def check(config: RunConfig, stream: Stream) -> None:
     except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own
         raise ConfigurationError(f"{config.method}: {error}") from error
     _check_outputs(config, learner.model, stream)
+    if isinstance(learner.method, QuadraticPenalty):
+        _check_long_enough(config, learner.method.measured_steps, stream)
+
+
+def _check_long_enough(config: RunConfig, measured: int, stream: Stream) -> None:
+    """Refuse a task that would end before ``strength="auto"`` is found: it would be learned without protection."""
+    for task in stream.tasks[1 : config.tasks]:
+        epochs = config.epochs_per_task[task.index] if config.epochs_per_task else config.epochs
+        steps = epochs * Session(task.index, (task,)).num_batches(config.batch_size)
+        if steps < measured:
+            raise ConfigurationError(
+                f"{config.method}.strength is 'auto', found over the first {measured} steps of a task, but the task "
+                f"{task.name!r} has {steps}: expected more epochs, a smaller batch size, or the strength as a number"
+            )
 
 
 @torch.no_grad()
