@@ -44,8 +44,9 @@ def test_a_penalty_of_the_right_size_is_no_cause_for_a_warning() -> None:
     assert learned("l2sp", "1").warnings == []
 
 
-def test_a_weight_penalty_among_competing_classes_is_a_cause() -> None:
-    (warning,) = learned("l2sp", "1", "class").warnings
+@pytest.mark.parametrize(("method", "strength"), [("l2sp", "1"), ("anpyc-prune", "1e4")])
+def test_a_weight_penalty_among_competing_classes_is_a_cause(method: str, strength: str) -> None:
+    (warning,) = learned(method, strength, "class").warnings
     assert "seldom solves class-incremental learning; compare with finetune and joint" in warning
 
 

@@ -181,7 +181,7 @@ class Diagnosis:
                 f"{config.method}: the penalty was never less than {self._least:.2%} of the training signal, so it "
                 "learns nothing new; lower the strength"
             )
-        if config.scenario == "class" and entry.family == "penalty":
+        if config.scenario == "class" and "quadratic" in entry.promises:
             found.append(
                 f"{config.method}: a weight penalty alone seldom solves class-incremental learning; compare with "
                 "finetune and joint before you trust it"
