@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from bench.make_records import make_record
-from holdfast.bench import record, streams
+from holdfast.bench import record, store, streams
 from holdfast.cli import app
 
 QUICK = ["--model", "mlp-8", "--epochs", "1", "--batch-size", "64"]
@@ -135,6 +136,33 @@ def test_runs_compares_and_writes_other_formats(folder):
     assert groups[0]["accuracy"] >= groups[1]["accuracy"] and groups[0]["accuracy ±"] > 0
     rows = list(csv.DictReader(io.StringIO(succeed("runs", str(folder), "--table", "csv", "--limit", "4"))))
     assert len(rows) == 4 and rows[0]["stream"] == "split-digits" and rows[0]["file"].startswith("first/records/")
+
+
+def test_a_long_list_of_runs_does_not_take_long(folder, monkeypatch):
+    (row,) = store.read(folder, skipped=[])[:1]
+    monkeypatch.setattr(store, "read", lambda *_, **__: [row] * 10_000)
+    begun = time.process_time()
+    shown = succeed("runs", str(folder))
+    assert time.process_time() - begun < 2.0  # with Rich's own tables it was ten seconds
+    assert shown.count("first/records/ewc-seed0.json") == 10_000 and "10000 runs" in shown
+
+
+def test_a_list_of_runs_is_folded_on_a_narrow_terminal_only(folder, monkeypatch):
+    wide = succeed("runs", str(folder)).splitlines()
+    assert len(wide) == 2 + 6 + 1  # headers, rule, runs, their number
+    assert all(line.endswith(".json") for line in wide[2:-1])
+    monkeypatch.setenv("COLUMNS", "70")
+    narrow = succeed("runs", str(folder)).splitlines()
+    assert len(narrow) > len(wide) and max(map(len, narrow)) <= 70
+    letters = sorted("".join("".join(wide).split()).replace("─", ""))
+    assert sorted("".join("".join(narrow).split()).replace("─", "")) == letters  # nothing is cut off
+
+
+def test_a_record_cannot_send_control_characters_to_the_terminal(tmp_path):
+    one = make_record("ewc", 0)
+    record.save(one, tmp_path / "records" / "a\x1b[2Jb.json")
+    shown = succeed("runs", str(tmp_path))
+    assert "\x1b" not in shown and r"a\x1b[2Jb.json" in shown
 
 
 @pytest.mark.parametrize(

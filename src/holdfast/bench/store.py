@@ -205,8 +205,8 @@ def parse_where(texts: Iterable[str]) -> list[Condition]:
 
 
 def _known(rows: Sequence[Row], column: str) -> None:
-    names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row.cells)])
-    if column not in names:
+    if column not in COLUMNS and not any(column in row.cells for row in rows):
+        names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row.cells)])
         near = difflib.get_close_matches(column, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
         raise ConfigurationError(f"unknown column {column!r}; {hint}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
 from holdfast.errors import ConfigurationError
 
@@ -96,11 +95,11 @@ def _print(headers: list[str], cells: list[list[Cell]], table: str) -> None:
         )
 
 
-def _text(header: str, cell: Cell) -> Text:
+def _text(header: str, cell: Cell) -> str:
     percent = header.split()[0] in ("accuracy", "forgetting")
     if cell is None:
-        return Text("")
-    return Text(f"{100 * cell:.2f}" if percent and isinstance(cell, int | float) else str(cell))
+        return ""
+    return f"{100 * cell:.2f}" if percent and isinstance(cell, int | float) else str(cell)
 
 
 def register(app: typer.Typer) -> None:

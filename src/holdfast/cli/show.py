@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+import typer
 from rich import box
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -36,6 +39,7 @@ __all__ = [
 
 _ALL_COLUMNS = 104  # of a terminal on which every column of the result table can be read
 _WIDE = 160  # columns, where the output is no terminal: a table in a file should not be folded
+_GAP = "   "
 
 
 _SPREAD_HEADERS = ("method", "layer", "pruning", "weights", "zeros", "skewness", "kurtosis")
@@ -131,12 +135,47 @@ def results(records: Sequence[Record]) -> None:
             console.print(Text(text), soft_wrap=True)
 
 
-def plain(headers: Sequence[str], rows: Iterable[Sequence[Text]]) -> None:
-    """Any table; it says at the top where accuracies are percentages."""
-    table = _table(None, [f"{name} (%)" if name in ("accuracy", "forgetting") else name for name in headers], False)
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table)
+def plain(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Any table, be it of ten thousand rows; it says at the top where accuracies are percentages.
+
+    On a terminal that is too narrow, the widest columns are folded; in a file nothing is.
+    """
+    console = _console()
+    names = [f"{name} (%)" if name in ("accuracy", "forgetting") else name for name in headers]
+    # Rich's own tables measure and wrap each cell anew, which takes a millisecond a row.
+    lines = [[text if text.isprintable() else ascii(text)[1:-1] for text in line] for line in (names, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    if console.is_terminal or "COLUMNS" in os.environ:
+        widths = _narrowed(widths, console.width - len(_GAP) * (len(widths) - 1))
+    shown = [line for cells in lines for line in _folded(cells, widths)]
+    heads = len(list(_folded(names, widths)))
+    rule = "─" if console.encoding.lower().startswith("utf") else "-"
+    shown.insert(heads, rule * (sum(widths) + len(_GAP) * (len(widths) - 1)))
+    typer.echo("\n".join(shown))
+
+
+def _narrowed(widths: Sequence[int], room: int) -> list[int]:
+    """The widths, the largest cut to the same so that all fit; at least 1 each.
+
+    Example:
+        >>> _narrowed([3, 10, 20], 18)
+        [3, 7, 7]
+    """
+    limit = max(widths)
+    while limit > 1 and sum(min(width, limit) for width in widths) > room:
+        limit -= 1
+    return [min(width, limit) for width in widths]
+
+
+def _folded(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """The lines of one row."""
+    parts = [
+        [text] if cell_len(text) <= width else chop_cells(text, width)
+        for text, width in zip(cells, widths, strict=True)
+    ]
+    for line in zip_longest(*parts, fillvalue=""):
+        padded = [text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)]
+        yield _GAP.join(padded).rstrip()
 
 
 def matrix(record: Record) -> None:
