@@ -105,6 +105,13 @@ def test_every_third_party_import_is_declared() -> None:
     assert undeclared == set()
 
 
+def test_every_dependency_of_the_core_and_the_bench_is_imported() -> None:
+    imported = {name.partition(".")[0] for path in SOURCES for name in imports_of(path)}
+    declared = {canonicalize_name(r.name) for r in requirements() if is_core(r) or 'extra == "bench"' in str(r.marker)}
+    declared -= {"pillow", "numpy"}  # datasets decodes images with the one, tensors are made from arrays with the other
+    assert {name for name in declared if not modules_of({name}) & imported} == set()
+
+
 def test_floors_are_the_declared_lower_bounds() -> None:
     text = (ROOT / "constraints-floor.txt").read_text(encoding="utf-8")
     floors = dict(re.findall(r"^([\w-]+)==(\S+)", text, flags=re.MULTILINE))
