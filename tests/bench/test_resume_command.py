@@ -104,7 +104,7 @@ def test_another_command_in_the_same_folder_is_refused_with_what_differs(
     assert holdfast(*words, "--lr", "0.02") == 2
     said = capsys.readouterr().err
     assert "is a checkpoint of another run: lr was 0.01 and is 0.02 now" in said
-    assert holdfast(*words) == 0
+    assert holdfast("resume", str(tmp_path)) == 0  # what was asked for first is still what is gone on with
 
 
 def test_one_signal_asks_and_two_stop() -> None:

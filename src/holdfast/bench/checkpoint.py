@@ -109,6 +109,20 @@ class Checkpoints:
             return snapshot
         return None
 
+    def check(self) -> None:
+        """Refuse what :meth:`load` would refuse, without a word about damage: that is said when the run begins.
+
+        Raises:
+            StateError: if a checkpoint is of another configuration, or of another version of holdfast or PyTorch.
+        """
+        for path in reversed(self._files()):
+            try:
+                return _check_identity(path, load_state(path), self._identity)
+            except (NewerFileError, OtherRunError):
+                raise
+            except StateError:
+                continue
+
     def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
         """Write a checkpoint if it is time for one and there is time for it.
 

@@ -5,6 +5,7 @@ While runs are under way, ``checkpoints/`` holds what they need in order to go o
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import warnings
@@ -79,10 +80,14 @@ class Folder:
 
         Raises:
             ConfigurationError: if it cannot be written, or holds records of another comparison.
-            StateError: if a file in it is not a record.
+            StateError: if a file in it is not a record, or a checkpoint in it is of another run.
         """
         self.make()
         self._refuse_others(comparison, searched)
+        trials = candidates(comparison)
+        known = [job for job in jobs(comparison) if job.config.method not in {*trials, *searched}]
+        for job in itertools.chain(known, *trials.values()):
+            self.keeper(job).check()
 
     def make(self) -> None:
         """Make the folder.
