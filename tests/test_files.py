@@ -216,6 +216,28 @@ def test_what_cannot_be_saved_is_named_and_writes_nothing(tmp_path: Path, value:
     assert files_in(tmp_path) == []
 
 
+def test_a_state_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    save_state({"a": 1}, tmp_path / "s.st")
+    with pytest.raises(StateError, match="the state is a list; expected a dict"):
+        save_state([torch.ones(2)], tmp_path / "s.st")  # type: ignore[arg-type]  # what is wrong
+    with pytest.raises(StateError, match="a number that cannot be written"):
+        save_state({"a": 10**5000}, tmp_path / "s.st")
+    assert load_state(tmp_path / "s.st") == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["\ud800", "__metadata__"])
+def test_no_name_of_a_tensor_spoils_the_file(tmp_path: Path, name: str) -> None:
+    state = {name: torch.ones(2)}
+    assert same(load_state(save_state(state, tmp_path / "s.st")), state)
+
+
+def test_a_view_is_saved_as_what_it_shows(tmp_path: Path) -> None:
+    z = torch.tensor([1 + 2j, 3 - 4j], dtype=torch.complex64)
+    state = {"conjugate": z.conj(), "negative": z.conj().imag}
+    back = load_state(save_state(state, tmp_path / "s.st"))
+    assert back["conjugate"].tolist() == [1 - 2j, 3 + 4j] and back["negative"].tolist() == [-2.0, 4.0]
+
+
 def test_a_state_that_holds_itself_is_refused(tmp_path: Path) -> None:
     state: dict[str, Any] = {}
     state["again"] = state

@@ -172,6 +172,8 @@ def save_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         >>> keep.num_tasks
         1
     """
+    if not isinstance(state, Mapping):
+        raise StateError(f"the state is a {type(state).__name__}; expected a dict")
     structure, tensors = encode(state)
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
@@ -196,7 +198,8 @@ def save_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         digest = hashlib.sha256(start)
         for name in order:
             # One tensor at a time: a copy of a large model beside itself might not fit.
-            tensor = tensors[name].cpu().contiguous()
+            # Resolved: a conjugate or a negative may be a view of memory that holds something else.
+            tensor = tensors[name].cpu().resolve_conj().resolve_neg().contiguous()
             content = _bytes_of(tensor)
             file.write(content)
             digest.update(content)

@@ -44,7 +44,10 @@ def encode(value: Any) -> tuple[str, dict[str, Tensor]]:
         plain = _apart(value, "", tensors)
     except RecursionError:
         raise StateError("the state is nested too deeply, or holds itself") from None
-    return json.dumps(plain, separators=(",", ":"), allow_nan=False), tensors
+    try:
+        return json.dumps(plain, separators=(",", ":"), allow_nan=False), tensors
+    except ValueError as error:  # a whole number with more digits than Python writes
+        raise StateError(f"the state holds a number that cannot be written: {error}") from error
 
 
 def _apart(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -80,9 +83,10 @@ def _name(tensor: Tensor, path: str, tensors: dict[str, Tensor]) -> str:
             f"the state's {path or 'top'} is a {type(tensor).__name__} of layout {tensor.layout} on "
             f"{tensor.device}; expected an ordinary tensor (gather a sharded one first)"
         )
-    stem = name = path.removeprefix("/") or "tensor"
+    # The name need only be one that safetensors takes: the path itself stands in the structure.
+    stem = name = path.removeprefix("/").encode("utf-8", "backslashreplace").decode() or "tensor"
     count = 1
-    while name in tensors:  # {"1": t, 1: t} and the like
+    while name in tensors or name == "__metadata__":  # {"1": t, 1: t} and the like
         count += 1
         name = f"{stem}#{count}"
     tensors[name] = tensor.detach()
