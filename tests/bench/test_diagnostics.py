@@ -12,11 +12,14 @@ from holdfast.bench.record import Record
 OPTIONS = {"limit_per_class": 12, "test_limit_per_class": 6}
 
 
-def learned(method: str, strength: str, scenario: Any = "domain", **changes: Any) -> Record:
+def learned(
+    method: str, strength: str, scenario: Any = "domain", coupling: str | None = None, **changes: Any
+) -> Record:
     stream = streams.build("split-digits", seed=0, scenario=scenario, **OPTIONS)
     protocol = {"model": "mlp-16", "epochs": 2, "batch_size": 4, **changes}  # 6 steps per epoch
     fields = {"stream_options": OPTIONS}
-    config = plan.plan(stream, method, settings={"strength": strength}, changes=protocol, **fields)
+    settings = {"strength": strength} | ({"coupling": coupling} if coupling else {})
+    config = plan.plan(stream, method, settings=settings, changes=protocol, **fields)
     return runner.run(config, stream=stream)
 
 
@@ -31,6 +34,18 @@ def test_a_penalty_that_does_nothing_but_hold_is_named() -> None:
     (warning,) = learned("l2sp", "1e7").warnings
     assert warning.startswith("l2sp: the penalty was never less than 99.")
     assert "lower the strength" in warning
+
+
+def test_weights_that_are_pulled_onto_their_anchors_are_held_and_not_neglected() -> None:
+    """Their penalty's gradient is 0, to the last bit."""
+    (warning,) = learned("l2sp", "1e30", coupling="proximal").warnings
+    assert "of the training signal, so it learns nothing new; lower the strength" in warning
+    assert learned("ewc", "1e30", coupling="proximal").warnings == []  # it holds what counts, and the rest is free
+
+
+def test_a_weak_pull_is_named_as_one() -> None:
+    (warning,) = learned("ewc", "1e-9", coupling="proximal").warnings
+    assert "it does almost nothing; raise the strength" in warning
 
 
 def test_the_first_step_of_a_task_counts_for_nothing() -> None:

@@ -107,6 +107,8 @@ class Diagnosis:
         elif method is None or not _adds_gradient(method):
             return
         share = penalty / (penalty + loss) if penalty + loss > 0 else 0.0
+        if isinstance(method, QuadraticPenalty) and method.coupling == "proximal":
+            share = max(share, _undone(method) / loss**2 if loss > 0 else 0.0)
         self.latest_share = share
         self._least, self._most, self._seen = min(self._least, share), max(self._most, share), self._seen + 1
 
@@ -187,6 +189,20 @@ class Diagnosis:
                 "finetune and joint before you trust it"
             )
         return found
+
+
+def _undone(method: QuadraticPenalty) -> float:
+    """The squared norm of that part of the loss's gradient which a proximal pull has undone to the last bit.
+
+    There the penalty's own gradient is 0 again, which must not pass for a penalty that does nothing.
+    """
+    found = []
+    for name, p in method.params.items():
+        if p.grad is not None and method.holds(name) and method.current_strength > 0:
+            stuck = p.to(method.state[name]["anchor"]) == method.state[name]["anchor"]
+            weights = method.weights_of(name)
+            found.append(p.grad * (stuck if weights is None else stuck & (weights > 0)).to(p.device))
+    return _norm(found) ** 2
 
 
 def _adds_gradient(method: Method) -> bool:
