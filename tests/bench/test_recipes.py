@@ -154,6 +154,17 @@ def test_rows_of_one_method_are_told_apart_by_their_labels(tmp_path: Path) -> No
     assert groups[1].rows[0].published("average_accuracy", marks) is None  # of another scenario
 
 
+def test_numbers_published_by_task_are_drawn_as_their_mean_and_other_protocols_are_said() -> None:
+    anastrophic = recipes.load("anastrophic-split-mnist")
+    (mean,) = recipes.markers(anastrophic, "", {"class": 2})
+    assert mean.method == "anastrophic" and mean.value == pytest.approx((0.7116 + 0.8669) / 2)
+    assert "the mean over its tasks, 71.16, 86.69" in mean.source
+    assert recipes.markers(anastrophic, "", {"class": 3}) == recipes.markers(anastrophic, "") == []
+    marks = recipes.markers(recipes.load("vandeven-fisher"), "")
+    assert {mark.stream for mark in marks if "protocol differs: a network of two" in mark.source} == {"split-cifar10"}
+    assert {mark.stream for mark in marks if "differs" not in mark.source} == {"split-mnist"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

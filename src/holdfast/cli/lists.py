@@ -49,7 +49,7 @@ def _report(
     ] = "text",
 ) -> None:
     """Make the report of a folder's records again, and show their table."""
-    from holdfast.bench import record, report
+    from holdfast.bench import recipes, record, report
     from holdfast.bench.report.importance import extra_sections
     from holdfast.cli import show
     from holdfast.errors import ConfigurationError, StateError
@@ -61,7 +61,7 @@ def _report(
     extra = extra_sections(folder)
     if not records and not extra:
         raise StateError(f"{folder} holds no records; a comparison writes them to DIR/records")
-    path = report.write(records, folder / "report.html", extra=extra)
+    path = report.write(records, folder / "report.html", published=recipes.markers_of(records), extra=extra)
     if table == "text":
         show.results(records)
     else:

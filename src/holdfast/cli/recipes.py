@@ -130,7 +130,7 @@ def _carry_out(table: Table, how: How, context: typer.Context) -> list[Record]:
             show.aside(f"to go on: holdfast resume {how.out}")
             raise
         finally:
-            folder.write_report([table.command], published=recipes.markers(table.recipe, table.variant))
+            folder.write_report([table.command], published=recipes.markers_of(folder.records()))
 
 
 def register(app: typer.Typer) -> None:

@@ -1,6 +1,7 @@
 """Published protocols, one YAML file each: what was done, what was reported, and how to do it again."""
 
-from holdfast.bench.recipes.running import Row, Table, check, command, differing, markers, resolve, run
+from holdfast.bench.recipes.markers import markers, markers_of
+from holdfast.bench.recipes.running import Row, Table, check, command, differing, resolve, run
 from holdfast.bench.recipes.schema import (
     Method,
     Paired,
@@ -31,6 +32,7 @@ __all__ = [
     "differing",
     "load",
     "markers",
+    "markers_of",
     "names",
     "read",
     "resolve",

@@ -16,11 +16,10 @@ from holdfast.bench.executing import Executor
 from holdfast.bench.jobs import Job, Monitor, Store
 from holdfast.bench.recipes.schema import Method, Part, Recipe, Variant
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
-from holdfast.bench.report import PublishedValue
 from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError
 
-__all__ = ["Row", "Table", "check", "command", "differing", "markers", "resolve", "run"]
+__all__ = ["Row", "Table", "check", "command", "differing", "resolve", "run"]
 
 _PROTOCOL = tuple(field.name for field in dataclasses.fields(plan.Protocol))
 
@@ -78,27 +77,6 @@ def command(
     words += ["--parts", ",".join(parts)] if parts else []
     words += ["--seeds", str(seeds)] if seeds is not None else []
     return shlex.join(words + ["--quick"] * quick)
-
-
-def markers(recipe: Recipe, variant: str) -> list[PublishedValue]:
-    """The published averages, as the report draws them beside ours."""
-    found = []
-    for published in recipe.published:
-        if published.task is not None or (published.variants and variant not in published.variants):
-            continue
-        part = recipe.parts[published.part] if published.part else None
-        for label, value in published.values.items():
-            found.append(
-                PublishedValue(
-                    method=label,
-                    metric="average_accuracy",
-                    value=value / 100,
-                    source=published.source,
-                    stream=part.stream if part else None,
-                    scenario=part.scenario if part else None,
-                )
-            )
-    return found
 
 
 def resolve(
