@@ -63,7 +63,7 @@ def test_a_row_shows_mean_interval_difference_and_cost(tmp_path: Path) -> None:
     half = metrics.t_quantile(0.95, 2) * 1.0 / math.sqrt(3)  # percent; the deviation of 60, 61, 62 is 1
     line = next(line for line in page.splitlines() if line.startswith("| anastrophic | task 1"))
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells[2:7] == ["3", f"61.00 ± {half:.2f}", "71.16", "-10.16", "outside the interval"]
+    assert cells[2:7] == ["3 of 10", f"61.00 ± {half:.2f}", "71.16", "-10.16", "outside the interval"]
     average = next(line for line in page.splitlines() if line.startswith("| anastrophic | average"))
     assert "| 73.00 ± " in average and "61.0 / 85.0" in average and f"{found[0].costs.seconds_total:.0f}" in average
     assert f"holdfast recipe run {NAME}" in page and "Not run yet: finetune, joint, l2sp" in page
@@ -75,6 +75,7 @@ def test_a_row_shows_mean_interval_difference_and_cost(tmp_path: Path) -> None:
     [
         ((70.0, 71.0, 72.0), 71.5, "", "inside the interval"),
         ((70.0, 70.1, 70.2), 75.0, "", "outside the interval"),
+        ((70.0, 70.1, 70.2), 71.0, "", "outside the interval, within one point"),
         ((60.0, 60.0, 60.0, 60.0, 60.0, 60.0, 66.0), 65.9, "", "outside the interval, within the seeds' range"),
         ((70.0, 71.0, 72.0), 71.5, "other data", "protocol differs"),
         ((70.0,), 70.0, "", "one seed says nothing"),
@@ -119,7 +120,7 @@ def test_seeds_that_only_one_row_has_are_left_out_and_failures_are_said(tmp_path
     folder = fill(tmp_path, [*found, failed])
     (difference,) = results.differences(results.collect(folder)[0])
     assert difference.seeds == (1,) and "shows nothing yet" in difference.sentence
-    assert "anastrophic did not finish with seed 2: the loss is nan" in results_page.render(folder)
+    assert "anastrophic did not finish: seed 2: the loss is nan." in results_page.render(folder)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,86 @@ def test_records_that_are_no_evidence_are_refused(tmp_path: Path, extra: dict[st
     found = [bad] if "recipe" in extra else [good, bad]
     with pytest.raises(StateError, match=message):
         results_page.render(fill(tmp_path, found))
+
+
+def test_what_differs_by_task_stands_beside_the_published_numbers(tmp_path: Path) -> None:
+    # On average nothing is seen: what one task gains, the other loses.
+    found = []
+    for seed in range(10):
+        first = 0.70 + seed / 1000
+        found += [make("l2sp", seed, [first, 0.80]), make("anastrophic", seed, [first + 0.02, 0.78 + (seed % 2) / 1e4])]
+    folder = fill(tmp_path, found)
+    (difference,) = results.differences(results.collect(folder)[0])
+    assert "not told apart" not in difference.sentence or abs(difference.estimate.mean) < 0.01
+    assert difference.by_task[0].mean == pytest.approx(2) and difference.by_task[1].mean == pytest.approx(-2, abs=0.01)
+    page = results_page.render(folder)
+    assert "anastrophic 72.45 ± 0.22, l2sp 70.45 ± 0.22, 71.16 published for anastrophic, +2.00 ± 0.00" in page
+    assert "\n| l2sp | task 1 (0 and 1) | 10 | 70.45 ± 0.22 |  |" in page
+    assert "\n| finetune" not in page and "| ewc | task" not in page
+
+
+def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
+    failed = [
+        make("rwalk", seed, []).model_copy(update={"status": status, "failure": failure, "matrix": []})
+        for seed, status, failure in [(0, "failed", "the loss\nis nan."), (1, "interrupted", ""), (2, "failed", "x")]
+    ]
+    found = [make("l2sp", seed, [0.7, 0.8]) for seed in range(10)]
+    found += [make("anastrophic", seed, [0.7, 0.8]) for seed in range(4)] + failed
+    page = results_page.render(fill(tmp_path, found))
+    assert "(so far: of 16 rows, 1 have all the seeds that the recipe says, 1 have fewer)" in page
+    assert "| anastrophic | average | 4 of 10 |" in page and "| l2sp | average | 10 |" in page
+    assert "paired over 4 of 10 seeds" in page
+    assert "| rwalk | average | 0 of 3 |  |  |  | no run finished |" in page
+    assert "rwalk did not finish: seed 0: the loss is nan; seed 1: interrupted; seed 2: x." in page
+    missing = page[page.index("## Not run yet") :]
+    assert "- hsu-split-mnist\n" in missing and "- classp-mnist-fashion, released\n" in missing
+    assert NAME not in missing
+
+
+def test_the_command_repeats_what_was_run(tmp_path: Path) -> None:
+    def commands(folder: str, *rows: tuple[str, int]) -> list[str]:
+        found = [make(label, seed, [0.7, 0.8]) for label, count in rows for seed in range(count)]
+        return results.collect(fill(tmp_path / folder, found))[0].commands
+
+    start = f"holdfast recipe run {NAME}"
+    assert commands("a", ("l2sp", 10), ("ewc", 3)) == [f"{start} --methods l2sp,ewc"]
+    assert commands("b", ("l2sp", 2), ("ewc", 2)) == [f"{start} --methods l2sp,ewc --seeds 2"]
+    assert commands("c", ("l2sp", 4), ("ewc", 3)) == [
+        f"{start} --methods l2sp --seeds 4", f"{start} --methods ewc",
+    ]  # fmt: skip
+    every = [(row.label, row.seeds or 10) for row in recipes.load(NAME).methods]
+    assert commands("d", *every) == [start]
+
+
+def test_a_number_far_from_the_published_one_is_set_against_the_strengths_that_were_tried(tmp_path: Path) -> None:
+    detail = (
+        "best of 3 by validation accuracy, seed 0: strength=1000.0 98.41%, strength=10.0 97.10%, strength=1e5 99.51%"
+    )
+    found = []
+    for seed, accuracy in enumerate((0.99, 0.991, 0.992)):
+        record = make("ewc", seed, [accuracy] * 2)
+        strength = record.config.hyperparameters["strength"].model_copy(
+            update={"value": 1e5, "source": "grid", "detail": detail}
+        )
+        extra = {"recipe": "hsu-split-mnist", "part": "task", "label": "ewc"}
+        hyperparameters = {**record.config.hyperparameters, "strength": strength}
+        config = record.config.model_copy(update={"extra": extra, "hyperparameters": hyperparameters})
+        found.append(record.model_copy(update={"config": config}))
+    for record in found:
+        records.save(record, tmp_path / "hsu-split-mnist" / "records" / records.filename(record))
+    page = results_page.render(tmp_path)
+    assert "goes from 97.10 (10) to 99.51 (100000) over the 3 that were tried; the published 97.70 lies between" in page
+    assert "The largest was chosen: a better one may lie beyond." in page
+    assert "strength 100000 (by validation, the largest tried)" in page
+    assert "### domain: not run yet" in page and "--methods ewc --parts task --seeds 3" in page
+
+
+def test_one_experiment_in_two_folders_is_refused(tmp_path: Path) -> None:
+    record = make("l2sp", 0, [0.7, 0.8])
+    for folder in ("a", "b"):
+        records.save(record, tmp_path / folder / "records" / records.filename(record))
+    with pytest.raises(StateError, match="hold records of one experiment"):
+        results.collect(tmp_path)
 
 
 def test_without_records_the_page_says_so(tmp_path: Path) -> None:

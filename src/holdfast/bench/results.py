@@ -6,7 +6,8 @@ records give the same page byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,15 @@ from holdfast.bench.record import Record
 from holdfast.bench.report import Estimate
 from holdfast.errors import StateError
 
-__all__ = ["Cell", "Difference", "Experiment", "collect", "differences", "verdict"]
+__all__ = ["Cell", "Difference", "Experiment", "Tried", "collect", "differences", "tried", "verdict"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of ours: the accuracy of one row in one part, on average or on one task, and what was published."""
+    """One number of ours: the accuracy of one row in one part, on average or on one task, and what was published.
+
+    ``planned`` is the number of seeds that the recipe says.
+    """
 
     label: str
     part: str
@@ -32,6 +36,7 @@ class Cell:
     failed: tuple[Record, ...] = ()
     published: Published | None = None
     differs: str = ""
+    planned: int = 0
 
     @cached_property
     def estimate(self) -> Estimate | None:
@@ -51,12 +56,17 @@ def accuracy(record: Record, task: int | None) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better one row is than another, seed by seed, in points of average accuracy."""
+    """How much better one row is than another, seed by seed, in points of average accuracy.
+
+    ``by_task`` is the same for the accuracy of single tasks; ``planned`` are the seeds that both rows are to have.
+    """
 
     paired: Paired
     part: str
     seeds: tuple[int, ...]
     estimate: Estimate
+    by_task: Mapping[int, Estimate] = field(default_factory=dict)
+    planned: int = 0
 
     @property
     def sentence(self) -> str:
@@ -65,7 +75,7 @@ class Difference:
         mean, half = self.estimate.mean, self.estimate.half
         if half is None:
             return f"{one} is {mean:+.2f} points from {other} in one run, which shows nothing yet."
-        over = f"{mean:+.2f} ± {half:.2f} points, paired over {len(self.seeds)} seeds"
+        over = f"{mean:+.2f} ± {half:.2f} points, paired over {_of(len(self.seeds), self.planned)} seeds"
         if abs(mean) <= half:
             return f"{one} and {other} are not told apart ({over})."
         return f"{one} is {'better' if mean > 0 else 'worse'} than {other} ({over})."
@@ -81,9 +91,42 @@ class Experiment:
     records: tuple[Record, ...] = field(repr=False)
 
     @property
-    def command(self) -> str:
-        """What to type to make all of its records again."""
-        return recipes.command(self.recipe.name, self.variant)
+    def commands(self) -> list[str]:
+        """What to type to make all of its records again: these rows, with as many seeds as they have."""
+        name, variant = self.recipe.name, self.variant
+        rows = {
+            (part, row.label): (found[-1].config.seed + 1, self.recipe.seeds_of(row, variant))
+            for part in self.recipe.parts
+            for row in self.rows(part)
+            if (found := self.of(part, row.label))
+        }
+        counts = {count for count, _ in rows.values()}
+        if all(count == planned for count, planned in rows.values()):
+            wanted: dict[int | None, list[tuple[str, str]]] = {None: list(rows)}
+        elif len(counts) == 1:
+            wanted = {counts.pop(): list(rows)}
+        else:
+            wanted = {}
+            for place, (count, planned) in rows.items():
+                wanted.setdefault(None if count == planned else count, []).append(place)
+        return [
+            recipes.command(name, variant, labels, parts, seeds)
+            for seeds, places in wanted.items()
+            for labels, parts in self._selections(places)
+        ]
+
+    def _selections(self, places: Iterable[tuple[str, str]]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Rows as pairs of labels and parts, each empty where it means all."""
+        labels_of: dict[str, list[str]] = {}
+        for part, label in places:
+            labels_of.setdefault(part, []).append(label)
+        parts_of: dict[tuple[str, ...], list[str]] = {}
+        for part, labels in labels_of.items():
+            every = [row.label for row in self.rows(part)]
+            parts_of.setdefault(() if labels == every else tuple(labels), []).append(part)
+        return [
+            (labels, () if parts == list(self.recipe.parts) else tuple(parts)) for labels, parts in parts_of.items()
+        ]
 
     def of(self, part: str, label: str) -> list[Record]:
         """The records of a row, by seed."""
@@ -96,28 +139,32 @@ class Experiment:
 
     def rows(self, part: str) -> list[Method]:
         """The rows that this part has in this variant."""
+        return self.recipe.rows_of(part, self.variant)
+
+    def reported(self, part: str) -> list[Published]:
+        """What was published of this part, and applies to this variant."""
         return [
-            row
-            for row in self.recipe.methods
-            if (not row.parts or part in row.parts) and (not row.variants or self.variant in row.variants)
+            each
+            for each in self.recipe.published
+            if each.part in (None, part) and (not each.variants or self.variant in each.variants)
         ]
+
+    def tasks(self, part: str) -> list[int]:
+        """The tasks of which something was published."""
+        return sorted({each.task for each in self.reported(part) if each.task is not None})
 
     def cells(self, name: str, part: Part) -> Iterator[Cell]:
         """Every number of a part: each row's average, and the tasks for which something was published."""
-        reported = [
-            each
-            for each in self.recipe.published
-            if each.part in (None, name) and (not each.variants or self.variant in each.variants)
-        ]
-        tasks = sorted({each.task for each in reported if each.task is not None})
+        reported = self.reported(name)
         for row in self.rows(name):
             found = self.of(name, row.label)
             finished = tuple(record for record in found if record.status == "finished")
             failed = tuple(record for record in found if record.status != "finished")
-            for task in [None, *tasks]:
+            planned = self.recipe.seeds_of(row, self.variant)
+            for task in [None, *self.tasks(name)]:
                 theirs = next((each for each in reported if each.task == task and row.label in each.values), None)
                 differs = (theirs.differs or part.differs) if theirs is not None else ""
-                yield Cell(row.label, name, task, finished, failed, theirs, differs)
+                yield Cell(row.label, name, task, finished, failed, theirs, differs, planned)
 
 
 def collect(folder: Path) -> list[Experiment]:
@@ -126,7 +173,7 @@ def collect(folder: Path) -> list[Experiment]:
     Raises:
         StateError: if a record belongs to no recipe, or to one whose folder is another.
     """
-    found = []
+    found: list[Experiment] = []
     for inner in sorted(folder.glob("**/records")):
         name = inner.parent.relative_to(folder).as_posix()
         loaded = records.load_all(inner)
@@ -138,6 +185,9 @@ def collect(folder: Path) -> list[Experiment]:
         recipe = recipes.load(first["recipe"])
         variant = first.get("variant", "")
         _check(inner, recipe, variant, loaded)
+        twin = next((each for each in found if (each.recipe.name, each.variant) == (recipe.name, variant)), None)
+        if twin is not None:
+            raise StateError(f"{folder / twin.folder} and {inner.parent} hold records of one experiment; expected one")
         found.append(Experiment(recipe, variant, name, tuple(loaded)))
     return found
 
@@ -166,9 +216,15 @@ def differences(experiment: Experiment) -> list[Difference]:
                 for label in paired.rows
             )
             seeds = tuple(sorted(one.keys() & other.keys()))
-            estimate = Estimate.of(100 * (accuracy(one[s], None) - accuracy(other[s], None)) for s in seeds)
-            if estimate is not None:
-                found.append(Difference(paired, part, seeds, estimate))
+            whole, *rest = (
+                Estimate.of(100 * (accuracy(one[s], task) - accuracy(other[s], task)) for s in seeds)
+                for task in [None, *experiment.tasks(part)]
+            )
+            by_task = {task: each for task, each in zip(experiment.tasks(part), rest, strict=True) if each is not None}
+            rows = [row for row in experiment.rows(part) if row.label in paired.rows]
+            planned = min((experiment.recipe.seeds_of(row, experiment.variant) for row in rows), default=0)
+            if whole is not None:
+                found.append(Difference(paired, part, seeds, whole, by_task, planned))
     return found
 
 
@@ -183,9 +239,46 @@ def verdict(cell: Cell) -> str:
         return "one seed says nothing"
     if abs(ours.mean - theirs) <= ours.half:
         return "inside the interval"
+    found = "outside the interval"
     if min(ours.values) <= theirs <= max(ours.values):
-        return "outside the interval, within the seeds' range"
-    return "outside the interval"
+        found += ", within the seeds' range"
+    if abs(ours.mean - theirs) <= 1:
+        found += ", within one point"
+    return found
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A grid of one hyperparameter: the candidates from small to large, and each one's validation accuracy in percent.
+
+    A candidate whose run failed is not among them.
+    """
+
+    name: str
+    chosen: float
+    scores: Mapping[float, float]
+
+    @property
+    def edge(self) -> str:
+        """``largest`` or ``smallest`` where the chosen value is that: a better one may lie beyond; else empty."""
+        if len(self.scores) < 2:
+            return ""
+        return {min(self.scores): "smallest", max(self.scores): "largest"}.get(self.chosen, "")
+
+
+def tried(record: Record) -> Tried | None:
+    """What a grid tried, as the record has it; ``None`` unless one hyperparameter had a grid of numbers."""
+    grids = [(name, value) for name, value in record.config.hyperparameters.items() if value.source == "grid"]
+    if len(grids) != 1 or isinstance(grids[0][1].value, bool | str | None):
+        return None
+    ((name, value),) = grids
+    scores = {float(one): float(score) for one, score in re.findall(rf"\b{name}=(\S+) ([\d.]+)%", value.detail)}
+    assert not isinstance(value.value, str | None)
+    return Tried(name, float(value.value), dict(sorted(scores.items())))
+
+
+def _of(count: int, planned: int) -> str:
+    return f"{count} of {planned}" if count < planned else str(count)
 
 
 def distinct(values: Sequence[str]) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast.bench import recipes
 from holdfast.bench.recipes import Part
 from holdfast.bench.record import Record
-from holdfast.bench.results import Cell, Difference, Experiment, collect, differences, distinct, verdict
+from holdfast.bench.results import Cell, Experiment, collect, distinct, tried, verdict
+from holdfast.bench.results_found import Links, found, gap, number_of, ours, title
 
 __all__ = ["render"]
 
@@ -18,18 +20,20 @@ Made by `holdfast results` (or `make results`) from the records in `{folder}/`; 
 from a record, or is a published one, as its recipe has it with its source.
 
 Accuracy in percent after the last task: the mean over seeds ± half the width of its 95 % interval (Student's t).
-*Inside* means that the published number lies in that interval. A strength that was chosen was chosen by validation
+*Inside* means that the published number lies in that interval; *3 of 10* seeds, that 10 are to be run and 3 have
+finished, which alone count. A strength that was chosen was chosen by validation
 accuracy on the first seed, before the test set was read. *State* is what a method remembers, in bytes per parameter of
 the model.
 """
 
 
-def render(folder: Path, *, name: str = "results") -> str:
+def render(folder: Path, *, name: str = "results", root: str = "../results") -> str:
     """The whole page.
 
     Args:
         folder: of results.
         name: what the page calls it.
+        root: where it is, from the page.
 
     Returns:
         Markdown, the same for the same records.
@@ -42,66 +46,28 @@ def render(folder: Path, *, name: str = "results") -> str:
     if not experiments:
         parts.append("There are no records yet.\n")
     else:
-        parts.append(_found(experiments, name))
-        parts += [_experiment(experiment, name) for experiment in experiments]
+        parts.append("\n".join(found(experiments, Links(root))))
+        parts += [_experiment(experiment, root) for experiment in experiments]
+        parts += _absent(experiments)
     return "\n".join(parts)
 
 
-def _found(experiments: Sequence[Experiment], name: str) -> str:
-    lines = ["## What we found", ""]
-    for experiment in experiments:
-        where = f"[{_title(experiment)}](#{_anchor(experiment)})"
-        sentences = [_difference(found, experiment, name) for found in differences(experiment)]
-        for part_name, part in experiment.recipe.parts.items():
-            sentences += _against_published(list(experiment.cells(part_name, part)), experiment, name)
-        if sentences:
-            lines += [f"**{where}**", "", *(f"- {sentence}" for sentence in sentences), ""]
-    return "\n".join(lines)
+def _absent(experiments: Sequence[Experiment]) -> list[str]:
+    """The published protocols that have no records, by name and variant."""
+    known = {(experiment.recipe.name, experiment.variant) for experiment in experiments}
+    lines = [
+        f"- {name}" + (f", {variant}" if variant else "")
+        for name in recipes.names()
+        for variant in recipes.load(name).variants or [""]
+        if (name, variant) not in known
+    ]
+    return ["\n".join(["## Not run yet", "", *lines, ""])] if lines else []
 
 
-def _difference(found: Difference, experiment: Experiment, name: str) -> str:
-    where = f"{found.part}: " if len(experiment.recipe.parts) > 1 else ""
-    evidence = ", ".join(_link(experiment, name, found.part, label) for label in found.paired.rows)
-    why = f" {found.paired.why[0].upper()}{found.paired.why[1:]}." if found.paired.why else ""
-    return f"{where}{found.sentence}{why} ({evidence})"
-
-
-def _against_published(cells: Sequence[Cell], experiment: Experiment, name: str) -> list[str]:
-    """How the published numbers of one part compare, in a sentence for each protocol that they are from."""
-    comparable = [cell for cell in cells if verdict(cell)]
-    where = f"{comparable[0].part}: " if comparable and len(experiment.recipe.parts) > 1 else ""
-    sentences = []
-    judged = [cell for cell in comparable if not cell.differs and cell.estimate and cell.estimate.half is not None]
-    if judged:
-        inside = sum(verdict(cell) == "inside the interval" for cell in judged)
-        near = sum(abs(_gap(cell)) <= 1 for cell in judged)
-        count = f"{len(judged)} published number{'s' * (len(judged) != 1)}"
-        sentence = f"{where}of {count}, {inside} inside our interval, {near} within one point of our mean."
-        far = [cell for cell in judged if verdict(cell) != "inside the interval" and abs(_gap(cell)) > 1]
-        far.sort(key=lambda cell: -abs(_gap(cell)))
-        if far:
-            shown = (f"{_link(experiment, name, cell.part, cell.label)} {_of(cell)} {_gap(cell):+.2f}" for cell in far)
-            sentence += f" Outside and further away (ours less theirs): {', '.join(shown)}."
-        sentences.append(sentence)
-    for reason in distinct([cell.differs for cell in comparable]):
-        shown = (
-            f"{_link(experiment, name, cell.part, cell.label)} {_of(cell)} {_ours(cell)} here, {cell.theirs:.2f} there"
-            for cell in comparable
-            if cell.differs == reason
-        )
-        sentences.append(f"{where}not comparable, {reason}: {'; '.join(shown)}.")
-    return sentences
-
-
-def _gap(cell: Cell) -> float:
-    assert cell.estimate is not None and cell.theirs is not None
-    return cell.estimate.mean - cell.theirs
-
-
-def _experiment(experiment: Experiment, name: str) -> str:
+def _experiment(experiment: Experiment, root: str) -> str:
     recipe = experiment.recipe
     about = " ".join(recipe.about.split())
-    lines = [f"## {_title(experiment)}", "", f"{recipe.title}. Source: {recipe.source}.", "", about, ""]
+    lines = [f"## {title(experiment)}", "", f"{recipe.title}. Source: {recipe.source}.", "", about, ""]
     if experiment.variant:
         lines += [" ".join(recipe.variants[experiment.variant].about.split()), ""]
     lines += [*(f"- {' '.join(note.split())}" for note in recipe.notes), ""]
@@ -109,7 +75,9 @@ def _experiment(experiment: Experiment, name: str) -> str:
         cells = list(experiment.cells(part_name, part))
         if any(cell.records or cell.failed for cell in cells):
             lines += _table(experiment, part_name, part, cells)
-    lines += _foot(experiment, name)
+        elif cells:
+            lines += [f"### {part_name}: not run yet", ""]
+    lines += _foot(experiment, root)
     return "\n".join(lines)
 
 
@@ -121,39 +89,66 @@ def _table(experiment: Experiment, name: str, part: Part, cells: Sequence[Cell])
         "settings |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [_line(cell) for cell in cells if cell.records and (cell.task is None or cell.published is not None)]
+    beside = _beside(experiment, cells)
+    lines += [
+        _line(cell)
+        for cell in cells
+        if (cell.records or cell.failed) and (cell.task is None or (cell.records and (cell.label, cell.task) in beside))
+    ]
     lines.append("")
     absent = distinct([cell.label for cell in cells if not cell.records and not cell.failed])
     if absent:
         lines += [f"Not run yet: {', '.join(absent)}.", ""]
     for cell in cells:
         if cell.failed and cell.task is None:
-            seeds = ", ".join(str(record.config.seed) for record in cell.failed)
-            lines += [f"{cell.label} did not finish with seed {seeds}: {cell.failed[0].failure}", ""]
+            lines += [f"{cell.label} did not finish: {_failures(cell.failed)}.", ""]
     reasons = distinct([cell.differs for cell in cells if cell.records])
     lines += [f"Protocol differs: {reason}." for reason in reasons] + [""] * bool(reasons)
     return lines
 
 
+def _beside(experiment: Experiment, cells: Sequence[Cell]) -> set[tuple[str, int]]:
+    """The rows and tasks with a line of their own: something was published of them, or of a row paired with them."""
+    found = {(cell.label, cell.task) for cell in cells if cell.published is not None and cell.task is not None}
+    pairs = [each.rows for each in experiment.recipe.paired]
+    return found | {(b, task) for rows in pairs for a, b in (rows, rows[::-1]) for label, task in found if label == a}
+
+
+def _failures(failed: Sequence[Record]) -> str:
+    """The seeds by reason."""
+    seeds: dict[str, list[str]] = {}
+    for record in failed:
+        reason = " ".join(record.failure.split()).rstrip(".") or record.status
+        seeds.setdefault(reason, []).append(str(record.config.seed))
+    return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {reason}" for reason, of in seeds.items())
+
+
 def _line(cell: Cell) -> str:
-    estimate, theirs = cell.estimate, cell.theirs
-    assert estimate is not None
+    theirs = "" if cell.theirs is None else f"{cell.theirs:.2f}"
+    finished = len(cell.records)
+    seeds = str(finished) if finished >= cell.planned else f"{finished} of {cell.planned}"
+    if not cell.records:
+        return _row([cell.label, number_of(cell), seeds, "", theirs, "", "no run finished", "", "", "", ""])
     first = cell.task is None
     costs = [record.costs for record in cell.records]
     seconds = sum(cost.seconds_total for cost in costs) / len(costs)
     values = [
         cell.label,
-        _of(cell),
-        str(len(cell.records)),
-        _ours(cell),
-        "" if theirs is None else f"{theirs:.2f}",
-        "" if theirs is None else f"{_gap(cell):+.2f}",
+        number_of(cell),
+        seeds,
+        ours(cell),
+        theirs,
+        f"{gap(cell):+.2f}" if theirs else "",
         verdict(cell),
         _by_task(cell) if first else "",
         f"{seconds:.0f}" if first else "",
         f"{costs[0].state_bytes_per_parameter:.1f}" if first else "",
         _settings(cell.records[0]) if first else "",
     ]
+    return _row(values)
+
+
+def _row(values: Sequence[str]) -> str:
     return f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
 
 
@@ -168,7 +163,9 @@ def _settings(record: Record) -> str:
     shown = []
     for key, value in config.hyperparameters.items():
         if value.source == "grid":
-            shown.append(f"{key} {_number(value.value)} (by validation)")
+            grid = tried(record)
+            edge = f", the {grid.edge} tried" if grid is not None and grid.edge else ""
+            shown.append(f"{key} {_number(value.value)} (by validation{edge})")
         elif value.source != "default":
             shown.append(f"{key} {_number(value.value)}")
     if config.method != config.optimizer:
@@ -180,7 +177,7 @@ def _number(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _foot(experiment: Experiment, name: str) -> list[str]:
+def _foot(experiment: Experiment, root: str) -> list[str]:
     environments = [record.environment for record in experiment.records]
     machines = distinct(
         [f"{e.processor if e.device_name == 'cpu' else e.device_name}, {e.threads} CPU thread"
@@ -192,38 +189,10 @@ def _foot(experiment: Experiment, name: str) -> list[str]:
         "Again:",
         "",
         "```",
-        experiment.command,
+        *experiment.commands,
         "```",
         "",
-        f"Records: [{len(experiment.records)}](../{name}/{experiment.folder}/records), "
+        f"Records: [{len(experiment.records)}]({root}/{experiment.folder}/records), "
         f"{seconds / 3600:.1f} hours in all. Ran on {'; '.join(sorted(machines))}; {'; '.join(sorted(versions))}.",
         "",
     ]
-
-
-def _of(cell: Cell) -> str:
-    if cell.task is None:
-        return "average"
-    names = cell.records[0].task_names if cell.records else []
-    return f"task {cell.task + 1}" + (f" ({names[cell.task]})" if names else "")
-
-
-def _ours(cell: Cell) -> str:
-    estimate = cell.estimate
-    assert estimate is not None
-    return f"{estimate.mean:.2f}" + (f" ± {estimate.half:.2f}" if estimate.half is not None else "")
-
-
-def _title(experiment: Experiment) -> str:
-    return experiment.recipe.name + (f", {experiment.variant}" if experiment.variant else "")
-
-
-def _anchor(experiment: Experiment) -> str:
-    return _title(experiment).replace(", ", "-")
-
-
-def _link(experiment: Experiment, name: str, part: str, label: str) -> str:
-    stem = f"{part}-{label}" if len(experiment.recipe.parts) > 1 else label
-    return (
-        f"[{label}](../{name}/{experiment.folder}/records/{stem}-seed{experiment.of(part, label)[0].config.seed}.json)"
-    )

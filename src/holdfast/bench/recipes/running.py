@@ -215,7 +215,7 @@ class _Settled:
             return self.seeds
         if self.quick:
             return self.recipe.quick.seeds
-        return method.seeds or self.variant.seeds or self.recipe.seeds
+        return self.recipe.seeds_of(method, self.extra.get("variant", ""))
 
 
 def check(table: Table) -> None:

@@ -183,6 +183,18 @@ class Recipe(_Strict):
             raise ValueError(f"train: {missing[0]} is missing")
         return self
 
+    def seeds_of(self, row: Method, variant: str) -> int:
+        """How many seeds a row is to have in a variant (empty: in a recipe without variants)."""
+        return row.seeds or (self.variants[variant].seeds if variant else None) or self.seeds
+
+    def rows_of(self, part: str, variant: str) -> list[Method]:
+        """The rows that a part has in a variant."""
+        return [
+            row
+            for row in self.methods
+            if (not row.parts or part in row.parts) and (not row.variants or variant in row.variants)
+        ]
+
 
 _FOLDER = Path(__file__).parent
 

@@ -1,0 +1,163 @@
+"""What the records say, in sentences: each is computed, and links the records that it is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast.bench.results import Cell, Difference, Experiment, differences, distinct, tried, verdict
+
+__all__ = ["Links", "anchor", "found", "gap", "number_of", "ours", "title"]
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where the page's links to records begin."""
+
+    root: str
+
+    def to(self, experiment: Experiment, part: str, label: str) -> str:
+        """A row's name, as a link to its first record."""
+        stem = f"{part}-{label}" if len(experiment.recipe.parts) > 1 else label
+        seed = experiment.of(part, label)[0].config.seed
+        return f"[{label}]({self.root}/{experiment.folder}/records/{stem}-seed{seed}.json)"
+
+
+def found(experiments: Sequence[Experiment], links: Links) -> list[str]:
+    """The section's lines, experiment by experiment."""
+    lines = ["## What we found", ""]
+    for experiment in experiments:
+        sentences = []
+        for each in differences(experiment):
+            cells = {(c.label, c.task): c for c in _cells(experiment, each.part)}
+            sentences.append(_difference(each, experiment, cells, links))
+        for part in experiment.recipe.parts:
+            sentences += _against_published(_cells(experiment, part), experiment, links)
+        if sentences:
+            head = f"**[{title(experiment)}](#{anchor(experiment)})**{_incomplete(experiment)}"
+            lines += [head, "", *(f"- {sentence}" for sentence in sentences), ""]
+    if len(lines) == 2:
+        lines += ["Nothing yet: no two rows that are to be compared have a seed in common, nor has one a published "
+                  "number.", ""]  # fmt: skip
+    return lines
+
+
+def _cells(experiment: Experiment, part: str) -> list[Cell]:
+    return list(experiment.cells(part, experiment.recipe.parts[part]))
+
+
+def _incomplete(experiment: Experiment) -> str:
+    rows = [cell for part in experiment.recipe.parts for cell in _cells(experiment, part) if cell.task is None]
+    whole = sum(len(cell.records) >= cell.planned for cell in rows)
+    some = sum(0 < len(cell.records) < cell.planned for cell in rows)
+    if whole == len(rows):
+        return ""
+    fewer = f", {some} have fewer" if some else ""
+    return f" (so far: of {len(rows)} rows, {whole} have all the seeds that the recipe says{fewer})"
+
+
+def _difference(
+    each: Difference, experiment: Experiment, cells: Mapping[tuple[str, int | None], Cell], links: Links
+) -> str:
+    where = f"{each.part}: " if len(experiment.recipe.parts) > 1 else ""
+    evidence = ", ".join(links.to(experiment, each.part, label) for label in each.paired.rows)
+    why = f" {each.paired.why[0].upper()}{each.paired.why[1:]}." if each.paired.why else ""
+    by_task = ""
+    for task, estimate in each.by_task.items() if each.estimate.half is not None else ():
+        both = [cells[label, task] for label in each.paired.rows]
+        shown = [f"{cell.label} {ours(cell)}" for cell in both]
+        shown += [f"{cell.theirs:.2f} published for {cell.label}" for cell in both if cell.theirs is not None]
+        change = f"{estimate.mean:+.2f} ± {estimate.half:.2f} seed by seed"
+        by_task += f" {number_of(both[0]).capitalize()}: {', '.join([*shown, change])}."
+    return f"{where}{each.sentence}{by_task}{why} ({evidence})"
+
+
+def _against_published(cells: Sequence[Cell], experiment: Experiment, links: Links) -> list[str]:
+    """How the published numbers of one part compare, in a sentence for each protocol that they are from."""
+
+    def linked(some: Iterable[Cell]) -> str:
+        return ", ".join(
+            f"{links.to(experiment, cell.part, cell.label)} {number_of(cell)} {gap(cell):+.2f}"
+            for cell in sorted(some, key=lambda cell: -abs(gap(cell)))
+        )
+
+    comparable = [cell for cell in cells if verdict(cell)]
+    where = f"{comparable[0].part}: " if comparable and len(experiment.recipe.parts) > 1 else ""
+    sentences = []
+    same = [cell for cell in comparable if not cell.differs]
+    judged = [cell for cell in same if cell.estimate and cell.estimate.half is not None]
+    if judged:
+        inside = [cell for cell in judged if verdict(cell) == "inside the interval"]
+        near = sum(abs(gap(cell)) <= 1 for cell in judged)
+        count = f"{len(judged)} published number{'s' * (len(judged) != 1)}"
+        sentence = f"{where}of {count}, {len(inside)} inside our interval, {near} within one point of our mean."
+        wide = [cell for cell in inside if abs(gap(cell)) > 1]
+        if wide:
+            sentence += f" Inside, though more than a point away (ours less theirs): {linked(wide)}."
+        far = [cell for cell in judged if cell not in inside and abs(gap(cell)) > 1]
+        if far:
+            sentence += f" Outside and further away (ours less theirs): {linked(far)}."
+        sentences.append(sentence)
+        sentences += [f"{where}{links.to(experiment, cell.part, cell.label)}: {text}" for cell in far
+                      if (text := _strengths(cell))]  # fmt: skip
+    alone = [cell for cell in same if cell not in judged]
+    if alone:
+        sentences.append(f"{where}one run says nothing of a published number yet: {linked(alone)}.")
+    for reason in distinct([cell.differs for cell in comparable]):
+        shown = (
+            f"{links.to(experiment, cell.part, cell.label)} {number_of(cell)} {ours(cell)} here, "
+            f"{cell.theirs:.2f} there"
+            for cell in comparable
+            if cell.differs == reason
+        )
+        sentences.append(f"{where}not comparable, {reason}: {'; '.join(shown)}.")
+    return sentences
+
+
+def _strengths(cell: Cell) -> str:
+    """What the grid of a row says about its distance from the published number; empty where there is no such grid."""
+    grid = tried(cell.records[0])
+    if grid is None or cell.task is not None or len(grid.scores) < 2:
+        return ""
+    assert cell.theirs is not None
+    low, high = (pick(grid.scores, key=lambda value: grid.scores[value]) for pick in (min, max))
+    text = (
+        f"its {grid.name} is chosen by validation accuracy, which goes from {grid.scores[low]:.2f} ({low:g}) to "
+        f"{grid.scores[high]:.2f} ({high:g}) over the {len(grid.scores)} that were tried"
+    )
+    if grid.scores[low] <= cell.theirs <= grid.scores[high]:
+        text += f"; the published {cell.theirs:.2f} lies between, so the {grid.name} alone makes such a difference"
+    else:
+        text += f"; the published {cell.theirs:.2f} lies beyond, so the {grid.name} does not explain it"
+    return text + (f". The {grid.edge} was chosen: a better one may lie beyond." if grid.edge else ".")
+
+
+def gap(cell: Cell) -> float:
+    """Ours less theirs, in points."""
+    assert cell.estimate is not None and cell.theirs is not None
+    return cell.estimate.mean - cell.theirs
+
+
+def number_of(cell: Cell) -> str:
+    """What the number is of: the average, or a task."""
+    if cell.task is None:
+        return "average"
+    names = cell.records[0].task_names if cell.records else []
+    return f"task {cell.task + 1}" + (f" ({names[cell.task]})" if names else "")
+
+
+def ours(cell: Cell) -> str:
+    """Our mean, with its interval if there are several seeds."""
+    estimate = cell.estimate
+    assert estimate is not None
+    return f"{estimate.mean:.2f}" + (f" ± {estimate.half:.2f}" if estimate.half is not None else "")
+
+
+def title(experiment: Experiment) -> str:
+    """Its heading."""
+    return experiment.recipe.name + (f", {experiment.variant}" if experiment.variant else "")
+
+
+def anchor(experiment: Experiment) -> str:
+    """Its heading as the target of a link."""
+    return title(experiment).replace(", ", "-")
