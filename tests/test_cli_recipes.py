@@ -75,6 +75,12 @@ def test_records_without_quick_go_where_results_are_looked_for(tiny: Path) -> No
     page = (tiny / "docs" / "results.md").read_text()
     assert "## tiny, one" in page and "| plain | average | 2 |" in page and "90.00" in page
     assert "up to date" in succeed("results", "--check")
+    succeed("results", "results", "--out", "page.md")
+    assert "from the records in `results/`" in (tiny / "page.md").read_text()
+    assert "](results/tiny/one/records" in (tiny / "page.md").read_text()
+    missing = holdfast("results", "elsewhere")
+    assert missing.exit_code == 2 and "there is no folder elsewhere" in missing.stderr
+    assert (tiny / "docs" / "results.md").read_text() == page
     (run,) = (tiny / "results" / "tiny" / "one" / "records").glob("heads-plain-seed1.json")
     succeed("export", str(run), "model")
     assert "To the last digit as in its record." in succeed("evaluate", "model", "split-digits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,11 @@ def _results(
     """Make the page of results from records, published numbers beside ours."""
     from holdfast.bench import record, results_page
 
-    page = results_page.render(folder)
+    if not folder.is_dir():
+        raise StateError(f"there is no folder {folder}; expected one with the records of 'holdfast recipe run'")
+    # Words, not paths of this machine: the same records give the same page wherever they lie.
+    root = Path(os.path.relpath(folder, out.parent)).as_posix()
+    page = results_page.render(folder, name=folder.name if folder.is_absolute() else folder.as_posix(), root=root)
     if check:
         if not out.is_file() or out.read_text(encoding="utf-8") != page:
             raise StateError(f"{out} is not what the records in {folder} give: run 'holdfast results'")
