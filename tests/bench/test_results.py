@@ -12,8 +12,8 @@ import pytest
 from bench.make_records import make_record
 from holdfast.bench import metrics, recipes, report, results, results_page
 from holdfast.bench import record as records
-from holdfast.bench.recipes import Published
-from holdfast.bench.record import Record
+from holdfast.bench.recipes import Method, Published, Recipe
+from holdfast.bench.record import Hyperparameter, Record
 from holdfast.bench.results import Cell
 from holdfast.errors import StateError
 
@@ -23,11 +23,22 @@ NAME = "anastrophic-split-mnist"
 
 def make(label: str, seed: int, row: list[float], /, **extra: Any) -> Record:
     """A record of that recipe whose last row is given."""
-    method = next(row.method for row in recipes.load(NAME).methods if row.label == label)
-    record = make_record(method, seed, tasks=2)
+    recipe = recipes.load(NAME)
+    method = next(each for each in recipe.methods if each.label == label)
+    record = make_record(method.method, seed, tasks=2)
     given = {"recipe": NAME, "label": label, **extra}
-    config = record.config.model_copy(update={"stream": "split-mnist-5", "scenario": "class", "extra": given})
+    config = record.config.model_copy(update={**as_said(recipe, method, "class"), "extra": given})
     return record.model_copy(update={"config": config, "matrix": [[0.99, 0.0], row]})
+
+
+def as_said(recipe: Recipe, row: Method, part: str) -> dict[str, Any]:
+    """The fields of a configuration as the recipe has them; of a grid the first candidate."""
+    values = {key: Hyperparameter(value=value, source="recipe") for key, value in row.set.items()}
+    values |= {key: Hyperparameter(value=candidates[0], source="grid") for key, candidates in row.grid.items()}
+    where = recipe.parts[part]
+    options = recipe.stream_options_of(part, "")
+    named = {"method": row.method, "stream": where.stream, "scenario": where.scenario, "stream_options": options}
+    return {**recipe.training_of(row, part, ""), **named, "hyperparameters": values}
 
 
 def fill(folder: Path, found: list[Record]) -> Path:
@@ -194,13 +205,12 @@ def test_a_number_far_from_the_published_one_is_set_against_the_strengths_that_w
     )
     found = []
     for seed, accuracy in enumerate((0.99, 0.991, 0.992)):
-        record = make("ewc", seed, [accuracy] * 2)
-        strength = record.config.hyperparameters["strength"].model_copy(
-            update={"value": 1e5, "source": "grid", "detail": detail}
-        )
+        recipe = recipes.load("hsu-split-mnist")
+        said = as_said(recipe, next(row for row in recipe.methods if row.label == "ewc"), "task")
+        said["hyperparameters"] = {"strength": Hyperparameter(value=1e5, source="grid", detail=detail)}
         extra = {"recipe": "hsu-split-mnist", "part": "task", "label": "ewc"}
-        hyperparameters = {**record.config.hyperparameters, "strength": strength}
-        config = record.config.model_copy(update={"extra": extra, "hyperparameters": hyperparameters})
+        record = make("ewc", seed, [accuracy] * 2)
+        config = record.config.model_copy(update={**said, "extra": extra})
         found.append(record.model_copy(update={"config": config}))
     for record in found:
         records.save(record, tmp_path / "hsu-split-mnist" / "records" / records.filename(record))
@@ -209,6 +219,24 @@ def test_a_number_far_from_the_published_one_is_set_against_the_strengths_that_w
     assert "The largest was chosen: a better one may lie beyond." in page
     assert "strength 100000 (by validation, the largest tried)" in page
     assert "### domain: not run yet" in page and "--methods ewc --parts task --seeds 3" in page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("lr", 0.1, "another lr"),
+        ("epochs", 1, "another epochs"),
+        ("stream_options", {"mean": 0.1}, "another stream options"),
+        ("hyperparameters", {"strength": Hyperparameter(value=5.0, source="recipe")}, "another strength"),
+    ],
+)
+def test_records_of_an_earlier_version_of_the_recipe_are_refused(
+    tmp_path: Path, field: str, value: Any, said: str
+) -> None:
+    record = make("l2sp", 0, [0.7, 0.8])
+    old = record.model_copy(update={"config": record.config.model_copy(update={field: value})})
+    with pytest.raises(StateError, match=f"l2sp-seed0.json has {said} than the recipe {NAME} now says"):
+        results.collect(fill(tmp_path, [old]))
 
 
 def test_one_experiment_in_two_folders_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from holdfast.bench import metrics, recipes
+from holdfast import registry
+from holdfast.bench import metrics, plan, recipes
 from holdfast.bench import record as records
 from holdfast.bench.recipes import Method, Paired, Part, Published, Recipe
 from holdfast.bench.record import Record
@@ -171,7 +172,7 @@ def collect(folder: Path) -> list[Experiment]:
     """The experiments in a folder of results, in the order of their names.
 
     Raises:
-        StateError: if a record belongs to no recipe, or to one whose folder is another.
+        StateError: if a record belongs to no recipe, to one whose folder is another, or to an earlier version of it.
     """
     found: list[Experiment] = []
     for inner in sorted(folder.glob("**/records")):
@@ -204,6 +205,37 @@ def _check(folder: Path, recipe: Recipe, variant: str, loaded: Iterable[Record])
             )
         if extra.get("quick"):
             raise StateError(f"{folder} holds records of a quick version, which are no evidence")
+        other = _other_than(recipe, variant, record)
+        if other:
+            raise StateError(
+                f"{folder / records.filename(record)} has another {other} than the recipe {recipe.name} now says: "
+                "delete it and run it again"
+            )
+
+
+def _other_than(recipe: Recipe, variant: str, record: Record) -> str:
+    """In what a record is not as its recipe would have it run now, in a word or two; empty where it is."""
+    config = record.config
+    row = next(row for row in recipe.methods if row.label == config.extra["label"])
+    name = config.extra.get("part", next(iter(recipe.parts)))
+    entry = registry.lookup(row.method)
+    asked = recipe.training_of(row, name, variant) | {
+        "method": row.method,
+        "stream": recipe.parts[name].stream,
+        "scenario": recipe.parts[name].scenario,
+        "stream_options": recipe.stream_options_of(name, variant),
+    }
+    own = {"optimizer", "lr"} if entry.kind == "optimizer" else set()
+    own |= {"optimizer_between_tasks"} if entry.keeps_optimizer else set()
+    for field_name, value in asked.items():
+        if field_name not in own and getattr(config, field_name) != value:
+            return field_name.replace("_", " ")
+    allowed = {key: [value] for key, value in row.set.items()} | row.grid
+    for key, values in allowed.items():
+        found = config.hyperparameters.get(key)
+        if found is None or found.value not in [plan.typed(entry, key, str(value)) for value in values]:
+            return key
+    return ""
 
 
 def differences(experiment: Experiment) -> list[Difference]:

@@ -14,7 +14,7 @@ from holdfast.bench import compare, plan, streams
 from holdfast.bench.compare import Comparison
 from holdfast.bench.executing import Executor
 from holdfast.bench.jobs import Job, Monitor, Store
-from holdfast.bench.recipes.schema import Method, Part, Recipe, Variant
+from holdfast.bench.recipes.schema import Method, Part, Recipe
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError
@@ -152,15 +152,14 @@ class _Settled:
         device: str,
         data_dir: Path | str | None,
     ) -> None:
-        self.recipe, self.name, self.part, self.quick, self.seeds = recipe, name, part, quick, seeds
-        self.variant = recipe.variants.get(variant, Variant(about=""))
+        self.recipe, self.variant, self.name, self.quick, self.seeds = recipe, variant, name, quick, seeds
         self.extra: dict[str, Any] = {"recipe": recipe.name}
         self.extra |= {"variant": variant} if variant else {}
         self.extra |= {"part": name} if len(recipe.parts) > 1 else {}
         self.extra |= {"quick": True} if quick else {}
         smaller = recipe.quick.stream_options if quick else {}
         self.device = device
-        self.options = {**part.stream_options, **self.variant.stream_options, **smaller}
+        self.options = {**recipe.stream_options_of(name, variant), **smaller}
         self.stream: Stream = streams.build(
             part.stream,
             seed=0,
@@ -172,9 +171,7 @@ class _Settled:
 
     def row(self, method: Method) -> Row:
         """A row with its training and its grid settled."""
-        training = self.recipe.train.over({"validation_fraction": 0.0})
-        for later in (self.part.train, self.variant.train, method.train):
-            training = later.over(training)
+        training = self.recipe.training_of(method, self.name, self.variant)
         if self.quick:
             training = self.recipe.quick.train.over(training)
         final = self._comparison(method, training, {})
@@ -215,7 +212,7 @@ class _Settled:
             return self.seeds
         if self.quick:
             return self.recipe.quick.seeds
-        return self.recipe.seeds_of(method, self.extra.get("variant", ""))
+        return self.recipe.seeds_of(method, self.variant)
 
 
 def check(table: Table) -> None:

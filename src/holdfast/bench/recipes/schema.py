@@ -187,6 +187,19 @@ class Recipe(_Strict):
         """How many seeds a row is to have in a variant (empty: in a recipe without variants)."""
         return row.seeds or (self.variants[variant].seeds if variant else None) or self.seeds
 
+    def training_of(self, row: Method, part: str, variant: str) -> dict[str, Any]:
+        """Fields of the configuration of a row's runs; later places win over earlier ones."""
+        training = self.train.over({"validation_fraction": 0.0})
+        in_variant = self.variants[variant].train if variant else Training()
+        for later in (self.parts[part].train, in_variant, row.train):
+            training = later.over(training)
+        return training
+
+    def stream_options_of(self, part: str, variant: str) -> dict[str, Any]:
+        """What a part's stream is built with."""
+        in_variant = self.variants[variant].stream_options if variant else {}
+        return {**self.parts[part].stream_options, **in_variant}
+
     def rows_of(self, part: str, variant: str) -> list[Method]:
         """The rows that a part has in a variant."""
         return [
