@@ -113,6 +113,7 @@ def test_a_record_that_was_tampered_with_is_not_exported(tiny: Path) -> None:
         (["recipe", "run", "tiny", "--methods", "ewc"], "no row 'ewc'"),
         (["recipe", "run", "tiny", "--methods", ","], "expected names with commas"),
         (["export", "nothing.json", "model"], "Cannot read the record nothing.json"),
+        (["export", "nothing.json", "model", "--push", "not a name"], "--push is 'not a name'; expected OWNER/NAME"),
         (["evaluate", "nothing", "split-digits"], "nothing holds no exported model"),
     ],
 )

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.errors import DependencyError, HoldfastError
+from holdfast.errors import ConfigurationError, DependencyError, HoldfastError
 
-__all__ = ["push"]
+__all__ = ["check", "push"]
+
+_MISSING = "--push needs huggingface_hub: pip install 'holdfast[bench]'"
+
+
+def check(repository: str) -> None:
+    """Refuse a name that no repository can have, before a run is repeated for it.
+
+    Raises:
+        DependencyError: without huggingface_hub.
+        ConfigurationError: in a sentence that names it.
+    """
+    try:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+    except ImportError as error:
+        raise DependencyError(_MISSING) from error
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ConfigurationError(
+            f"--push is {repository!r}; expected OWNER/NAME in letters, digits, -, _ and ."
+        ) from error
 
 
 def push(folder: Path, repository: str) -> str:
@@ -27,7 +49,7 @@ def push(folder: Path, repository: str) -> str:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     except ImportError as error:
-        raise DependencyError("--push needs huggingface_hub: pip install 'holdfast[bench]'") from error
+        raise DependencyError(_MISSING) from error
     # The base of the errors of its HTTP client, which is another one from release to release.
     unreachable: type[Exception] = HfHubHTTPError.__mro__[1]
     try:

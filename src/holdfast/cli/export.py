@@ -27,6 +27,8 @@ def _export(
     from holdfast.bench.progress import monitor
     from holdfast.cli import show
 
+    if push is not None:
+        hub.check(push)
     loaded = record.load(run)
     torch.set_num_threads(loaded.environment.threads)
     with monitor(show.progress_console()) as watching:
