@@ -153,6 +153,15 @@ def test_latex_escapes_and_marks() -> None:
     assert all(line.count(" & ") == 6 for line in text.splitlines() if line.endswith(r"\\"))
 
 
+def test_rows_with_fewer_seeds_are_said_in_every_table() -> None:
+    found = [make_record("ewc", seed) for seed in range(4)] + [make_record("lwf", seed) for seed in range(2)]
+    (table,) = report.text_table(found)
+    assert "Fewer seeds than 4: lwf (2)." in table.notes
+    assert "Fewer seeds than 4: lwf (2)." in report.to_markdown(found)
+    assert "over 2 to 4 seeds. Fewer seeds than 4: lwf (2)." in report.to_latex(found)
+    assert not any("Fewer" in note for note in report.text_table(found[:4])[0].notes)
+
+
 def test_markdown_has_the_rows_of_the_text_table() -> None:
     records = make_records(("ewc", "finetune"), seeds=2)
     (table,) = report.text_table(records)

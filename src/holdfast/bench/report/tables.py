@@ -100,10 +100,9 @@ def _chosen(keys: Sequence[str]) -> list[Metric]:
 
 
 def _text_table(group: Group, chosen: list[Metric]) -> TextTable:
-    counts = {len(row.seeds) for row in group.rows if row.seeds}
-    most = max(counts, default=0)
-    seeds = f"{min(counts)} to {most} seeds" if len(counts) > 1 else f"{most} seed{'s' * (most != 1)}"
+    seeds, fewer = _seeds(group)
     notes = [f"Mean ± half-width of the 95 % interval over {seeds}. finetune and joint are bounds, never marked best."]
+    notes += [fewer] if fewer else []
     for row in group.rows:
         notes += [f"{row.label}, seed {seed}: {status}. {reason}".rstrip(" ") for seed, status, reason in row.failures]
     return TextTable(
@@ -112,6 +111,15 @@ def _text_table(group: Group, chosen: list[Metric]) -> TextTable:
         rows=tuple((Cell(row_name(row)), *(cell(row, metric) for metric in chosen)) for row in group.rows),
         notes=tuple(notes),
     )
+
+
+def _seeds(group: Group) -> tuple[str, str]:
+    """Over how many seeds the rows are, and a sentence about those that have fewer than others; empty for none."""
+    counts = {len(row.seeds) for row in group.rows if row.seeds}
+    most = max(counts, default=0)
+    seeds = f"{min(counts)} to {most} seeds" if len(counts) > 1 else f"{most} seed{'s' * (most != 1)}"
+    fewer = [f"{row.label} ({len(row.seeds)})" for row in group.rows if len(row.seeds) < most]
+    return seeds, f"Fewer seeds than {most}: {', '.join(fewer)}." if fewer else ""
 
 
 def to_markdown(records: Iterable[Record], *, keys: Sequence[str] = SHORT, controls: Collection[str] = CONTROLS) -> str:
@@ -194,7 +202,9 @@ def to_latex(records: Iterable[Record], *, keys: Sequence[str] = SHORT, controls
                 for text, metric in zip(shown, chosen, strict=True)
             ]
             lines.append(" & ".join([name, *bold]) + r" \\")
-        caption = f"{group.title}, {len(group.task_names)} tasks: mean ± half-width of the 95 % interval over seeds."
+        seeds, fewer = _seeds(group)
+        caption = f"{group.title}, {len(group.task_names)} tasks: mean ± half-width of the 95 % interval over {seeds}."
+        caption += f" {fewer}" if fewer else ""
         lines += [r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\caption{{{_latex(caption)} $^\dagger$ control.}}", r"\end{table}"]
         parts.append("\n".join(lines))
