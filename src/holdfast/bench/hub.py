@@ -20,7 +20,7 @@ def check(repository: str) -> None:
     """
     try:
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in its __all__
     except ImportError as error:
         raise DependencyError(_MISSING) from error
     try:
