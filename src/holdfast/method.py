@@ -69,6 +69,7 @@ class Method(abc.ABC):
         self._calls_used: dict[int, int] = {}  # optimizer -> penalty calls until its latest step
         self._optimizers: tuple[Optimizer, ...] = ()
         self._owned: dict[int, list[str]] = {}
+        self._sizes: dict[int, list[int]] = {}  # optimizer -> trainable parameters per group when last looked up
         self._dormant: dict[str, nn.Parameter] = {}  # remembered, but frozen when they were last looked up
 
     @property
@@ -251,7 +252,16 @@ class Method(abc.ABC):
                 "add it to one, or leave it out with select="
             )
         self.params, self._owned = params, owned
+        self._sizes = {id(optimizer): _sizes(optimizer) for optimizer in optimizers}
         self._find_dormant()
+
+    def find_new(self, step: Step) -> None:
+        """Look the parameters up again where the optimizer has more to train, for methods that watch training.
+
+        A new head's first task counts, too; other methods need to know it by the next ``consolidate`` only.
+        """
+        if self._sizes.get(id(step.optimizer)) != _sizes(step.optimizer):
+            self._resolve(self._optimizers)
 
     def _find_dormant(self) -> None:
         live = canonical_parameters(self.model)
@@ -317,3 +327,7 @@ class Method(abc.ABC):
 
     def _loaded(self) -> None:
         """Rebuild what is derived from the state just loaded."""
+
+
+def _sizes(optimizer: Optimizer) -> list[int]:
+    return [sum(p.requires_grad for p in group["params"]) for group in optimizer.param_groups]

@@ -155,6 +155,19 @@ def test_a_new_heads_first_task_counts():
     assert "start" not in method.state["new.weight"]
 
 
+def test_what_is_thawed_without_a_new_attach_is_watched_from_then_on():
+    model = network()
+    model[2].requires_grad_(False)
+    optimizer = sgd(model)
+    method = SI(model, strength=1.0).attach(optimizer)
+    train(model, optimizer, batches(0, 3))
+    method.consolidate()
+    model[2].requires_grad_(True)
+    train(model, optimizer, batches(1, 3))
+    method.consolidate()
+    assert method.state["2.weight"]["importance"].max() > 0
+
+
 def test_a_model_that_it_never_watched_cannot_be_protected():
     method = SI(network(), strength=1.0)
     with pytest.raises(ProtectionError, match="measures importance while training"):

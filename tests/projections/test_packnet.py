@@ -88,6 +88,25 @@ def test_what_a_task_does_not_train_it_neither_prunes_nor_owns() -> None:
     assert set(keep.state["trunk.1.weight"]["owner"].tolist()) == {1}
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_a_head_added_after_attach_is_owned_by_the_task_that_trained_it(last: bool) -> None:
+    model = heads(1)
+    optimizer = OPTIMIZERS["adam"](model.parameters())
+    keep = PackNet(model).attach(optimizer)
+    learn(model, optimizer, keep, 0)
+    model.heads.append(nn.Linear(6, 3))
+    optimizer.add_param_group({"params": list(model.heads[1].parameters())})
+    learn(model, optimizer, keep, 1, last=last)
+    assert set(keep.state["heads.1.bias"]["owner"].tolist()) == {2}
+    free = keep.state["heads.1.weight"]["owner"] == 0
+    assert int(free.sum()) == (0 if last else 9)
+    with keep.task(1):
+        before = answers(model, 1)
+    train(model, optimizer, data(2), head=1)
+    with keep.task(1):
+        assert torch.equal(answers(model, 1), before)
+
+
 def test_later_weights_are_zero_in_a_tasks_context_and_come_back_exactly() -> None:
     model = heads(3)
     optimizer = OPTIMIZERS["adam"](model.parameters())

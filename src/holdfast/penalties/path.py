@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
@@ -70,7 +69,6 @@ class PathPenalty(QuadraticPenalty):
         super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         self._before: dict[str, tuple[Tensor, Tensor]] = {}  # name -> weights and gradient before the step
         self._watched: dict[int, list[str]] = {}  # optimizer -> names with a gradient in the step under way
-        self._sizes: dict[int, list[int]] = {}  # optimizer -> parameters per group when they were looked up
 
     def _check_companion(self, other: Method) -> None:
         if isinstance(other, QuadraticPenalty) and other.coupling == "loss":
@@ -79,14 +77,9 @@ class PathPenalty(QuadraticPenalty):
                 "measures the gradient of the task's loss alone; use coupling='gradient' or 'proximal' for it"
             )
 
-    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
-        super()._resolve(optimizers)
-        self._sizes = {id(o): _sizes(o) for o in optimizers}
-
     def observe_gradient(self, step: Step) -> None:
         """Copy the weights and the loss's own gradient."""
-        if self._sizes.get(id(step.optimizer)) != _sizes(step.optimizer):
-            self._resolve(self._optimizers)  # a new head: its first task counts, too
+        self.find_new(step)
         super().observe_gradient(step)
         names = self.live(step, held=False)
         self._watched[id(step.optimizer)] = names
@@ -146,7 +139,3 @@ class PathPenalty(QuadraticPenalty):
     @abc.abstractmethod
     def _summarise(self) -> dict[str, dict[str, Tensor]]:
         """The state after the task: ``anchor``, ``importance`` and a ``path`` that begins at 0 for each parameter."""
-
-
-def _sizes(optimizer: Optimizer) -> list[int]:
-    return [len(group["params"]) for group in optimizer.param_groups]
