@@ -269,7 +269,7 @@ def test_samples_without_a_scale_go_to_the_model_as_they_are() -> None:
         ("split-digits", {"training_outputs": "seen"}, "training_outputs='seen' needs scenario='class', got 'task'"),
         ("split-digits", {"tasks": 0}, "tasks is 0; expected at least 1"),
         ("split-digits", {"tasks": 6}, "6 tasks of 2 classes need 12, there are 10"),
-        ("split-digits", {"classes_per_task": 3}, "10 classes do not divide into tasks of 3"),
+        ("split-digits", {"classes_per_task": 3}, "10 classes do not divide into tasks of 3; expected 1 or 2 or 5"),
         ("split-digits-5", {"classes_per_task": 2}, "classes_per_task is 2, but the stream 'split-digits-5' says 5"),
         ("split-digits", {"class_order": "random"}, "class_order is 'random'; expected 'seeded' or a list of labels"),
         ("split-digits", {"class_order": [1, 1]}, "expected different labels of 0 to 9"),

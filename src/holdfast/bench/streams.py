@@ -245,7 +245,8 @@ def _split(
     if tasks is None:
         tasks, left = divmod(len(order), per_task)
         if left:
-            raise ConfigurationError(f"{len(order)} classes do not divide into tasks of {per_task}; say how many tasks")
+            fitting = " or ".join(str(k) for k in range(1, len(order)) if len(order) % k == 0)
+            raise ConfigurationError(f"{len(order)} classes do not divide into tasks of {per_task}; expected {fitting}")
     if tasks * per_task > len(order):
         raise ConfigurationError(f"{tasks} tasks of {per_task} classes need {tasks * per_task}, there are {len(order)}")
     groups = [tuple(order[start : start + per_task]) for start in range(0, tasks * per_task, per_task)]
