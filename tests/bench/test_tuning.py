@@ -247,5 +247,7 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(tmp_path, 
 def test_a_damaged_database_is_named(tmp_path):
     path = tmp_path / "search.db"
     path.write_bytes(b"not a database" * 400)
-    with pytest.raises(StateError, match=r"search\.db cannot be used"):
+    with pytest.raises(
+        StateError, match=r"search\.db cannot be used: .*; delete it to go on from the trials' own records"
+    ):
         run(tuning.Search(2, storage=studies.file_url(path)), comparison(), Work(str(tmp_path)))

@@ -110,7 +110,7 @@ class Study:
 
     def _open(self, url: str, name: str) -> None:
         with _quiet() as optuna:
-            from sqlalchemy.exc import SQLAlchemyError
+            from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
             try:
                 self._storage = optuna.storages.RDBStorage(url)
@@ -120,6 +120,8 @@ class Study:
             except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
                 self.close()
                 reason = str(error).strip().split("\n")[0]
+                if isinstance(error, DatabaseError) and not isinstance(error, OperationalError):  # no file of SQLite's
+                    reason += "; delete it to go on from the trials' own records"
                 raise StateError(f"the database of searches {_shown(url)} cannot be used: {reason}") from error
 
     def finished(self) -> dict[int, tuple[Values, float]]:
