@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from disks import files_in, fill, small_disk
+from disks import files_in, fill, make_read_only, small_disk
 from holdfast.bench import interrupt, manifest
 from holdfast.bench import record as records
 from holdfast.bench.interrupt import asked_to_stop
+from holdfast.bench.learner import Learner
 from holdfast.cli import app
 from holdfast.errors import StateError
 
@@ -166,6 +167,20 @@ def test_a_manifest_says_what_was_asked_and_where(tmp_path: Path, monkeypatch: p
     found = manifest.read(tmp_path / "out")
     assert found.words_for(tmp_path / "out") == ["run", "x"]
     assert found.words_for(tmp_path / "moved") == ["run", "x", "--out", str(tmp_path / "moved")]
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "split-digits", "--method", "ewc"], ["importance", "split-digits"]], ids=lambda words: words[0]
+)
+def test_a_read_only_folder_is_refused_before_anything_is_trained(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Learner, "step", lambda *_, **__: pytest.fail("a step was taken"))
+    with small_disk(tmp_path / "disk") as disk:
+        make_read_only(disk)
+        assert holdfast(*words, "--out", str(disk / "out")) == 2
+    said = capsys.readouterr().err
+    assert said == f"holdfast: the folder {disk / 'out'} cannot be written: Read-only file system\n"
 
 
 def test_a_disk_that_fills_up_costs_nothing_but_time(

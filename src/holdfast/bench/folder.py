@@ -21,7 +21,7 @@ from holdfast.bench.record import Record, RunConfig
 from holdfast.errors import ConfigurationError
 from holdfast.files import remove_leftovers
 
-__all__ = ["Folder", "Memory"]
+__all__ = ["Folder", "Memory", "check_writable"]
 
 # What all records of one folder share, so that its table compares like with like.
 _SHARED = ("stream", "scenario", "training_outputs", "tasks", "model", "epochs", "batch_size", "validation_fraction")
@@ -95,13 +95,7 @@ class Folder:
         Raises:
             ConfigurationError: if it cannot be written.
         """
-        probe = self.path / "records" / f".{os.getpid()}.tmp"
-        try:
-            probe.parent.mkdir(parents=True, exist_ok=True)
-            probe.write_text("", encoding="utf-8")
-            probe.unlink()
-        except OSError as error:
-            raise ConfigurationError(f"the folder {self.path} cannot be written: {error.strerror or error}") from error
+        check_writable(self.path, "records")
         for inner in ("records", "choices", "checkpoints"):
             remove_leftovers(self.path / inner)
 
@@ -174,6 +168,25 @@ class Folder:
         """
         found = self.records()
         return report.write(found, self.report_path, commands=commands, published=published) if found else None
+
+
+def check_writable(path: Path, inner: str = "") -> None:
+    """Make a folder, and try whether it can be written.
+
+    Args:
+        path: the folder.
+        inner: a folder in it, which is made and tried instead.
+
+    Raises:
+        ConfigurationError: if it cannot.
+    """
+    probe = path / inner / f".{os.getpid()}.tmp"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_text("", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(f"the folder {path} cannot be written: {error.strerror or error}") from error
 
 
 def _differing(old: RunConfig, new: RunConfig, fields: Sequence[str]) -> list[str]:

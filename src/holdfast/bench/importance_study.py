@@ -23,7 +23,7 @@ from holdfast.method import Method
 from holdfast.objectives import Batch, Objective
 from holdfast.projections.masks import is_prunable
 
-__all__ = ["ESTIMATORS", "study"]
+__all__ = ["ESTIMATORS", "check", "study"]
 
 STEP = 5.0
 RETRAIN_EPOCHS = 2
@@ -48,6 +48,21 @@ class _KeptAtZero(Method):
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         """Nothing to remember."""
+
+
+def check(methods: Sequence[str], prune_to: float) -> None:
+    """Refuse what :func:`study` cannot do.
+
+    Raises:
+        ConfigurationError: for an unknown importance, or a percentage out of range.
+    """
+    if not methods:
+        raise ConfigurationError(f"--methods names no importance; expected some of {', '.join(ESTIMATORS)}")
+    for name in methods:
+        if name not in ESTIMATORS:
+            raise ConfigurationError(f"--methods has {name!r}; an importance is that of {', '.join(ESTIMATORS)}")
+    if not 0 < prune_to < 100:
+        raise ConfigurationError(f"--prune-to is {prune_to:g}; expected a percentage above 0 and below 100")
 
 
 def study(
@@ -75,13 +90,7 @@ def study(
     Raises:
         ConfigurationError: for an unknown method or a percentage out of range.
     """
-    if not methods:
-        raise ConfigurationError(f"--methods names no importance; expected some of {', '.join(ESTIMATORS)}")
-    for name in methods:
-        if name not in ESTIMATORS:
-            raise ConfigurationError(f"--methods has {name!r}; an importance is that of {', '.join(ESTIMATORS)}")
-    if not 0 < prune_to < 100:
-        raise ConfigurationError(f"--prune-to is {prune_to:g}; expected a percentage above 0 and below 100")
+    check(methods, prune_to)
     task = stream.tasks[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive_seed(config.seed, "training"))

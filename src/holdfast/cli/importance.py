@@ -29,7 +29,8 @@ def _importance(
 ) -> None:
     """Learn a stream's first task and show how importances are spread, before and after pruning."""
     from holdfast.bench import importance_record, plan, report, streams
-    from holdfast.bench.importance_study import study
+    from holdfast.bench.folder import check_writable
+    from holdfast.bench.importance_study import check, study
     from holdfast.bench.report.importance import extra_sections
     from holdfast.cli import show
 
@@ -45,10 +46,13 @@ def _importance(
     config = plan.plan(built, "finetune", seed=seed, changes=changes)
     words = context.find_root().obj or ["importance", stream]
     folder = out or Path("holdfast-results") / f"{stream}-importance"
+    names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    check(names, prune_to)
+    check_writable(folder)  # before anything is trained
     found = study(
         config,
         built,
-        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+        methods=names,
         prune_to=prune_to,
         tell=show.aside,
         command=shlex.join(["holdfast", *words]),
