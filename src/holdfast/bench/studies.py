@@ -110,7 +110,7 @@ class Study:
 
     def _open(self, url: str, name: str) -> None:
         with _quiet() as optuna:
-            from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+            from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
             try:
                 self._storage = optuna.storages.RDBStorage(url)
@@ -120,7 +120,7 @@ class Study:
             except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
                 self.close()
                 reason = str(error).strip().split("\n")[0]
-                if isinstance(error, DatabaseError) and not isinstance(error, OperationalError):  # no file of SQLite's
+                if type(error) is DatabaseError and url.startswith("sqlite"):  # not one of its subclasses
                     reason += "; delete it to go on from the trials' own records"
                 raise StateError(f"the database of searches {_shown(url)} cannot be used: {reason}") from error
 
