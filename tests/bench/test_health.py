@@ -115,6 +115,14 @@ def test_a_diverging_run_keeps_what_it_measured(case: tuple[str, dict[str, Any],
     assert record.initial and record.costs.steps >= step
 
 
+def test_a_network_in_which_no_weight_matters_ends_its_own_run_only() -> None:
+    stream = small_stream()
+    config = small_config(stream, "ewc", optimizer="sgd", lr=1e7, settings={"strength": "1e-30"}, model_options={})
+    record = runner.run(config, stream=stream)  # its outputs are so sure that no weight changes them
+    assert record.status == "failed" and record.initial
+    assert record.failure.startswith("EWC found importance 0 for every weight")
+
+
 def test_the_remedy_that_is_named_works() -> None:
     stream = small_stream()
     settings = {"strength": "1e30", "coupling": "proximal"}

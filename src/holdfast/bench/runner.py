@@ -25,7 +25,7 @@ from holdfast.bench.record import Costs, Curves, Record, RunConfig
 from holdfast.bench.session import Session, sessions
 from holdfast.bench.snapshot import Cursor, Keeper, Ledger, Snapshot
 from holdfast.bench.tasks import Stream
-from holdfast.errors import NumericsError, StateError
+from holdfast.errors import NumericsError, ProtectionError, StateError
 
 __all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Snapshot", "build_stream", "run"]
 
@@ -160,7 +160,7 @@ class _Run:
             for session in self.sessions[self.cursor.session :]:
                 self._learn(session)
                 self._remember_and_test(session)
-        except NumericsError as error:
+        except (NumericsError, ProtectionError) as error:
             status, failure = "failed", str(error)
         self._tick()
         return self._record(status, failure)
