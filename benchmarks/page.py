@@ -51,7 +51,10 @@ takes one backward per class and keeps the forward pass.""",
 Everything a run does: training, importances, tests of all tasks before the first and after each, the watch over
 numbers that are not finite, the record. The loop by hand trains and tests the same. A Fisher over all samples costs
 about as much again as an epoch of training, so with one epoch a task it cannot be below twice the loop's training time,
-whoever computes it; estimated from 2000 samples of each task (`importance_samples`) it is a small part.""",
+whoever computes it; estimated from 2000 samples of each task (`importance_samples`) it is a small part. SI looks at
+every weight in every step: it copies weights and gradients before the step, and reads both with the path integral after
+it (see *Path integrals*), which is much beside the arithmetic of so small a network. LwF adds a forward pass of the old
+network. Below the table: where the time of each run went.""",
     "avalanche": "Its version 0.6 over the same tensors, with its loggers off, tested on all tasks after each.",
     "large": """\
 `holdfast methods --model MODEL` prints the estimate. Resident memory is that of the process, against the moment before

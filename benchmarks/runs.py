@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmarks.rows import Row, cost
 from benchmarks.timing import Setup, alternate
 from holdfast import registry
 from holdfast.bench import models, runner
-from holdfast.bench.record import Hyperparameter, RunConfig
+from holdfast.bench.record import Costs, Hyperparameter, RunConfig
 from holdfast.bench.tasks import Split, Stream, Task
 from holdfast.objectives import Classification
 
@@ -77,6 +78,7 @@ class ByHand:
 
     def __init__(self, stream: Stream, setup: Setup) -> None:
         self.device = setup.device
+        self.seconds, self.seconds_training = 0.0, 0.0  # of the latest run
         self.train = [self._ready(task, task.train) for task in stream]
         self.test = [self._ready(task, task.test) for task in stream]
 
@@ -85,15 +87,20 @@ class ByHand:
 
     def __call__(self) -> list[list[float]]:
         """One run: the accuracy on every task, before the first and after each."""
+        began = time.perf_counter()
+        self.seconds_training = 0.0
         model = models.build("mlp", (1, 28, 28), 2, seed=0).to(self.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         matrix = [self._accuracies(model)]
         for inputs, targets in self.train:
+            start_of_task = time.perf_counter()
             order = torch.randperm(len(inputs)).to(self.device)
             for start in range(0, len(order), 128):
                 chosen = order[start : start + 128]
                 train_step(model, optimizer, (inputs[chosen], targets[chosen]))
+            self.seconds_training += time.perf_counter() - start_of_task
             matrix.append(self._accuracies(model))
+        self.seconds = time.perf_counter() - began
         return matrix
 
     @torch.no_grad()
@@ -120,19 +127,42 @@ def runs(setup: Setup) -> list[Row]:
             asked[f"{method}, importances from {_FEW} samples a task"] = (method, 32 if setup.quick else _FEW)
         else:
             asked[method] = (method, None)
-    works: dict[str, Any] = {"by hand": ByHand(stream, setup)}
+    by_hand = ByHand(stream, setup)
+    works: dict[str, Any] = {"by hand": by_hand}
+    spent: dict[str, Costs] = {}
+
+    def work(label: str, config: RunConfig) -> None:
+        record = runner.run(config, stream=stream)
+        assert record.status == "finished", record.failure
+        spent[label] = record.costs
+
     for label, (method, few) in asked.items():
         config = _config(setup, method, few)
-        works[label] = lambda config=config: _finished(runner.run(config, stream=stream))
+        works[label] = lambda label=label, config=config: work(label, config)
     timings = alternate(setup, works, warm=0)
+    notes = {label: f"{label}: {_profile(spent[label], by_hand.seconds_training)}" for label in asked}
+    first = next(iter(asked))
+    notes[first] = (
+        f"5 tasks of 2 classes in one head of 2, 1 epoch each, batch 128, MLP 784-400-400-2, SGD; {data}; the plain "
+        f"loop: {_share(by_hand.seconds_training, by_hand.seconds)} training; {notes[first]}"
+    )
     return [
         cost(timings, label, "by hand", bench="runs", work=f"whole run, {label}", device=setup.device.type,
              than="plain loop", target=_TARGETS[method],
-             note=f"5 tasks of 2 classes in one head of 2, 1 epoch each, batch 128, MLP 784-400-400-2, SGD; {data}")
+             note=notes[label])
         for label, (method, _) in asked.items()
     ]  # fmt: skip
 
 
-def _finished(record: Any) -> Any:
-    assert record.status == "finished", record.failure
-    return record
+def _profile(costs: Costs, by_hand: float) -> str:
+    """Where a run's time went, in its last round."""
+    total = costs.seconds_total
+    return (
+        f"{_share(costs.seconds_training, total)} training ({costs.seconds_training / by_hand:.2f} times the plain "
+        f"loop's), {_share(costs.seconds_consolidate, total)} consolidating, {_share(costs.seconds_evaluate, total)} "
+        "testing"
+    )
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %"

@@ -147,7 +147,7 @@ def test_every_method_runs_wherever_it_applies(entry: registry.Entry, scenario: 
     assert seen.points == list(zip(curves.task, curves.step, curves.loss, curves.penalty_share, strict=True))
     assert (record.costs.state_bytes > 0) == (entry.kind != "baseline")
     warned = any("seldom solves class-incremental" in warning for warning in record.warnings)
-    assert warned == (entry.family == "penalty" and scenario == "class")
+    assert warned == ("quadratic" in entry.promises and scenario == "class")
 
 
 def test_a_diverging_run_ends_as_a_failed_record() -> None:

@@ -110,7 +110,7 @@ def run(
         command: how to repeat it, for the record.
 
     Returns:
-        The record: finished, or failed with the reason if a number stopped being finite.
+        The record: finished, or failed with the reason: a number stopped being finite, or nothing was to be protected.
     """
     stream = stream or build_stream(config, data_dir=data_dir)
     if not read_test:
