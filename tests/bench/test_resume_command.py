@@ -194,7 +194,7 @@ def test_a_disk_that_fills_up_costs_nothing_but_time(
             interrupted.setattr(interrupt, "asked_to_stop", stops_after(20))
             assert holdfast(*words, "--out", out) == 130
         before = files_in(disk)
-        assert "out/checkpoints/ewc-seed0/checkpoint-000002.safetensors" in before
+        assert any(name.startswith("out/checkpoints/ewc-seed0/checkpoint-") for name in before)
         fill(disk)
         capsys.readouterr()
         assert holdfast("resume", out) == 2
