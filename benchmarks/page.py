@@ -46,7 +46,7 @@ memory traffic as AdaGrad's own. Where no weight of a piece passes the gate, the
     "state": "The penalties of T tasks fold into one exactly, so that T does not matter.",
     "fisher": """\
 Per sample, not per batch. A training pass is forward, backward and an SGD step over the same batches. The exact kind
-takes one backward per class and keeps the forward pass.""",
+takes one backward per class, less one, and keeps the forward pass.""",
     "runs": """\
 Everything a run does: training, importances, tests of all tasks before the first and after each, the watch over
 numbers that are not finite, the record. The loop by hand trains and tests the same. A Fisher over all samples costs

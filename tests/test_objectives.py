@@ -79,6 +79,21 @@ def test_factors_of_classification_make_the_exact_fisher():
     torch.testing.assert_close(_factor_fisher(Classification()), _dense_fisher(Classification(), "classes"))
 
 
+def test_classification_has_a_factor_less_than_classes_and_a_closed_output_has_no_part_in_them():
+    outputs = torch.tensor([[0.5, -torch.inf, 2.0], [60.0, 0.0, -60.0]], requires_grad=True)
+    terms = list(Classification().factors(outputs))
+    assert len(terms) == 2
+    total = torch.zeros(2, 3)
+    for term in terms:
+        (g,) = torch.autograd.grad(term.sum(), outputs, retain_graph=True)
+        total += g.square()
+    sure = torch.tensor([60.0, 0.0, -60.0], dtype=torch.float64).softmax(0)
+    dense = torch.stack([sure[0] * (sure[1] + sure[2]), sure[1] * (sure[0] + sure[2]), sure[2] * (sure[0] + sure[1])])
+    open_ = torch.tensor([0.5, 2.0]).softmax(0).prod()
+    torch.testing.assert_close(total[0], torch.stack([open_, torch.zeros(()), open_]))
+    torch.testing.assert_close(total[1], dense.float(), atol=0.0, rtol=1e-5)
+
+
 def test_factors_of_multilabel_make_the_exact_fisher():
     torch.testing.assert_close(_factor_fisher(MultiLabel()), _dense_fisher(MultiLabel(), "labels"))
 
