@@ -144,11 +144,7 @@ class Experiment:
 
     def reported(self, part: str) -> list[Published]:
         """What was published of this part, and applies to this variant."""
-        return [
-            each
-            for each in self.recipe.published
-            if each.part in (None, part) and (not each.variants or self.variant in each.variants)
-        ]
+        return self.recipe.reported(part, self.variant)
 
     def tasks(self, part: str) -> list[int]:
         """The tasks of which something was published."""

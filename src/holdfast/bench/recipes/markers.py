@@ -19,10 +19,9 @@ def markers(recipe: Recipe, variant: str, tasks: Mapping[str, int] | None = None
         variant: the one that was run; empty: it has none.
         tasks: part -> how many tasks it has; a part that is missing here has no means over tasks.
     """
-    applying = [each for each in recipe.published if not each.variants or variant in each.variants]
     found = []
     for name, part in recipe.parts.items():
-        mine = [each for each in applying if each.part in (None, name)]
+        mine = recipe.reported(name, variant)
         for label in dict.fromkeys(label for each in mine for label in each.values):
             value = _average([each for each in mine if label in each.values], label, (tasks or {}).get(name))
             if value is not None:

@@ -200,6 +200,14 @@ class Recipe(_Strict):
         in_variant = self.variants[variant].stream_options if variant else {}
         return {**self.parts[part].stream_options, **in_variant}
 
+    def reported(self, part: str, variant: str) -> list[Published]:
+        """What was published of a part, and applies to a variant."""
+        return [
+            each
+            for each in self.published
+            if each.part in (None, part) and (not each.variants or variant in each.variants)
+        ]
+
     def rows_of(self, part: str, variant: str) -> list[Method]:
         """The rows that a part has in a variant."""
         return [
