@@ -6,12 +6,13 @@ in the cache when the next one reads it, and temporaries are as small as a piece
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ["LARGE", "PIECE", "flat_alike", "pieces"]
+__all__ = ["LARGE", "PIECE", "flat_alike", "pieces", "scratch"]
 
 # A piece of float32 takes 1 MiB: half for each of two threads, which fits their caches. Smaller pieces spend more on
 # starting operations than they save (measured from 2**15 to 2**19 entries).
@@ -33,13 +34,41 @@ def flat_alike(*tensors: Tensor) -> bool:
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same entries of each tensor, ``[<= PIECE]`` at a time, as views.
+    """The same entries of each tensor, some ``PIECE`` at a time (at most half as many more), as views.
 
     Args:
         *tensors: as :func:`flat_alike` asks for.
     """
     flat = [t.as_strided((t.numel(),), (1,)) for t in tensors]
-    if flat[0].numel() <= PIECE:
+    entries = flat[0].numel()
+    count = round(entries / PIECE)
+    if count <= 1:
         yield tuple(flat)
-    else:
-        yield from zip(*(torch.split(t, PIECE) for t in flat), strict=True)
+    else:  # as long as each other, for a short one at the end costs as many operations
+        yield from zip(*(torch.split(t, -(-entries // count)) for t in flat), strict=True)
+
+
+class _Memory(threading.local):
+    def __init__(self) -> None:
+        self.held: dict[tuple[torch.dtype, int], Tensor] = {}
+
+
+_memory = _Memory()
+
+
+def scratch(entries: int, dtype: torch.dtype, number: int = 0) -> Tensor:
+    """CPU memory for what is computed on the way, ``[entries]``: the same at every call in a thread.
+
+    Memory that is new from the system has to be mapped page by page when it is first written, which takes several times
+    as long as the arithmetic on it.
+
+    Args:
+        entries: how many, at most those of a piece.
+        dtype: of each.
+        number: 0, 1, ...: which of those that are needed at once.
+    """
+    key = dtype, number
+    if key not in _memory.held or _memory.held[key].numel() < entries:
+        with torch.inference_mode(False):
+            _memory.held[key] = torch.empty(entries, dtype=dtype)
+    return _memory.held[key][:entries]

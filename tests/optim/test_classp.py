@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from holdfast import pieces
 from holdfast.optim import CLASSP, _kernels, effective_step_size
 from holdfast.optim._reference import paper_step, released_step
 
@@ -23,8 +24,8 @@ STEPS = range(12)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Send tiny tensors through each way of the step; pieces of 4 numbers leave a shorter last piece."""
     if request.param == "sweep":
-        monkeypatch.setattr(_kernels, "SMALL", 0)
-        monkeypatch.setattr(_kernels, "PIECE_BYTES", 32)
+        monkeypatch.setattr(_kernels, "LARGE", 1)
+        monkeypatch.setattr(pieces, "PIECE", 4)
     return str(request.param)
 
 
@@ -158,7 +159,7 @@ def test_a_model_may_change_its_memory_format_between_steps(path: str) -> None:
 
 def test_pieces_of_the_real_size_meet_at_their_seams() -> None:
     generator = torch.Generator().manual_seed(5)
-    piece = _kernels.PIECE_BYTES // 4
+    piece = pieces.PIECE
     size = 3 * piece + 3
     p = nn.Parameter(torch.zeros(size))
     gradient = torch.randn(size, generator=generator)

@@ -9,14 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from holdfast.pieces import LARGE, flat_alike, pieces, scratch
+
 __all__ = ["Rule", "accumulator_dtype", "advance"]
-
-# The update is bound by memory: the pieces and two scratch tensors of 1 MiB each stay in the caches between the five
-# operations on them. Smaller pieces spend more on starting operations than they save (measured from 32 KiB to 4 MiB).
-PIECE_BYTES = 1 << 20
-# Below this many elements starting a sweep or a compiled kernel costs more than the temporaries of the list form.
-SMALL = 1 << 14
-
 
 Triple = tuple[Tensor, Tensor, Tensor]  # weight, gradient, accumulator
 
@@ -50,7 +45,6 @@ def advance(
     sums: list[Tensor],
     rule: Rule,
     *,
-    scratch: dict[torch.dtype, tuple[Tensor, Tensor]],
     fused: bool,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
@@ -62,7 +56,6 @@ def advance(
         gradients: their gradients, multiplied by ``grad_scale`` if that is given, ``[*p]`` each.
         sums: their accumulators, ``[*p]`` each.
         rule: the group's update.
-        scratch: memory that is kept between steps; filled on demand.
         fused: use the compiled pass.
         grad_scale: the loss scale, ``[]``.
         found_inf: not zero: an overflow was found and nothing may move, ``[]``.
@@ -72,12 +65,12 @@ def advance(
     compiled: list[Triple] = []
     for w, g, s in zip(weights, gradients, sums, strict=True):
         # A subclass, such as a DTensor, stays with the lists.
-        plain, on_cpu, large = type(g) is Tensor and not amp, w.device.type == "cpu", w.numel() > SMALL
-        walkable = plain and large and (on_cpu != fused) and _same_dense_layout(w, g, s)
+        plain, on_cpu, large = type(g) is Tensor and not amp, w.device.type == "cpu", w.numel() >= LARGE
+        walkable = plain and large and (on_cpu != fused) and flat_alike(w, g, s)
         if plain and fused and (on_cpu or walkable):
             compiled.append((w, g, s))
         elif on_cpu and walkable:
-            _sweep(_flat(w), _flat(g), _flat(s), rule, scratch)
+            _sweep(w, g, s, rule)
         else:
             lists = rest.setdefault((w.device, w.dtype), ([], [], []))
             for tensors, tensor in zip(lists, (w, _unscaled(g, s.dtype, grad_scale, found_inf), s), strict=True):
@@ -86,13 +79,6 @@ def advance(
         _advance_lists(ws, gs, ss, rule)
     if compiled:
         _advance_compiled(compiled, rule)
-
-
-def _same_dense_layout(w: Tensor, g: Tensor, s: Tensor) -> bool:
-    """Whether the three may be walked side by side as flat memory."""
-    if w.stride() != g.stride() or w.stride() != s.stride():
-        return False
-    return w.is_contiguous() or (w.dim() == 4 and w.is_contiguous(memory_format=torch.channels_last))
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -131,19 +117,12 @@ def _advance_lists(ws: list[Tensor], gs: list[Tensor], ss: list[Tensor], rule: R
         torch._foreach_addcmul_(ws, gs, divisors, value=-rule.lr)
 
 
-def _sweep(w: Tensor, g: Tensor, s: Tensor, rule: Rule, scratch: dict[torch.dtype, tuple[Tensor, Tensor]]) -> None:
-    """One large flat CPU tensor, piece by piece: memory is read once, later operations find the piece in the cache."""
-    if s.dtype not in scratch:
-        size = PIECE_BYTES // s.element_size()
-        scratch[s.dtype] = (torch.empty(size, dtype=s.dtype), torch.empty(size, dtype=s.dtype))
-    gate_memory, work_memory = scratch[s.dtype]
-    size = work_memory.numel()
-    for wp, gp, sp in zip(*(torch.split(t, size) for t in (w, g, s)), strict=True):
+def _sweep(w: Tensor, g: Tensor, s: Tensor, rule: Rule) -> None:
+    """One large CPU tensor, piece by piece: memory is read once, later operations find the piece in the cache."""
+    for wp, gp, sp in pieces(w, g, s):
         if rule.cut > 0.0 and _nothing_passes(gp, rule.cut):
             continue
-        gate, work = gate_memory, work_memory
-        if wp.numel() < size:
-            gate, work = gate[: wp.numel()], work[: wp.numel()]
+        gate, work = (scratch(sp.numel(), sp.dtype, number) for number in (0, 1))
         if gp.dtype != sp.dtype:
             gp = gate.copy_(gp)
         if rule.cut > 0.0:

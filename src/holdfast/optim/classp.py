@@ -94,7 +94,6 @@ class CLASSP(Optimizer):
         if not isinstance(fused, bool):
             raise ConfigurationError(f"CLASSP: fused is {fused!r}, expected True or False.")
         self.fused = fused
-        self._scratch: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with values of their own; what is not given is taken from the constructor's values.
@@ -188,7 +187,6 @@ class CLASSP(Optimizer):
                     [p.grad for p in live],
                     [self.state[p]["sum"] for p in live],
                     rule,
-                    scratch=self._scratch,
                     fused=self.fused,
                     # A GradScaler sets both for the time of its step and deletes them afterwards.
                     grad_scale=self.__dict__.get("grad_scale"),
@@ -223,17 +221,8 @@ class CLASSP(Optimizer):
             self.state[p]["sum"] = torch.empty_like(p, dtype=accumulator_dtype(p.dtype)).copy_(saved["sum"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a deep copy takes along: torch's part and the choice of kernel, not the scratch memory."""
+        """What a deep copy takes along: torch's part and the choice of kernel."""
         return {**super().__getstate__(), "fused": self.fused}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore what ``__getstate__`` returned.
-
-        Args:
-            state: the attributes to restore.
-        """
-        super().__setstate__(state)
-        self._scratch = {}
 
 
 def _checked(name: str, value: Any) -> float | bool | str:

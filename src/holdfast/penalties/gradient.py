@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from holdfast.pieces import LARGE, PIECE, flat_alike, pieces
+from holdfast.pieces import LARGE, flat_alike, pieces, scratch
 
 __all__ = ["add_quadratic_gradient", "add_quadratic_gradient_plainly"]
 
@@ -61,14 +61,13 @@ def add_quadratic_gradient(
     """
     compiled: list[tuple[Tensor, ...]] = []
     listed: list[int] = []
-    scratch: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
     for i, p in enumerate(params):
         held = (anchors[i],) if importances is None else (anchors[i], importances[i])
         large, on_cpu = p.numel() >= LARGE, p.device.type == "cpu"
         if fused and _worth_compiling(p, grads[i], *held):
             compiled.append((p, grads[i], *held))
         elif large and on_cpu and grad_scale is None and flat_alike(p, grads[i], *held):
-            _walk(p, grads[i], *held, factor=factor, scratch=scratch)
+            _walk(p, grads[i], *held, factor=factor)
         elif p.dtype == grads[i].dtype == anchors[i].dtype:
             listed.append(i)
         else:
@@ -117,20 +116,17 @@ def _walk(
     importance: Tensor | None = None,
     *,
     factor: float,
-    scratch: dict[torch.dtype, tuple[Tensor, Tensor]],
 ) -> None:
     """One large CPU tensor in pieces; what does not have the anchor's precision is converted within the piece."""
     dtype = anchor.dtype
-    if dtype not in scratch:
-        scratch[dtype] = (torch.empty(PIECE, dtype=dtype), torch.empty(PIECE, dtype=dtype))
     held = (anchor,) if importance is None else (anchor, importance)
     for p, g, a, *weights in pieces(param.detach(), grad, *held):
-        distance, converted = (memory[: p.numel()] for memory in scratch[dtype])
+        distance = scratch(p.numel(), dtype)
         torch.sub(p if p.dtype == dtype else distance.copy_(p), a, out=distance)
         if not weights:
             g.add_(distance, alpha=2 * factor)
             continue
-        w = weights[0] if weights[0].dtype == dtype else converted.copy_(weights[0])
+        w = weights[0] if weights[0].dtype == dtype else scratch(p.numel(), dtype, 1).copy_(weights[0])
         if g.dtype == dtype:
             g.addcmul_(distance, w, value=2 * factor)
         else:
