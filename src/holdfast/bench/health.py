@@ -43,7 +43,7 @@ class Health:
         """
         self._losses.append(loss)
         penalty = self._learner.penalty_value
-        self._penalties.append(torch.zeros_like(loss) if penalty is None else penalty)
+        self._penalties.append(loss if penalty is None else penalty)  # no penalty: nothing more to be found
         if len(self._losses) >= _LOOK_EVERY:
             self.look(step)
 

@@ -77,9 +77,12 @@ class Classification(Plain):
             )
         if self.classes is None:
             # On another device the check would have to wait, and PyTorch's own is made there.
-            wrong = (targets >= number) | ((targets < 0) & (targets != _IGNORED))
-            if targets.device.type == "cpu" and bool(wrong.any()):
-                raise DataError(f"target {int(targets[wrong][0])} is not among the model's {number} outputs, from 0")
+            if targets.device.type == "cpu" and len(targets) and not _within(targets, number):
+                wrong = (targets >= number) | ((targets < 0) & (targets != _IGNORED))
+                if bool(wrong.any()):
+                    raise DataError(
+                        f"target {int(targets[wrong][0])} is not among the model's {number} outputs, from 0"
+                    )
             return targets
         table = torch.tensor(self.classes, device=targets.device)
         hit = targets[:, None] == table
@@ -122,6 +125,12 @@ class Classification(Plain):
             column = torch.cat([diagonal[:, None], below], 1)
             # Where L is 0, an output may be minus infinity.
             yield torch.where(column == 0, 0.0, column * outputs[:, k:]).sum(1)
+
+
+def _within(targets: Tensor, number: int) -> bool:
+    """Whether all are from 0 to ``number`` - 1: one pass, for it is asked at every step."""
+    low, high = torch.aminmax(targets)
+    return int(low) >= 0 and int(high) < number
 
 
 def _columns_of(classes: Sequence[int]) -> tuple[int, ...]:
