@@ -14,13 +14,14 @@ from benchmarks.plain import train_step
 from benchmarks.rows import Row, cost
 from benchmarks.timing import Setup, alternate
 from holdfast import registry
-from holdfast.bench import models, runner
+from holdfast.bench import models, optimizers, runner
 from holdfast.bench.record import Costs, Hyperparameter, RunConfig
 from holdfast.bench.tasks import Split, Stream, Task
 from holdfast.objectives import Classification
 
 __all__ = ["ByHand", "runs", "split_mnist"]
 
+_LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3}  # the optimizer with the least arithmetic, and the stream's own
 _TARGETS = {"finetune": 1.05, "ewc": 1.5, "si": 1.15, "mas": 1.5, "lwf": 1.4}
 _MEAN, _STD = 0.1307, 0.3081
 _FEW = 2000  # samples per task for importances, in the second figure of methods that need data
@@ -30,7 +31,7 @@ def split_mnist(setup: Setup) -> tuple[Stream, str]:
     """Split-MNIST where it is at hand, else random images of the same number and shape."""
     folder = os.environ.get("HOLDFAST_DATA")
     if folder and not setup.quick and (Path(folder) / "mnist").is_dir():
-        return runner.build_stream(_config(setup, "finetune", None), data_dir=folder), "MNIST"
+        return runner.build_stream(_config(setup, "finetune", None, "sgd"), data_dir=folder), "MNIST"
     draw = torch.Generator().manual_seed(0)
     per_task, tested = (64, 32) if setup.quick else (12_000, 2_000)
     tasks = []
@@ -61,13 +62,13 @@ def split_mnist(setup: Setup) -> tuple[Stream, str]:
     return found.to(setup.device), "random images in place of MNIST"
 
 
-def _config(setup: Setup, method: str, few: int | None) -> RunConfig:
+def _config(setup: Setup, method: str, few: int | None, optimizer: str) -> RunConfig:
     defaults = dict(registry.lookup(method).defaults)
     if "strength" in defaults:
         defaults["strength"] = 1.0  # weak enough for the learning rate; the cost is the same
     return RunConfig(
         stream="split-mnist", scenario="domain", training_outputs="all", tasks=5, method=method, model="mlp",
-        optimizer="sgd", lr=0.05, optimizer_between_tasks="kept", epochs=1, batch_size=128, validation_fraction=0.0,
+        optimizer=optimizer, lr=_LEARNING_RATES[optimizer], optimizer_between_tasks="kept", epochs=1, batch_size=128, validation_fraction=0.0,
         seed=0, device=setup.device.type, importance_samples=few,
         hyperparameters={k: Hyperparameter(value=v, source="default") for k, v in defaults.items()},
     )  # fmt: skip
@@ -76,8 +77,9 @@ def _config(setup: Setup, method: str, few: int | None) -> RunConfig:
 class ByHand:
     """The same training and testing as a script would do it, on images that were normalised beforehand."""
 
-    def __init__(self, stream: Stream, setup: Setup) -> None:
+    def __init__(self, stream: Stream, setup: Setup, optimizer: str = "sgd") -> None:
         self.device = setup.device
+        self.optimizer = optimizer
         self.seconds, self.seconds_training = 0.0, 0.0  # of the latest run
         self.train = [self._ready(task, task.train) for task in stream]
         self.test = [self._ready(task, task.test) for task in stream]
@@ -90,7 +92,7 @@ class ByHand:
         began = time.perf_counter()
         self.seconds_training = 0.0
         model = models.build("mlp", (1, 28, 28), 2, seed=0).to(self.device)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        optimizer = optimizers.build(self.optimizer, model.parameters(), _LEARNING_RATES[self.optimizer])
         matrix = [self._accuracies(model)]
         for inputs, targets in self.train:
             start_of_task = time.perf_counter()
@@ -120,6 +122,10 @@ class ByHand:
 def runs(setup: Setup) -> list[Row]:
     """One epoch a task of finetune, EWC, SI, MAS and LwF, importances and tests included."""
     stream, data = split_mnist(setup)
+    return [row for optimizer in _LEARNING_RATES for row in _runs(setup, stream, data, optimizer)]
+
+
+def _runs(setup: Setup, stream: Stream, data: str, optimizer: str) -> list[Row]:
     asked: dict[str, tuple[str, int | None]] = {}
     for method in _TARGETS:
         if registry.lookup(method).needs_data:
@@ -127,7 +133,7 @@ def runs(setup: Setup) -> list[Row]:
             asked[f"{method}, importances from {_FEW} samples a task"] = (method, 32 if setup.quick else _FEW)
         else:
             asked[method] = (method, None)
-    by_hand = ByHand(stream, setup)
+    by_hand = ByHand(stream, setup, optimizer)
     works: dict[str, Any] = {"by hand": by_hand}
     spent: dict[str, Costs] = {}
 
@@ -137,17 +143,18 @@ def runs(setup: Setup) -> list[Row]:
         spent[label] = record.costs
 
     for label, (method, few) in asked.items():
-        config = _config(setup, method, few)
+        config = _config(setup, method, few, optimizer)
         works[label] = lambda label=label, config=config: work(label, config)
     timings = alternate(setup, works, warm=0)
-    notes = {label: f"{label}: {_profile(spent[label], by_hand.seconds_training)}" for label in asked}
+    called = {"sgd": "SGD", "adam": "Adam"}[optimizer]
+    notes = {label: f"{called}, {label}: {_profile(spent[label], by_hand.seconds_training)}" for label in asked}
     first = next(iter(asked))
     notes[first] = (
-        f"5 tasks of 2 classes in one head of 2, 1 epoch each, batch 128, MLP 784-400-400-2, SGD; {data}; the plain "
-        f"loop: {_share(by_hand.seconds_training, by_hand.seconds)} training; {notes[first]}"
+        f"{called}: 5 tasks of 2 classes in one head of 2, 1 epoch each, batch 128, MLP 784-400-400-2; {data}; the "
+        f"plain loop: {_share(by_hand.seconds_training, by_hand.seconds)} training; {notes[first]}"
     )
     return [
-        cost(timings, label, "by hand", bench="runs", work=f"whole run, {label}", device=setup.device.type,
+        cost(timings, label, "by hand", bench="runs", work=f"whole run, {called}, {label}", device=setup.device.type,
              than="plain loop", target=_TARGETS[method],
              note=notes[label])
         for label, (method, _) in asked.items()
