@@ -14,9 +14,9 @@ from torch import Tensor
 
 __all__ = ["LARGE", "PIECE", "flat_alike", "pieces", "scratch"]
 
-# A piece of float32 takes 1 MiB: half for each of two threads, which fits their caches. Smaller pieces spend more on
-# starting operations than they save (measured from 2**15 to 2**19 entries).
-PIECE = 1 << 18
+# A piece of float32 takes 2 MiB: half for each of two threads, which their caches hold beside what is left there by the
+# operation before. Smaller pieces spend more on starting operations than they save (measured from 2**17 to 2**20).
+PIECE = 1 << 19
 # Below this many entries walking costs more than the temporaries that it spares.
 LARGE = 1 << 14
 
