@@ -8,11 +8,31 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import nn
 
-__all__ = ["untouched"]
+__all__ = ["undisturbed", "untouched"]
 
 
 def _compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[list[torch.device]]:
+    """Gradients on, whatever the caller has set, and the random state of the CPU and of the model's devices put back.
+
+    Args:
+        model: the model whose devices count.
+
+    Yields:
+        Its devices other than the CPU.
+    """
+    devices = list({p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")})
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device in devices:
+            stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield devices
 
 
 @contextlib.contextmanager
@@ -32,13 +52,8 @@ def untouched(model: nn.Module, wanted: Collection[nn.Parameter]) -> Iterator[No
     parameters = [p for p in model.parameters() if p.is_floating_point() or p.is_complex()]
     flags = [p.requires_grad for p in parameters]
     keep = {id(p) for p in wanted}
-    devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        for device in devices:
-            stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
+        devices = stack.enter_context(undisturbed(model))
         if devices and any(isinstance(module, nn.RNNBase) for module in modules):
             # cuDNN's recurrent layers have no backward in evaluation mode.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))

@@ -3,7 +3,7 @@ r"""Elastic weight consolidation: stay where the Fisher information says it matt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from holdfast.checks import check_not_negative
 from holdfast.errors import ConfigurationError
 from holdfast.importance import FisherKind, fisher
+from holdfast.importance.untouched import undisturbed
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
+from holdfast.penalties.foreign import foreign, initialised_anew, learning_rates
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
 from holdfast.penalties.resources import Resources
 from holdfast.strength import Strength
@@ -20,7 +22,9 @@ from holdfast.strength import Strength
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["EWC", "OnlineEWC"]
+__all__ = ["EWC", "OnlineEWC", "Variant"]
+
+Variant: TypeAlias = Literal["paper", "foreign"]
 
 
 class _FisherPenalty(QuadraticPenalty):
@@ -68,14 +72,59 @@ class EWC(_FisherPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means; all outputs compete by default.
+        variant: ``"paper"``, or for comparison only ``"foreign"``: the EWC baseline of the CLASSP release, whose Fisher
+            and anchor belong to another network, initialised anew and trained by plain SGD for one pass over the
+            batches at the learning rate of the attached optimizer. It remembers the first task alone: every later
+            ``consolidate`` leaves the penalty as it is. See :func:`holdfast.penalties.foreign.foreign`.
         **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
-        ConfigurationError: for a wrong argument.
+        ConfigurationError: for a wrong argument; for ``variant="foreign"`` also if a protected parameter belongs to no
+            module with ``reset_parameters``, and in ``consolidate`` if no optimizer is attached.
     """
 
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: Strength,
+        fisher: FisherKind = "auto",
+        coupling: Coupling = "gradient",
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        variant: Variant = "paper",
+        **resources: Unpack[Resources],
+    ) -> None:
+        super().__init__(
+            model,
+            strength=strength,
+            fisher=fisher,
+            coupling=coupling,
+            select=select,
+            objective=objective,
+            **resources,
+        )
+        if variant not in ("paper", "foreign"):
+            raise ConfigurationError(f"variant is {variant!r}; expected 'paper' or 'foreign'")
+        self.variant = variant
+        if variant == "foreign":
+            if fisher != "auto":
+                raise ConfigurationError(
+                    f"fisher is {fisher!r}, but variant='foreign' has a Fisher of its own; expected 'auto'"
+                )
+            with undisturbed(model):  # better refused now than after the first task
+                initialised_anew(model, self.params)
+
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
-        self._fold_in(self._estimate(batches, objective, generator))
+        if self.variant == "paper":
+            self._fold_in(self._estimate(batches, objective, generator))
+        elif self.num_tasks == 0:
+            names = list(self.params)
+            rates = learning_rates(self.model, names, self._optimizers)
+            importances, anchors = foreign(
+                self.model, batches, objective=objective, names=names, rates=rates, generator=generator
+            )
+            self.state = {name: {"anchor": anchors[name], "importance": importances[name]} for name in names}
 
 
 class OnlineEWC(_FisherPenalty):
