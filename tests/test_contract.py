@@ -46,9 +46,11 @@ def test_it_has_a_page(entry):
 @entry_of
 def test_its_defaults_are_arguments_and_its_search_is_of_them(entry):
     if entry.build is None:
-        assert not entry.defaults
+        assert not entry.settings
         return
-    assert set(entry.defaults) <= set(inspect.signature(entry.build).parameters)
+    arguments = inspect.signature(entry.build).parameters
+    assert set(entry.settings) <= set(arguments)
+    assert all(arguments[key].default == value for key, value in entry.further.items())  # it may be left out
     assert set(entry.search) <= set(entry.defaults)
     for key, where in entry.search.items():
         default = entry.defaults[key]

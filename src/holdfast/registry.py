@@ -59,6 +59,7 @@ class Entry:
         build: ``(model, **hyperparameters)`` for a method, ``(params, **hyperparameters)`` for an optimizer.
         defaults: hyperparameter -> default value; also the valid keys and their types.
         search: hyperparameter -> where a search looks.
+        further: like ``defaults``, of those for comparisons only: a run's record has them only where they were set.
         source: the paper.
         state: tensors of the size of a parameter that it keeps, as shown to users.
         needs_data: whether ``consolidate`` needs data of the task just learned.
@@ -77,12 +78,18 @@ class Entry:
     state: str
     defaults: Mapping[str, Value] = field(default_factory=dict)
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
+    further: Mapping[str, Value] = field(default_factory=dict)
     needs_data: bool = False
     needs_task_id: bool = False
     keeps_optimizer: bool = False
     control: bool = False
     controls: tuple[str, ...] = ()
     promises: frozenset[Promise] = frozenset()
+
+    @property
+    def settings(self) -> Mapping[str, Value]:
+        """Every hyperparameter that may be set, and its default value."""
+        return {**self.defaults, **self.further}
 
 
 _STRENGTH = {"coupling": "gradient"}
@@ -99,7 +106,7 @@ _ENTRIES = (
     Entry(
         "ewc", "method", "penalty", EWC, "Kirkpatrick et al. 2017, arXiv:1612.00796", "2",
         {"strength": 1e4, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
-        needs_data=True, promises=_QUADRATIC,
+        {"variant": "paper"}, needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
         "online-ewc", "method", "penalty", OnlineEWC, "Schwarz et al. 2018, arXiv:1805.06370", "2",

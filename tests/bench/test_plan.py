@@ -34,6 +34,16 @@ def test_what_is_not_said_stands_at_documented_defaults(stream: Stream) -> None:
     assert set(config.hyperparameters) == set(registry.lookup("ewc").defaults)
 
 
+def test_a_setting_for_comparisons_is_recorded_only_where_it_is_set(stream: Stream) -> None:
+    assert "variant" not in planned(stream, "ewc").hyperparameters  # so that older records are still those of this plan
+    config = planned(stream, "ewc", {"variant": "foreign"})
+    assert config.hyperparameters["variant"] == Hyperparameter(value="foreign", source="given")
+    assert "--set variant=foreign" in plan.command(config)
+    plan.check(config, stream)
+    with pytest.raises(ConfigurationError, match="variant is 'released'"):
+        plan.check(planned(stream, "ewc", {"variant": "released"}), stream)
+
+
 @pytest.mark.parametrize(
     ("stream_name", "model"),
     [
@@ -96,19 +106,19 @@ def test_a_wrong_setting_is_named_with_what_was_expected(method: str, key: str, 
 
 
 @given(
-    entry=st.sampled_from([entry for entry in registry.entries() if entry.defaults]),
+    entry=st.sampled_from([entry for entry in registry.entries() if entry.settings]),
     data=st.data(),
     text=st.text(max_size=12) | st.floats().map(str) | st.integers().map(str),
 )
 def test_any_text_is_either_a_value_or_one_sentence(entry: registry.Entry, data: st.DataObject, text: str) -> None:
-    key = data.draw(st.sampled_from(sorted(entry.defaults)))
+    key = data.draw(st.sampled_from(sorted(entry.settings)))
     try:
         value = plan.typed(entry, key, text)
     except ConfigurationError as error:
         assert f"{entry.name}.{key} is " in str(error)
         return
     assert not isinstance(value, float) or math.isfinite(value)
-    default = entry.defaults[key]
+    default = entry.settings[key]
     assert type(value) is type(default) or default is None or (key, value) == ("strength", "auto")
 
 

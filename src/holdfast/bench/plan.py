@@ -98,10 +98,10 @@ def typed(entry: Entry, key: str, text: str) -> Value:
     Raises:
         ConfigurationError: for an unknown key, naming the valid ones, or a text of another type.
     """
-    if key not in entry.defaults:
-        valid = f"it has {', '.join(entry.defaults)}" if entry.defaults else "it has none"
+    if key not in entry.settings:
+        valid = f"it has {', '.join(entry.settings)}" if entry.settings else "it has none"
         raise ConfigurationError(f"{entry.name} has no setting {key!r}; {valid}")
-    default = entry.defaults[key]
+    default = entry.settings[key]
     if key == "strength" and text == AUTO:
         return AUTO
     found, expected = _parse(text, default)
@@ -333,7 +333,7 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
     entry = registry.lookup(config.method)
     words = ["holdfast", "run", config.stream, "--method", config.method]
     for key, chosen in config.hyperparameters.items():
-        if chosen.value != entry.defaults.get(key):
+        if chosen.value != entry.settings.get(key):
             words += ["--set", f"{key}={_shown(chosen.value)}"]
     words += ["--seed", str(config.seed), "--scenario", config.scenario]
     if config.training_outputs != "all":

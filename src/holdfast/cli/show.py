@@ -95,11 +95,11 @@ def settings(entry: Entry) -> None:
 
     console = _console()
     console.print(Text(f"{entry.name}: {entry.family}, {entry.source}"), soft_wrap=True)
-    if not entry.defaults:
+    if not entry.settings:
         console.print("It has no settings.")
         return
     table = _table(None, ("Setting", "Default", "Searched"), numbers=False)
-    for key, value in entry.defaults.items():
+    for key, value in entry.settings.items():
         where = entry.search.get(key)
         searched = ""
         if isinstance(where, Range):

@@ -88,8 +88,8 @@ class Method(_Strict):
     def _known(self) -> Self:
         entry = registry.lookup(self.method)
         for key in [*self.set, *self.grid]:
-            if key not in entry.defaults:
-                raise ValueError(f"{self.method} has no setting {key!r}; it has {', '.join(entry.defaults) or 'none'}")
+            if key not in entry.settings:
+                raise ValueError(f"{self.method} has no setting {key!r}; it has {', '.join(entry.settings) or 'none'}")
         both = self.set.keys() & self.grid.keys()
         if both:
             raise ValueError(f"{self.label} has {sorted(both)[0]!r} in 'set' and in 'grid'; expected one of them")
