@@ -217,6 +217,15 @@ def test_a_sequence_has_one_task_per_data_set() -> None:
     assert build("sequence-digits-digits", scenario="class").num_outputs == 20
 
 
+def test_a_data_set_that_comes_again_has_another_name_and_the_same_validation_part() -> None:
+    stream = build("sequence-digits-digits-digits", scenario="domain")
+    assert [task.name for task in stream] == ["digits", "digits 2", "digits 3"]
+    first = stream.tasks[0]
+    for task in stream.tasks[1:]:
+        assert torch.equal(task.train.rows, first.train.rows) and torch.equal(task.valid.rows, first.valid.rows)
+        assert torch.equal(task.train.targets, first.train.targets)
+
+
 def test_normalisation_and_padding_can_be_set(digits: data.ImageDataset) -> None:
     stream = build(mean=0.5, std=[0.25], pad=2)
     assert stream.input_shape == (1, 12, 12) and stream.mean == (0.5,) and stream.std == (0.25,)

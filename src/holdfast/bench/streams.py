@@ -2,15 +2,13 @@
 
 A name says what the stream is: ``split-D`` (the classes of D, k to a task), ``split-D-K`` (the same with k = K),
 ``permuted-D`` (all classes of D in every task, the pixels in another order), ``sequence-A-B-…`` (one task per
-data set). What the model must answer is the scenario: see `build`.
+data set, which may come again). What the model must answer is the scenario: see `build`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast.bench import data, seeding, text_data
+from holdfast.bench import data, drafts, seeding, text_data
 from holdfast.bench.data import ImageDataset
+from holdfast.bench.drafts import Draft, Permutation
 from holdfast.bench.tasks import Split, Stream, Task
 from holdfast.errors import ConfigurationError
 from holdfast.objectives import Classification
@@ -28,17 +27,6 @@ __all__ = ["Permutation", "Scenario", "TrainingOutputs", "build", "names"]
 
 Scenario = Literal["task", "domain", "class"]
 TrainingOutputs = Literal["all", "seen", "current"]
-Permutation = Literal["seeded", "anpyc"]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One task before its outputs are settled: some classes of a data set, pixels in some order."""
-
-    name: str
-    dataset: ImageDataset
-    members: tuple[int, ...]  # labels in the data set, in the order of the task's outputs
-    pixel_order: Tensor | None = None
 
 
 def names() -> dict[str, str]:
@@ -153,11 +141,11 @@ def build(
         }
     sets = [_padded(cached[each], pad) if pad else cached[each] for each in dataset_names]
     if kind == "split":
-        parts = _split(sets[0], classes_per_task or named_classes or 2, tasks, class_order, seed)
+        parts = drafts.split(sets[0], classes_per_task or named_classes or 2, tasks, class_order, seed)
     elif kind == "permuted":
-        parts = _permuted(sets[0], tasks or _default_tasks(dataset_names[0]), permutation, seed)
+        parts = drafts.permuted(sets[0], tasks or _default_tasks(dataset_names[0]), permutation, seed)
     else:
-        parts = _sequence(sets)
+        parts = drafts.sequence(sets)
     stream = _assemble(
         name,
         parts,
@@ -224,61 +212,9 @@ def _padded(dataset: ImageDataset, pad: int) -> ImageDataset:
     return dataclasses.replace(dataset, train_x=train, test_x=test)
 
 
-def _split(
-    dataset: ImageDataset,
-    per_task: int,
-    tasks: int | None,
-    class_order: Sequence[int] | Literal["seeded"] | None,
-    seed: int,
-) -> list[_Part]:
-    total = dataset.num_classes
-    if class_order is None:
-        order = list(range(total))
-    elif class_order == "seeded":
-        order = torch.randperm(total, generator=seeding.generator(seed, "class order")).tolist()
-    elif isinstance(class_order, str):
-        raise ConfigurationError(f"class_order is {class_order!r}; expected 'seeded' or a list of labels")
-    else:
-        order = [int(label) for label in class_order]
-        if len(set(order)) != len(order) or not set(order) <= set(range(total)):
-            raise ConfigurationError(f"class_order is {order}; expected different labels of 0 to {total - 1}")
-    if tasks is None:
-        tasks, left = divmod(len(order), per_task)
-        if left:
-            fitting = " or ".join(str(k) for k in range(1, len(order)) if len(order) % k == 0)
-            raise ConfigurationError(f"{len(order)} classes do not divide into tasks of {per_task}; expected {fitting}")
-    if tasks * per_task > len(order):
-        raise ConfigurationError(f"{tasks} tasks of {per_task} classes need {tasks * per_task}, there are {len(order)}")
-    groups = [tuple(order[start : start + per_task]) for start in range(0, tasks * per_task, per_task)]
-    return [_Part("/".join(dataset.class_names[label] for label in group), dataset, group) for group in groups]
-
-
-def _permuted(dataset: ImageDataset, tasks: int, permutation: Permutation, seed: int) -> list[_Part]:
-    _, _, height, width = dataset.train_x.shape
-    orders: list[Tensor | None] = []
-    for task in range(tasks):
-        if permutation == "anpyc":
-            pixels = list(range(height * width))
-            random.Random(task).shuffle(pixels)
-            orders.append(torch.tensor(pixels))
-        else:
-            draw = seeding.generator(seed, "pixel order", task)
-            orders.append(torch.randperm(height * width, generator=draw) if task else None)
-    classes = tuple(range(dataset.num_classes))
-    return [_Part(f"permutation {task}", dataset, classes, order) for task, order in enumerate(orders)]
-
-
-def _sequence(sets: list[ImageDataset]) -> list[_Part]:
-    shapes = {dataset.name: tuple(dataset.train_x.shape[1:]) for dataset in sets}
-    if len(set(shapes.values())) > 1:
-        found = ", ".join(f"{name} has {'x'.join(map(str, shape))}" for name, shape in shapes.items())
-        raise ConfigurationError(f"the data sets of a sequence must have samples of one shape; {found}")
-    return [_Part(dataset.name, dataset, tuple(range(dataset.num_classes))) for dataset in sets]
-
-
 def _assemble(
     name: str,
-    parts: list[_Part],
+    parts: list[Draft],
     scenario: Scenario,
     training_outputs: TrainingOutputs,
     *,
@@ -309,7 +245,8 @@ def _assemble(
         columns = torch.full((dataset.num_classes,), -1)
         columns[list(part.members)] = torch.tensor(classes)
         learn = _rows(dataset.train_x, columns[dataset.train_y], limits[0])
-        stays, aside = data.holdout(learn.targets, validation_fraction, seeding.generator(seed, "validation", index))
+        draw = seeding.generator(seed, "validation", index if part.twin is None else part.twin)
+        stays, aside = data.holdout(learn.targets, validation_fraction, draw)
         tasks.append(
             Task(
                 name=part.name,
