@@ -155,6 +155,14 @@ def test_a_recipe_is_run_kept_and_gone_on_with(tmp_path: Path) -> None:
     assert "differs in batch size" in str(recipes.differing(recipes.resolve(other, quick=True), found))
 
 
+def test_a_learning_rate_that_a_grid_chose_is_no_other_experiment(tmp_path: Path) -> None:
+    row = {"label": "chosen", "method": "adagrad", "grid": {"lr": [0.05, 0.0001]}, "parts": ["heads"]}
+    table = recipes.resolve(make(tmp_path, methods=[*TINY["methods"][:3], row], paired=[]), labels=("chosen",), seeds=1)
+    found, _ = run(table, Folder(tmp_path / "out"))
+    assert found[0].config.lr == 0.05 != table.jobs(table.rows[0])[0].config.lr
+    assert recipes.differing(table, found) is None
+
+
 def test_rows_of_one_method_are_told_apart_by_their_labels(tmp_path: Path) -> None:
     recipe = make(tmp_path)
     found, _ = run(recipes.resolve(recipe, labels=("plain", "plain-sgd"), quick=True), Folder(tmp_path / "out"))

@@ -276,7 +276,7 @@ def differing(table: Table, old: Iterable[Record]) -> str | None:
                 return f"{label} differs in {name}"
         new = planned.get(_place(config))
         for name in RunConfig.model_fields if new is not None else ():
-            if getattr(config, name) != getattr(new, name) and not (name == "hyperparameters" and _by_grid(config)):
+            if getattr(config, name) != getattr(new, name) and name not in _by_grid(config):
                 return f"{label} differs in {name.replace('_', ' ')}"
     return None
 
@@ -285,5 +285,8 @@ def _place(config: RunConfig) -> tuple[Any, ...]:
     return config.extra.get("part"), config.extra.get("label"), config.seed
 
 
-def _by_grid(config: RunConfig) -> bool:
-    return any(value.source == "grid" for value in config.hyperparameters.values())
+def _by_grid(config: RunConfig) -> set[str]:
+    """The fields that a grid chose: of an optimizer also the learning rate, which stands there and among its values."""
+    chosen = {key for key, value in config.hyperparameters.items() if value.source == "grid"}
+    own = chosen & {"lr"} if registry.lookup(config.method).kind == "optimizer" else set()
+    return own | ({"hyperparameters"} if chosen else set())
