@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from bench.make_records import make_record
-from holdfast.bench import compare, data, recipes, report, results, streams
+from holdfast.bench import compare, data, recipes, report, results, runner, streams
 from holdfast.bench import record as records
 from holdfast.bench.data import ImageDataset, TextDataset
 from holdfast.bench.executing import Local
@@ -161,6 +161,29 @@ def test_a_learning_rate_that_a_grid_chose_is_no_other_experiment(tmp_path: Path
     found, _ = run(table, Folder(tmp_path / "out"))
     assert found[0].config.lr == 0.05 != table.jobs(table.rows[0])[0].config.lr
     assert recipes.differing(table, found) is None
+
+
+def test_the_released_ewc_baseline_is_run_as_released(tmp_path: Path, small_data: None) -> None:
+    recipe = recipes.load("classp-mnist-fashion")
+    (row,) = recipes.resolve(recipe, variant="released", labels=("ewc-released",), seeds=1).rows
+    config = row.final.config("ewc", 0)
+    assert {key: value.value for key, value in config.hyperparameters.items()} == {
+        "strength": 2 * 5000.0, "fisher": "auto", "coupling": "gradient", "variant": "foreign",
+    }  # fmt: skip
+    assert (config.optimizer, config.lr, config.epochs_per_task, config.shuffle) == ("sgd", 0.25, [1, 3, 1], False)
+    stream = runner.build_stream(config)
+    first, again, _ = stream.tasks
+    assert [task.name for task in stream] == ["mnist", "mnist 2", "fashion_mnist"]
+    assert torch.equal(first.train.rows, again.train.rows) and not len(first.valid)
+    drawn = [y for _, y in Learner(config, stream).importance_batches(first)]
+    assert [len(y) for y in drawn] == [32, 28]  # all of them, each once, in another order
+    assert torch.cat(drawn).sort().values.equal(first.train.targets.sort().values)
+    assert not torch.cat(drawn).equal(first.train.targets)
+
+    table = recipes.resolve(recipe, variant="released", labels=("ewc-released",), quick=True)
+    found, _ = run(table, Folder(tmp_path / "out"))
+    assert [record.status for record in found] == ["finished"] and len(found[0].matrix) == 3
+    assert (tmp_path / "out" / "records" / "penalty-from-second-pass-ewc-released-seed0.json").is_file()
 
 
 def test_rows_of_one_method_are_told_apart_by_their_labels(tmp_path: Path) -> None:

@@ -239,6 +239,14 @@ def test_records_of_an_earlier_version_of_the_recipe_are_refused(
         results.collect(fill(tmp_path, [old]))
 
 
+def test_a_record_that_names_no_part_is_of_the_first() -> None:
+    recipe = recipes.load("classp-mnist-fashion")
+    record = make_record("adagrad", 0)
+    config = record.config.model_copy(update={"extra": {"recipe": recipe.name, "label": "adagrad"}})
+    old = results.Experiment(recipe, "honest", "x", (record.model_copy(update={"config": config}),))
+    assert [len(old.of(part, "adagrad")) for part in recipe.parts] == [1, 0]
+
+
 def test_one_experiment_in_two_folders_is_refused(tmp_path: Path) -> None:
     record = make("l2sp", 0, [0.7, 0.8])
     for folder in ("a", "b"):

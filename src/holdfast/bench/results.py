@@ -131,10 +131,11 @@ class Experiment:
 
     def of(self, part: str, label: str) -> list[Record]:
         """The records of a row, by seed."""
+        first = next(iter(self.recipe.parts))
         found = [
             record
             for record in self.records
-            if record.config.extra.get("part", part) == part and record.config.extra["label"] == label
+            if (record.config.extra.get("part", first), record.config.extra["label"]) == (part, label)
         ]
         return sorted(found, key=lambda record: record.config.seed)
 
