@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +21,8 @@ from holdfast import registry
 from holdfast.bench import models, optimizers, runner
 from holdfast.bench.record import Costs, Hyperparameter, RunConfig
 from holdfast.bench.tasks import Split, Stream, Task
+from holdfast.dispatch import PHASES_AFTER, PHASES_BEFORE
+from holdfast.method import Method
 from holdfast.objectives import Classification
 
 __all__ = ["ByHand", "runs", "split_mnist"]
@@ -68,8 +74,8 @@ def _config(setup: Setup, method: str, few: int | None, optimizer: str) -> RunCo
         defaults["strength"] = 1.0  # weak enough for the learning rate; the cost is the same
     return RunConfig(
         stream="split-mnist", scenario="domain", training_outputs="all", tasks=5, method=method, model="mlp",
-        optimizer=optimizer, lr=_LEARNING_RATES[optimizer], optimizer_between_tasks="kept", epochs=1, batch_size=128, validation_fraction=0.0,
-        seed=0, device=setup.device.type, importance_samples=few,
+        optimizer=optimizer, lr=_LEARNING_RATES[optimizer], optimizer_between_tasks="kept", epochs=1, batch_size=128,
+        seed=0, validation_fraction=0.0, device=setup.device.type, importance_samples=few,
         hyperparameters={k: Hyperparameter(value=v, source="default") for k, v in defaults.items()},
     )  # fmt: skip
 
@@ -147,7 +153,11 @@ def _runs(setup: Setup, stream: Stream, data: str, optimizer: str) -> list[Row]:
         works[label] = lambda label=label, config=config: work(label, config)
     timings = alternate(setup, works, warm=0)
     called = {"sgd": "SGD", "adam": "Adam"}[optimizer]
-    notes = {label: f"{called}, {label}: {_profile(spent[label], by_hand.seconds_training)}" for label in asked}
+    notes = {
+        label: f"{called}, {label}: {_profile(spent[label], by_hand.seconds_training)}"
+        + ("" if few or setup.device.type != "cpu" else _phases(_config(setup, method, few, optimizer), stream))
+        for label, (method, few) in asked.items()
+    }
     first = next(iter(asked))
     notes[first] = (
         f"{called}: 5 tasks of 2 classes in one head of 2, 1 epoch each, batch 128, MLP 784-400-400-2; {data}; the "
@@ -169,6 +179,28 @@ def _profile(costs: Costs, by_hand: float) -> str:
         f"loop's), {_share(costs.seconds_consolidate, total)} consolidating, {_share(costs.seconds_evaluate, total)} "
         "testing"
     )
+
+
+def _phases(config: RunConfig, stream: Stream) -> str:
+    """What each phase of the method's step takes, on the average over a run of its own; empty where it has none."""
+    kind: Any = registry.lookup(config.method).build
+    spent: Counter[str] = Counter()
+
+    def timed(name: str, part: Callable[..., None]) -> Callable[..., None]:
+        def run(*args: Any) -> None:
+            began = time.perf_counter()
+            part(*args)
+            spent[name] += time.perf_counter() - began  # type: ignore[assignment]  # a counter of seconds
+
+        return run
+
+    with ExitStack() as patched:
+        for name in PHASES_BEFORE + PHASES_AFTER:
+            if kind is not None and getattr(kind, name) is not getattr(Method, name):
+                patched.enter_context(mock.patch.object(kind, name, timed(name, getattr(kind, name))))
+        steps = runner.run(config, stream=stream).costs.steps
+    parts = [f"{name} {1e3 * seconds / steps:.2f} ms" for name, seconds in spent.items() if seconds / steps > 1e-5]
+    return f"; of each step {', '.join(parts)}" if parts else ""
 
 
 def _share(part: float, whole: float) -> str:
