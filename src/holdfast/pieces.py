@@ -50,7 +50,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 class _Memory(threading.local):
     def __init__(self) -> None:
-        self.held: dict[tuple[torch.dtype, int], Tensor] = {}
+        self.held: dict[tuple[torch.dtype, int, int], Tensor] = {}
 
 
 _memory = _Memory()
@@ -60,15 +60,17 @@ def scratch(entries: int, dtype: torch.dtype, number: int = 0) -> Tensor:
     """CPU memory for what is computed on the way, ``[entries]``: the same at every call in a thread.
 
     Memory that is new from the system has to be mapped page by page when it is first written, which takes several times
-    as long as the arithmetic on it.
+    as long as the arithmetic on it. Lengths of another order have memory of their own, for each thread of an operation
+    should find the part that it wrote before: the other's would have to come from the other's cache.
 
     Args:
         entries: how many, at most those of a piece.
         dtype: of each.
         number: 0, 1, ...: which of those that are needed at once.
     """
-    key = dtype, number
-    if key not in _memory.held or _memory.held[key].numel() < entries:
+    key = dtype, number, entries.bit_length()
+    held = _memory.held.get(key)
+    if held is None or held.numel() < entries:
         with torch.inference_mode(False):
-            _memory.held[key] = torch.empty(entries, dtype=dtype)
-    return _memory.held[key][:entries]
+            held = _memory.held[key] = torch.empty(entries, dtype=dtype)
+    return held if held.numel() == entries else held[:entries]

@@ -73,10 +73,10 @@ def test_pieces_are_at_most_half_as_long_again(monkeypatch):
 
 
 def test_scratch_is_the_same_memory_in_a_thread_and_other_memory_in_another():
-    here, again, beside = scratch(5, torch.float32), scratch(3, torch.float32), scratch(5, torch.float32, 1)
+    here, again, beside = scratch(7, torch.float32), scratch(5, torch.float32), scratch(7, torch.float32, 1)
     assert here.data_ptr() == again.data_ptr() != beside.data_ptr()
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(lambda: scratch(5, torch.float32).data_ptr()).result() != here.data_ptr()
+        assert pool.submit(lambda: scratch(7, torch.float32).data_ptr()).result() != here.data_ptr()
 
 
 def test_only_tensors_of_one_dense_layout_are_walked():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from holdfast.pieces import LARGE, flat_alike, pieces, scratch
+from holdfast.pieces import LARGE, PIECE, flat_alike, pieces, scratch
 
 __all__ = ["add_quadratic_gradient", "add_quadratic_gradient_plainly"]
 
@@ -47,8 +47,9 @@ def add_quadratic_gradient(
 
     .. math:: g_i \leftarrow g_i + 2 a F_i (\theta_i - \theta_i^*)
 
-    Large CPU tensors are walked in pieces: five streams over memory (θ, θ*, F and g read, g written) and no temporary.
-    The rest go through ``torch._foreach_*``, one precision at a time.
+    CPU tensors of more than a piece are walked in pieces: five streams over memory (θ, θ*, F and g read, g written) and
+    no temporary beyond a piece. So are those of mixed precision. The rest go through ``torch._foreach_*``, on the CPU so
+    many at a time that together they have a piece.
 
     Args:
         params: the weights, each ``[*p]``.
@@ -63,12 +64,13 @@ def add_quadratic_gradient(
     listed: list[int] = []
     for i, p in enumerate(params):
         held = (anchors[i],) if importances is None else (anchors[i], importances[i])
-        large, on_cpu = p.numel() >= LARGE, p.device.type == "cpu"
+        alike = p.dtype == grads[i].dtype == anchors[i].dtype
+        walks = p.device.type == "cpu" and grad_scale is None and p.numel() >= (PIECE if alike else LARGE)
         if fused and _worth_compiling(p, grads[i], *held):
             compiled.append((p, grads[i], *held))
-        elif large and on_cpu and grad_scale is None and flat_alike(p, grads[i], *held):
+        elif walks and flat_alike(p, grads[i], *held):
             _walk(p, grads[i], *held, factor=factor)
-        elif p.dtype == grads[i].dtype == anchors[i].dtype:
+        elif alike:
             listed.append(i)
         else:
             one = slice(i, i + 1)
@@ -76,16 +78,30 @@ def add_quadratic_gradient(
             add_quadratic_gradient_plainly(params[one], grads[one], anchors[one], weights, factor, grad_scale)
     if compiled:
         _add_compiled(compiled, factor, grad_scale)
-    if listed:
-        weights = None if importances is None else [importances[i] for i in listed]
+    for group in _groups(params, listed):
+        weights = None if importances is None else [importances[i] for i in group]
         _add_lists(
-            [params[i] for i in listed],
-            [grads[i] for i in listed],
-            [anchors[i] for i in listed],
+            [params[i] for i in group],
+            [grads[i] for i in group],
+            [anchors[i] for i in group],
             weights,
             factor,
             grad_scale,
         )
+
+
+def _groups(params: Sequence[Tensor], listed: Sequence[int]) -> Iterator[list[int]]:
+    """All at once where a launch is what costs; on the CPU so many that their temporaries are a piece, used again."""
+    group: list[int] = []
+    entries = 0
+    for i in listed:
+        if group and params[i].device.type == "cpu" and entries + params[i].numel() > PIECE:
+            yield group
+            group, entries = [], 0
+        group.append(i)
+        entries += params[i].numel()
+    if group:
+        yield group
 
 
 def _add_lists(
