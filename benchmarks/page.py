@@ -32,7 +32,8 @@ needs a C++ compiler, and its first step takes seconds.
 
 The floor, here and below, is the bytes that must move over the bandwidth of a copy measured in the same rounds. A copy
 also reads the memory that it is about to overwrite, which an update in place does not have to: a single compiled pass
-can come out a little below the floor.""",
+can come out a little below the floor. The last column is the figure of work that took just the floor: on a machine
+whose memory is slow at the time, a target may lie beyond it.""",
     "anastrophic": """\
 Off means `coherence=0`: what is left is L2-SP, computed in O(N) by Parseval's theorem. With Φ each tensor takes one
 transform and one inverse; `phi_every=k` divides that by k. The floor leaves the transforms out.""",
@@ -49,12 +50,16 @@ Per sample, not per batch. A training pass is forward, backward and an SGD step 
 takes one backward per class, less one, and keeps the forward pass.""",
     "runs": """\
 Everything a run does: training, importances, tests of all tasks before the first and after each, the watch over
-numbers that are not finite, the record. The loop by hand trains and tests the same. A Fisher over all samples costs
-about as much again as an epoch of training, so with one epoch a task it cannot be below twice the loop's training time,
-whoever computes it; estimated from 2000 samples of each task (`importance_samples`) it is a small part. SI looks at
-every weight in every step: it copies weights and gradients before the step, and reads both with the path integral after
-it (see *Path integrals*), which is much beside the arithmetic of so small a network. LwF adds a forward pass of the old
-network. Below the table: where the time of each run went.""",
+numbers that are not finite, the record. The loop by hand trains and tests the same. Under SGD, whose own arithmetic is
+the least that a step can have, and under Adam, with which the stream is trained by default.
+
+A Fisher or MAS importance of every sample takes a forward pass, a backward pass to the activations and one product of
+squares per layer: nearly the arithmetic of an epoch of training, so after one epoch a task it adds most of the loop's
+training time again, whoever computes it. Estimated from 2000 samples of each task (`importance_samples`) it is a small
+part. SI looks at every weight in every step: it copies weights and gradients before the step, and reads both with the
+path integral after it (see *Path integrals*), which is much beside the arithmetic of so small a network. LwF adds a
+forward pass of the old network. Below the table: where the time of each run went, and what the phases of a method's
+step took.""",
     "avalanche": "Its version 0.6 over the same tensors, with its loggers off, tested on all tasks after each.",
     "large": """\
 `holdfast methods --model MODEL` prints the estimate. Resident memory is that of the process, against the moment before
@@ -86,7 +91,8 @@ def markdown(*runs: Mapping[str, Any]) -> str:
 def _where(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "Printed by `python -m benchmarks`; no figure was typed. What stands in a row was measured in one process, in",
-        "turns; times are medians, and on a machine that others use, only their ratios mean something.",
+        "turns; times are medians, figures the medians of each round's own ratio; on a machine that others use, only",
+        "the figures mean something.",
         "",
     ]
     for run in runs:

@@ -24,7 +24,7 @@ class Row:
         unit: of the figure: times faster, times as long, milliseconds, bytes per parameter, ratio.
         target: what the figure should reach; ``None`` where there is no target.
         better: whether more or less is better.
-        seconds: median time of the work.
+        seconds: median time of the work; the figure is the median of the rounds' own ratios.
         beside_seconds: median time of what it is compared with.
         floor_seconds: bytes that must move, divided by the copy bandwidth measured in the same rounds.
         rounds: how often each was measured.
@@ -59,13 +59,13 @@ class Row:
 
 def faster(timings: Timings, name: str, beside: str, **what: Any) -> Row:
     """How many times faster one piece of work is than another; the rest as :func:`_compared` takes it."""
-    value = timings.median(beside) / timings.median(name)
+    value = timings.ratio(beside, name)
     return _compared(timings, name, beside, value, "times faster", "more", **what)
 
 
 def cost(timings: Timings, name: str, beside: str, **what: Any) -> Row:
     """How many times as long one piece of work takes as another; the rest as :func:`_compared` takes it."""
-    value = timings.median(name) / timings.median(beside)
+    value = timings.ratio(name, beside)
     return _compared(timings, name, beside, value, "times as long", "less", **what)
 
 
@@ -77,7 +77,7 @@ def _compared(
     return Row(bench, work, device, than, value, unit, target, better, mine, other, floor, timings.rounds, note)
 
 
-HEADERS = ("work", "device", "beside", "its time", "Holdfast", "floor", "figure", "target", "met")
+HEADERS = ("work", "device", "beside", "its time", "Holdfast", "floor", "figure", "target", "met", "at the floor")
 
 
 def _time(seconds: float | None) -> str:
@@ -99,7 +99,16 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.value:.3g} {row.unit}",
         "" if row.target is None else f"{sign} {row.target:g}",
         {None: "", True: "yes", False: "no"}[row.met],
+        _at_the_floor(row),
     )
+
+
+def _at_the_floor(row: Row) -> str:
+    """The figure of work that took no longer than its floor: no target beyond it can be met on that machine."""
+    if row.floor_seconds is None or row.beside_seconds is None:
+        return ""
+    ratio = row.floor_seconds / row.beside_seconds
+    return f"{1 / ratio if row.better == 'more' else ratio:.3g}"
 
 
 def text_table(rows: list[Row]) -> str:

@@ -139,45 +139,46 @@ def _runs(setup: Setup, stream: Stream, data: str, optimizer: str) -> list[Row]:
             asked[f"{method}, importances from {_FEW} samples a task"] = (method, 32 if setup.quick else _FEW)
         else:
             asked[method] = (method, None)
-    by_hand = ByHand(stream, setup, optimizer)
-    works: dict[str, Any] = {"by hand": by_hand}
-    spent: dict[str, Costs] = {}
-
-    def work(label: str, config: RunConfig) -> None:
-        record = runner.run(config, stream=stream)
-        assert record.status == "finished", record.failure
-        spent[label] = record.costs
-
-    for label, (method, few) in asked.items():
-        config = _config(setup, method, few, optimizer)
-        works[label] = lambda label=label, config=config: work(label, config)
-    timings = alternate(setup, works, warm=0)
     called = {"sgd": "SGD", "adam": "Adam"}[optimizer]
-    notes = {
-        label: f"{called}, {label}: {_profile(spent[label], by_hand.seconds_training)}"
-        + ("" if few or setup.device.type != "cpu" else _phases(_config(setup, method, few, optimizer), stream))
-        for label, (method, few) in asked.items()
-    }
-    first = next(iter(asked))
-    notes[first] = (
-        f"{called}: 5 tasks of 2 classes in one head of 2, 1 epoch each, batch 128, MLP 784-400-400-2; {data}; the "
-        f"plain loop: {_share(by_hand.seconds_training, by_hand.seconds)} training; {notes[first]}"
-    )
-    return [
-        cost(timings, label, "by hand", bench="runs", work=f"whole run, {called}, {label}", device=setup.device.type,
-             than="plain loop", target=_TARGETS[method],
-             note=notes[label])
-        for label, (method, _) in asked.items()
-    ]  # fmt: skip
+    head = f"{called}: 5 tasks of 2 classes in one head of 2, 1 epoch each, batch 128, MLP 784-400-400-2; {data}; "
+    rows = []
+    for label, (method, few) in asked.items():
+        by_hand = ByHand(stream, setup, optimizer)
+        run = _Run(_config(setup, method, few, optimizer), stream)
+        # Two by two, so that what changes on the machine from one minute to the next changes for both.
+        timings = alternate(setup, {"by hand": by_hand, "run": run}, warm=0)
+        note = f"{called}, {label}: {_profile(run.costs, by_hand)}"
+        if not few and setup.device.type == "cpu":
+            note += _phases(run.config, stream)
+        rows.append(
+            cost(
+                timings, "run", "by hand", bench="runs", work=f"whole run, {called}, {label}", device=setup.device.type,
+                than="plain loop", target=_TARGETS[method], note=note if rows else head + note,
+            )
+        )  # fmt: skip
+    return rows
 
 
-def _profile(costs: Costs, by_hand: float) -> str:
+class _Run:
+    """A run of the bench."""
+
+    def __init__(self, config: RunConfig, stream: Stream) -> None:
+        self.config = config
+        self.stream = stream
+
+    def __call__(self) -> None:
+        record = runner.run(self.config, stream=self.stream)
+        assert record.status == "finished", record.failure
+        self.costs = record.costs  # of the latest run
+
+
+def _profile(costs: Costs, by_hand: ByHand) -> str:
     """Where a run's time went, in its last round."""
     total = costs.seconds_total
     return (
-        f"{_share(costs.seconds_training, total)} training ({costs.seconds_training / by_hand:.2f} times the plain "
-        f"loop's), {_share(costs.seconds_consolidate, total)} consolidating, {_share(costs.seconds_evaluate, total)} "
-        "testing"
+        f"{_share(costs.seconds_training, total)} training ({costs.seconds_training / by_hand.seconds_training:.2f} "
+        f"times the plain loop's, which is {_share(by_hand.seconds_training, by_hand.seconds)} training), "
+        f"{_share(costs.seconds_consolidate, total)} consolidating, {_share(costs.seconds_evaluate, total)} testing"
     )
 
 

@@ -62,6 +62,10 @@ class Timings:
         """The median of one piece of work."""
         return statistics.median(self.seconds[name])
 
+    def ratio(self, name: str, to: str) -> float:
+        """The median over the rounds of how many times as long one took as another, which drifts less than either."""
+        return statistics.median(a / b for a, b in zip(self.seconds[name], self.seconds[to], strict=True))
+
     def fastest(self, *names: str) -> str:
         """The one with the least median."""
         return min(names, key=self.median)

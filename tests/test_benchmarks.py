@@ -40,9 +40,12 @@ def test_whole_runs_are_measured_against_the_loop_by_hand():
     assert "random images" in rows[0].note
 
 
-def test_ratios_are_of_medians():
-    timings = Timings({"ours": [1.0, 2.0, 9.0], "plain": [8.0, 4.0, 0.0]})
+def test_a_ratio_is_the_median_of_those_of_the_rounds():
+    timings = Timings({"ours": [1.0, 2.0, 9.0], "plain": [8.0, 2.0, 3.0]})
     assert timings.median("ours") == 2.0 and timings.fastest("ours", "plain") == "ours"
+    assert timings.ratio("ours", "plain") == 1.0 and timings.ratio("plain", "ours") == 1.0
+    drifting = Timings({"ours": [2.0, 4.0, 80.0, 80.0], "plain": [1.0, 2.0, 40.0, 40.0]})
+    assert drifting.ratio("ours", "plain") == 2.0
     assert timings.rounds == 3
 
 
