@@ -1,4 +1,4 @@
-"""Walking several tensors side by side as flat memory, piece by piece.
+"""Walking several tensors side by side as flat memory, piece by piece, or in one compiled pass.
 
 An elementwise update of large CPU tensors is bound by memory. Done piece by piece, what one operation writes is still
 in the cache when the next one reads it, and temporaries are as small as a piece.
@@ -7,18 +7,22 @@ in the cache when the next one reads it, and temporaries are as small as a piece
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
 
-__all__ = ["LARGE", "PIECE", "flat_alike", "pieces", "scratch"]
+__all__ = ["LARGE", "PIECE", "compiled", "flat_alike", "pieces", "scratch"]
+
+_P = ParamSpec("_P")
 
 # A piece of float32 takes 2 MiB: half for each of two threads, which their caches hold beside what is left there by the
 # operation before. Smaller pieces spend more on starting operations than they save (measured from 2**17 to 2**20).
 PIECE = 1 << 19
 # Below this many entries walking costs more than the temporaries that it spares.
 LARGE = 1 << 14
+_MOST_COMPILED = 256
 
 
 def flat_alike(*tensors: Tensor) -> bool:
@@ -74,3 +78,18 @@ def scratch(entries: int, dtype: torch.dtype, number: int = 0) -> Tensor:
         with torch.inference_mode(False):
             held = _memory.held[key] = torch.empty(entries, dtype=dtype)
     return held if held.numel() == entries else held[:entries]
+
+
+def compiled(update: Callable[_P, None], *, dynamic: bool) -> Callable[_P, None]:
+    """An update of tensors, compiled for each list of them that it meets.
+
+    PyTorch's own limit of 8 would leave a growing list of heads, or an optimizer of many groups, uncompiled without a
+    word: slower, and with temporaries as large as the weights.
+
+    Args:
+        update: what to compile; counted apart from other copies of its code.
+        dynamic: for flat memory of any length, in place of just the shapes that it meets.
+    """
+    return torch.compile(  # type: ignore[call-overload, no-any-return]  # its stubs know neither limit
+        update, dynamic=dynamic, recompile_limit=_MOST_COMPILED, isolate_recompiles=True
+    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from holdfast.penalties.gradient import add_quadratic_gradient, add_quadratic_gradient_plainly
-from holdfast.pieces import LARGE, PIECE, flat_alike, pieces, scratch
+from holdfast.pieces import LARGE, PIECE, compiled, flat_alike, pieces, scratch
 
 # Small, large, more than a piece, more than two with a ragged end, and an image kernel for another memory format.
 SHAPES = [(3,), (LARGE,), (PIECE + 5,), (2, PIECE + 11), (64, 32, 3, 3)]
@@ -77,6 +79,15 @@ def test_scratch_is_the_same_memory_in_a_thread_and_other_memory_in_another():
     assert here.data_ptr() == again.data_ptr() != beside.data_ptr()
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(lambda: scratch(7, torch.float32).data_ptr()).result() != here.data_ptr()
+
+
+def test_a_growing_list_of_weights_is_compiled_each_time(monkeypatch):
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="eager"))
+    before = counters["stats"]["unique_graphs"]
+    update = compiled(lambda tensors: [t.add_(1) for t in tensors] and None, dynamic=False)
+    for count in range(1, 12):  # PyTorch's own limit is 8
+        update([torch.zeros(3) for _ in range(count)])
+    assert counters["stats"]["unique_graphs"] == before + 11
 
 
 def test_only_tensors_of_one_dense_layout_are_walked():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from holdfast.pieces import LARGE, flat_alike, pieces, scratch
+from holdfast.pieces import LARGE, compiled, flat_alike, pieces, scratch
 
 __all__ = ["Rule", "accumulator_dtype", "advance"]
 
@@ -62,13 +62,13 @@ def advance(
     """
     rest: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
     amp = grad_scale is not None or found_inf is not None
-    compiled: list[Triple] = []
+    whole: list[Triple] = []
     for w, g, s in zip(weights, gradients, sums, strict=True):
         # A subclass, such as a DTensor, stays with the lists.
         plain, on_cpu, large = type(g) is Tensor and not amp, w.device.type == "cpu", w.numel() >= LARGE
         walkable = plain and large and (on_cpu != fused) and flat_alike(w, g, s)
         if plain and fused and (on_cpu or walkable):
-            compiled.append((w, g, s))
+            whole.append((w, g, s))
         elif on_cpu and walkable:
             _sweep(w, g, s, rule)
         else:
@@ -77,8 +77,8 @@ def advance(
                 tensors.append(tensor)
     for ws, gs, ss in rest.values():
         _advance_lists(ws, gs, ss, rule)
-    if compiled:
-        _advance_compiled(compiled, rule)
+    if whole:
+        _advance_compiled(whole, rule)
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -196,4 +196,4 @@ def _compiled(
                 change = lr * h * (divisor.rsqrt() if root == 2.0 else divisor.pow(-1.0 / root))
             w.copy_(w - change)
 
-    return torch.compile(update, dynamic=dynamic)
+    return compiled(update, dynamic=dynamic)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from holdfast.pieces import LARGE, PIECE, flat_alike, pieces, scratch
+from holdfast.pieces import LARGE, PIECE, compiled, flat_alike, pieces, scratch
 
 __all__ = ["add_quadratic_gradient", "add_quadratic_gradient_plainly"]
 
@@ -48,8 +48,8 @@ def add_quadratic_gradient(
     .. math:: g_i \leftarrow g_i + 2 a F_i (\theta_i - \theta_i^*)
 
     CPU tensors of more than a piece are walked in pieces: five streams over memory (θ, θ*, F and g read, g written) and
-    no temporary beyond a piece. So are those of mixed precision. The rest go through ``torch._foreach_*``, on the CPU so
-    many at a time that together they have a piece.
+    no temporary beyond a piece. So are those of mixed precision. The rest go through ``torch._foreach_*``, on the CPU
+    so many at a time that together they have a piece.
 
     Args:
         params: the weights, each ``[*p]``.
@@ -60,14 +60,14 @@ def add_quadratic_gradient(
         grad_scale: what ``grads`` are multiplied by, ``[]``; ``None`` for 1.
         fused: compile one pass over memory.
     """
-    compiled: list[tuple[Tensor, ...]] = []
+    whole: list[tuple[Tensor, ...]] = []
     listed: list[int] = []
     for i, p in enumerate(params):
         held = (anchors[i],) if importances is None else (anchors[i], importances[i])
         alike = p.dtype == grads[i].dtype == anchors[i].dtype
         walks = p.device.type == "cpu" and grad_scale is None and p.numel() >= (PIECE if alike else LARGE)
         if fused and _worth_compiling(p, grads[i], *held):
-            compiled.append((p, grads[i], *held))
+            whole.append((p, grads[i], *held))
         elif walks and flat_alike(p, grads[i], *held):
             _walk(p, grads[i], *held, factor=factor)
         elif alike:
@@ -76,8 +76,8 @@ def add_quadratic_gradient(
             one = slice(i, i + 1)
             weights = None if importances is None else importances[one]
             add_quadratic_gradient_plainly(params[one], grads[one], anchors[one], weights, factor, grad_scale)
-    if compiled:
-        _add_compiled(compiled, factor, grad_scale)
+    if whole:
+        _add_compiled(whole, factor, grad_scale)
     for group in _groups(params, listed):
         weights = None if importances is None else [importances[i] for i in group]
         _add_lists(
@@ -180,4 +180,4 @@ def _compiled(*, dynamic: bool) -> Callable[[list[tuple[Tensor, ...]], Tensor], 
             weighed = distance * importance[0].to(anchor.dtype) if importance else distance
             g.copy_(g.to(anchor.dtype) + scale * weighed)
 
-    return torch.compile(update, dynamic=dynamic)
+    return compiled(update, dynamic=dynamic)
