@@ -46,10 +46,13 @@ class Session:
 
     def order(self, config: RunConfig, round_: int, epoch: int) -> Tensor:
         """The order of samples in an epoch, ``[n]``; depends on nothing but its arguments, so a run can resume."""
-        if not config.shuffle:
-            return torch.arange(len(self))
-        draw = seeding.generator(config.seed, "order", self.index, round_, epoch)
-        return torch.randperm(len(self), generator=draw)
+        if config.shuffle:
+            draw = seeding.generator(config.seed, "order", self.index, round_, epoch)
+            order = torch.randperm(len(self), generator=draw)
+        else:
+            order = torch.arange(len(self))
+        # On the device at once, for every copy to it would wait. Those of several tasks have to be told apart first.
+        return order.to(self.last.train.rows.device) if len(self.tasks) == 1 else order
 
     def parts(self, positions: Tensor) -> list[Part]:
         """The samples at some positions, task by task."""
