@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -84,16 +85,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="count the processor's time, not the time that passed: with --threads 1, for a machine that others use",
     )
-    parser.add_argument("--device", action="append", help="cpu or cuda (default: both, where there is one)")
+    parser.add_argument(
+        "--device", action="append", choices=["cpu", "cuda"], help="cpu or cuda (default: both, where there is one)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write docs/performance.md from the figures")
     parser.add_argument("--of", type=Path, metavar="FILE", nargs="+", help="make --page of these, and measure nothing")
     asked = parser.parse_args(arguments)
     if asked.of:
-        asked.page.write_text(page.markdown(*(json.loads(file.read_text()) for file in asked.of)))
+        if asked.page is None:
+            parser.error("--of makes a page of figures; expected --page FILE, too")
+        asked.page.write_text(page.markdown(*(_figures(parser, file) for file in asked.of)))
         return
     devices = asked.device or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    if asked.threads:
+    if "cuda" in devices and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has none that PyTorch can use; expected cpu")
+    if not asked.seconds > 0:
+        parser.error(f"--seconds is {asked.seconds}; expected a number > 0")
+    if asked.threads is not None:
+        if asked.threads < 1:
+            parser.error(f"--threads is {asked.threads}; expected at least 1")
         torch.set_num_threads(asked.threads)
 
     def keep(found: dict[str, object]) -> None:
@@ -112,6 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n" + json.dumps(found))
     if asked.page:
         asked.page.write_text(page.markdown(found))
+
+
+def _figures(parser: argparse.ArgumentParser, file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"--of {file}: {error}; expected what --json wrote")
+    if not isinstance(found, dict) or "rows" not in found:
+        parser.error(f"--of {file} holds no figures; expected what --json wrote")
+    return found
 
 
 if __name__ == "__main__":

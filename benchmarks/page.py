@@ -78,6 +78,8 @@ def markdown(*runs: Mapping[str, Any]) -> str:
     missed = [row for row in rows if row.met is False]
     counted = [row for row in rows if row.met is not None]
     parts = ["# How fast, and how large", "", *_where(runs), ""]
+    if any(run.get("quick") for run in runs):
+        parts += ["**Made with `--quick`, to see that it runs: the figures mean nothing.**", ""]
     parts += [f"Of {len(counted)} figures with a target {len(counted) - len(missed)} meet it.", ""]
     for name, title in _TITLES.items():
         mine = [row for row in rows if row.bench == name]
@@ -91,8 +93,8 @@ def markdown(*runs: Mapping[str, Any]) -> str:
 def _where(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "Printed by `python -m benchmarks`; no figure was typed. What stands in a row was measured in one process, in",
-        "turns; times are medians, figures the medians of each round's own ratio; on a machine that others use, only",
-        "the figures mean something.",
+        "turns; times are medians, a figure that is a ratio of two measured times the median of each round's own; on a",
+        "machine that others use, only such figures mean something.",
         "",
     ]
     for run in runs:

@@ -33,6 +33,29 @@ def test_the_command_prints_ratios_and_writes_them(tmp_path, capsys):
     assert sorted(sizes.values()) == [6.0, 6.0, 8.0, 8.0]
 
 
+def test_a_quick_page_says_that_its_figures_mean_nothing():
+    row = Row("ewc", "a step", "cpu", "a loop", 9.0, "times faster", 8.0, "more").plain()
+    run = {"rows": [row], "environment": [], "cpu_time": False}
+    assert "mean nothing" in page.markdown(run | {"quick": True})
+    assert "mean nothing" not in page.markdown(run | {"quick": False})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--of=x.json"], "expected --page FILE"),
+        (["--of=missing.json", "--page=p.md"], "expected what --json wrote"),
+        (["--threads=0"], "--threads is 0; expected at least 1"),
+        (["--seconds=nan"], "--seconds is nan; expected a number > 0"),
+        (["--device=foo"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_sentence(arguments, said, capsys):
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert said in capsys.readouterr().err
+
+
 def test_whole_runs_are_measured_against_the_loop_by_hand():
     rows = command.BENCHES["runs"](Setup(torch.device("cpu"), quick=True))
     assert any("finetune" in row.work for row in rows)
