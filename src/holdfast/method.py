@@ -47,6 +47,7 @@ class Method(abc.ABC):
 
     version: ClassVar[int] = 1
     needs_data: ClassVar[bool] = True
+    renewed: ClassVar[int] = 1  # tensors per parameter that consolidate makes while the old ones are still held
     order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
 
     def __init__(
@@ -172,12 +173,17 @@ class Method(abc.ABC):
             self.meta, self.state, self.buffers = before
             self._loaded()
             raise
+        del before  # what was replaced makes room for what begins anew
+        self._begin_anew()
         self.meta["num_tasks"] = self.num_tasks + 1
         self.meta["steps"] = 0
 
     @abc.abstractmethod
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         """Fill ``state``, ``buffers`` and ``meta``; compute everything that can fail before changing any of them."""
+
+    def _begin_anew(self) -> None:
+        """Set up, once nothing can fail any more, what the next task starts with."""
 
     def _at_least_one(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         name = type(self).__name__

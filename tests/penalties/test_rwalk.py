@@ -119,10 +119,10 @@ def test_training_mode_is_left_alone():
 
 
 def test_normalised_by_the_one_largest():
-    found = normalised([torch.tensor([1.0, 4.0]), torch.tensor([2.0]), torch.tensor([])])
+    found = list(normalised([torch.tensor([1.0, 4.0]), torch.tensor([2.0]), torch.tensor([])]))
     assert torch.equal(found[0], torch.tensor([0.25, 1.0]))
     assert torch.equal(found[1], torch.tensor([0.5]))
-    assert not normalised([torch.zeros(2)])[0].any()
+    assert not next(normalised([torch.zeros(2)])).any()
 
 
 def test_a_model_that_it_never_watched_cannot_be_protected():

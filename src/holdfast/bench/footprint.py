@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.importance.engine import MAX_BYTES
 from holdfast.method import Method
 from holdfast.names import canonical_parameters
+from holdfast.pieces import PIECE
 from holdfast.registry import Entry
 
 __all__ = ["Footprint", "footprint", "has_importances"]
@@ -26,17 +28,19 @@ class Footprint:
     Args:
         state_bytes: what is remembered from task to task, and saved.
         training_bytes: what is held during training only.
-        consolidating_bytes: what remembering a task needs at once, at most.
+        consolidating_bytes: what remembering a task needs at once, at most; nothing of `training_bytes` is held then.
+        stepping_bytes: what a training step needs for a moment, beside `training_bytes`.
     """
 
     state_bytes: int
     training_bytes: int
     consolidating_bytes: int
+    stepping_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
         """The most at any time."""
-        return self.state_bytes + max(self.training_bytes, self.consolidating_bytes)
+        return self.state_bytes + max(self.training_bytes + self.stepping_bytes, self.consolidating_bytes)
 
 
 def has_importances(entry: Entry) -> bool:
@@ -67,20 +71,31 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
     counts = _counts(entry)
     kept, training = float(counts["kept"]), float(counts["training"] or 0)
     parameters = canonical_parameters(model)
+    renewed = 0  # an optimizer that is the memory has learned all it knows by the end of a task
     if entry.kind == "method":
         assert entry.build is not None
         method = entry.build(model, **entry.defaults)
         assert isinstance(method, Method)
         parameters = {name: parameters[name] for name in method.params}
-    # Anchors and importances keep the weights' precision, or float32 where that is a half precision.
-    one = sum(p.numel() * torch.promote_types(p.dtype, torch.float32).itemsize for p in parameters.values())
+        renewed = method.renewed
+    one = _float_bytes(parameters.values())
     state = round(kept * one)
     weighted = has_importances(entry)
     if importance_dtype is not None:
         if not weighted:
             raise ConfigurationError(f"{entry.name} has no importances; expected no importance dtype")
         state += sum(p.numel() for p in parameters.values()) * importance_dtype.itemsize - one
-    # The new importances, and the new anchors beside the old. The estimate of importances works in bounded pieces: each
-    # holds some samples' gradients and what is made of them.
-    consolidating = (one * 2 if weighted else one) + (2 * MAX_BYTES if entry.needs_data else 0) if kept else 0
-    return Footprint(state, round(training * one), consolidating)
+    # What is new, beside all the old: that comes back if the new is not finite. The estimate of importances works in
+    # bounded pieces: each holds some samples' gradients and what is made of them.
+    consolidating = one * renewed + (2 * MAX_BYTES if entry.needs_data else 0)
+    # The distances from the anchors, which large tensors on the CPU have made a piece at a time.
+    listed = [p for p in parameters.values() if p.device.type != "cpu" or p.numel() < PIECE]
+    stepping = _float_bytes(listed) if "quadratic" in entry.promises else 0
+    if all(p.device.type == "cpu" for p in listed):
+        stepping = min(stepping, PIECE * torch.float32.itemsize)
+    return Footprint(state, round(training * one), consolidating, stepping)
+
+
+def _float_bytes(parameters: Iterable[nn.Parameter]) -> int:
+    """In the weights' precision, or float32 where that is a half precision: as anchors and importances are kept."""
+    return sum(p.numel() * torch.promote_types(p.dtype, torch.float32).itemsize for p in parameters)

@@ -21,6 +21,7 @@ from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
 from holdfast.penalties.resources import Resources
 from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence
+from holdfast.penalties.tensors import dense_gradients
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
 
@@ -60,6 +61,7 @@ class Anastrophic(QuadraticPenalty):
     """
 
     needs_data: ClassVar[bool] = False
+    renewed: ClassVar[int] = 1
     auto_fraction: ClassVar[float] = 0.1  # more would hold weights that nobody needs, too
 
     def __init__(
@@ -97,7 +99,9 @@ class Anastrophic(QuadraticPenalty):
         super().add_gradient(step)
         if self.coherence == 0 or self.coupling == "loss":
             return
-        for name in self._due(self._pulled(step)):
+        due = self._due(self._pulled(step))
+        dense_gradients(type(self).__name__, self.params, due)
+        for name in due:
             self._add_coherence(self.params[name], step.grad_scale)
 
     def _due(self, names: list[str]) -> list[str]:

@@ -16,7 +16,8 @@ from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
 from holdfast.penalties.resources import Resources
-from holdfast.state import anchor_of
+from holdfast.penalties.tensors import dense_gradients
+from holdfast.state import anchor_of, finiteness
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class PathPenalty(QuadraticPenalty):
     """
 
     halved: ClassVar[bool] = False
+    begin_at_zero: ClassVar[tuple[str, ...]] = ("path",)  # kinds of state that follow one task only
     needs_data: ClassVar[bool] = False
 
     def __init__(
@@ -77,11 +79,18 @@ class PathPenalty(QuadraticPenalty):
                 "measures the gradient of the task's loss alone; use coupling='gradient' or 'proximal' for it"
             )
 
+    def detach(self) -> None:
+        """Leave the optimizers; what is remembered stays."""
+        super().detach()
+        self._before.clear()
+        self._watched.clear()
+
     def observe_gradient(self, step: Step) -> None:
         """Copy the weights and the loss's own gradient."""
         self.find_new(step)
         super().observe_gradient(step)
         names = self.live(step, held=False)
+        observed = dense_gradients(type(self).__name__, self.params, names)
         self._watched[id(step.optimizer)] = names
         if not names:
             return
@@ -90,7 +99,7 @@ class PathPenalty(QuadraticPenalty):
         params = [self.params[name].detach() for name in names]
         weights, gradients = (list(part) for part in zip(*(self._before[name] for name in names), strict=True))
         torch._foreach_copy_(weights, params)
-        torch._foreach_copy_(gradients, [g for name in names if (g := self.params[name].grad) is not None])
+        torch._foreach_copy_(gradients, observed)
         if step.grad_scale is not None:
             torch._foreach_div_(gradients, step.grad_scale.to(gradients[0].device))
         if step.found_inf is not None:
@@ -127,15 +136,23 @@ class PathPenalty(QuadraticPenalty):
                 f"{type(self).__name__} measures importance while training, and saw none: call attach(optimizer) "
                 "before the first task (to protect a model that is trained already, use EWC, MAS or L2SP)"
             )
+        self._before.clear()  # room for what comes now; the next step makes it anew
         fresh = self._summarise()
-        for name, held in fresh.items():
-            for kind, tensor in held.items():
-                if not bool(tensor.isfinite().all()):
-                    raise NumericsError(
-                        f"the {kind} of parameter {name!r} is not finite: a gradient overflowed or was NaN in training"
-                    )
+        named = [
+            (name, kind, tensor) for name, held in fresh.items() for kind, tensor in held.items() if tensor.numel()
+        ]
+        for (name, kind, _), finite in zip(named, finiteness(tensor for *_, tensor in named), strict=True):
+            if not finite:
+                raise NumericsError(
+                    f"the {kind} of parameter {name!r} is not finite: a gradient overflowed or was NaN in training"
+                )
         self.state.update(fresh)
 
     @abc.abstractmethod
     def _summarise(self) -> dict[str, dict[str, Tensor]]:
-        """The state after the task: ``anchor``, ``importance`` and a ``path`` that begins at 0 for each parameter."""
+        """For each parameter what the next task will hold, but for what begins at 0: ``anchor`` and ``importance``."""
+
+    def _begin_anew(self) -> None:
+        for name in self.params:
+            held = self.state[name]
+            held |= {kind: torch.zeros_like(held["anchor"]) for kind in self.begin_at_zero}

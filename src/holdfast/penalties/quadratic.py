@@ -7,7 +7,7 @@ r"""The quadratic penalty that EWC, L2-SP, SI, MAS, RWalk, ANPyC and Anastrophic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -22,6 +22,7 @@ from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.gradient import add_quadratic_gradient
 from holdfast.penalties.resources import KEPT, Resources, check_resources, lent, near, placed
+from holdfast.penalties.tensors import dense_gradients, side_by_side
 from holdfast.state import anchor_of
 from holdfast.step_size import check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
@@ -131,6 +132,7 @@ class QuadraticPenalty(Method):
     """
 
     halved: ClassVar[bool] = True  # whether the paper writes the one half
+    renewed: ClassVar[int] = 2  # anchor and importance
     auto_fraction: ClassVar[float] = 3.0  # of the task's gradient, for strength="auto": see docs/tuning.md
 
     def __init__(
@@ -199,10 +201,6 @@ class QuadraticPenalty(Method):
         anchors = [near(self.state[name]["anchor"], self.params[name]) for name in names]
         return anchors, [near(w, self.params[name]) for name, w in weights.items()] or None
 
-    def _away(self, names: list[str]) -> bool:
-        """Whether the state has to come from the host."""
-        return self._state_device is not None and any(self.params[name].device.type != "cpu" for name in names)
-
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; differentiable."""
         names = [name for name in self.state if name in self.params and self.holds(name)]
@@ -223,9 +221,9 @@ class QuadraticPenalty(Method):
         names = self._pulled(step)
         anchors, importances = self._lists(names)
         params = [self.params[name] for name in names]
+        grads = dense_gradients(type(self).__name__, self.params, names)
         pulls = [torch.zeros_like(anchor) for anchor in anchors]
         add_quadratic_gradient(params, pulls, anchors, importances, 0.5 if self.halved else 1.0)
-        grads = [p.grad for p in params if p.grad is not None]
         self._finder.measure(self.meta, self.buffers, step, grads, pulls, len(self._optimizers))
 
     def consolidate(
@@ -254,9 +252,8 @@ class QuadraticPenalty(Method):
             self._place()
 
     def _place(self) -> None:
-        self.state = {
-            name: placed(held, self._importance_dtype, self._state_device) for name, held in self.state.items()
-        }
+        for name, held in self.state.items():
+            self.state[name] = placed(held, self._importance_dtype, self._state_device)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what another instance remembered: see :meth:`Method.load_state_dict`."""
@@ -270,19 +267,29 @@ class QuadraticPenalty(Method):
         names = self._pulled(step)
         if not names:
             return
-        params = [self.params[name] for name in names]
-        grads = [p.grad for p in params if p.grad is not None]
-        if not self._away(names):
-            anchors, importances = self._lists(names)
-            add_quadratic_gradient(params, grads, anchors, importances, self.factor, step.grad_scale, fused=self._fused)
+        grads = dict(zip(names, dense_gradients(type(self).__name__, self.params, names), strict=True))
+        for some, anchors, importances in self._reached(names):
+            params, those = [self.params[name] for name in some], [grads[name] for name in some]
+            add_quadratic_gradient(params, those, anchors, importances, self.factor, step.grad_scale, fused=self._fused)
+
+    def _reached(self, names: list[str]) -> Iterator[tuple[list[str], list[Tensor], list[Tensor] | None]]:
+        """What :meth:`_lists` gives, for some names after the others where the state has to come from the host."""
+        here = names
+        if self._state_device is not None:
+            here = [name for name in names if self.params[name].device == self._state_device]
+        if here:
+            yield here, *self._lists(here)
+        if len(here) == len(names):
             return
-        held = [[t for t in (self.state[name]["anchor"], self.weights_of(name)) if t is not None] for name in names]
-        for group, copies in lent(held, params[0].device):
-            anchors, *weights = (list(kind) for kind in zip(*copies, strict=True))
-            importances = weights[0] if weights else None
-            add_quadratic_gradient(
-                params[group], grads[group], anchors, importances, self.factor, step.grad_scale, fused=self._fused
-            )
+        away: dict[torch.device, list[str]] = {}
+        for name in names:
+            if (device := self.params[name].device) != self._state_device:
+                away.setdefault(device, []).append(name)
+        for device, there in away.items():
+            held = [[t for t in (self.state[name]["anchor"], self.weights_of(name)) if t is not None] for name in there]
+            for group, copies in lent(held, device):
+                anchors, *weights = (list(kind) for kind in zip(*copies, strict=True))
+                yield there[group], anchors, weights[0] if weights else None
 
     def pull_weights(self, step: Step) -> None:
         """Pull the weights towards their anchors, where the coupling says so."""
@@ -309,8 +316,13 @@ class QuadraticPenalty(Method):
             anchor = anchor_of(self.params[name])
             if name in self.state:
                 held = self.state[name]
-                anchor, importance, more = fold(held["anchor"], held["importance"], anchor, importance)
-                constant = more if constant is None else constant + more.to(constant)
+                importance = importance.to(torch.promote_types(importance.dtype, held["importance"].dtype))
+                anchor = anchor.to(torch.promote_types(importance.dtype, held["anchor"].dtype))
+                for old, F, new, total in side_by_side(held["anchor"], held["importance"], anchor, importance):
+                    folded, summed, more = fold(old, F, new, total)
+                    new.copy_(folded)
+                    total.copy_(summed)
+                    constant = more if constant is None else constant + more.to(constant)
             self.state[name] = {"anchor": anchor, "importance": importance}
         if constant is not None:
             self.buffers["constant"] = constant

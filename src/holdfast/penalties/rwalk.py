@@ -2,8 +2,8 @@ r"""Riemannian walk: the Fisher information of the way, and how much each stretc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.path import PathCoupling, PathPenalty
 from holdfast.penalties.resources import Resources
+from holdfast.penalties.tensors import side_by_side
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
 
@@ -40,13 +41,21 @@ def interval_score(path: Tensor, fisher: Tensor, displacement: Tensor, damping: 
     Returns:
         Score ``[*p]``, >= 0.
     """
-    return path.clamp_min(0) / (0.5 * fisher * displacement.square() + damping)
+    return path.clamp_min(0).div_(displacement.square().mul_(0.5 * fisher).add_(damping))
 
 
-def normalised(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """All divided by the one largest entry among them, so that they lie between 0 and 1; zeros stay zeros."""
+def normalised(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """All divided by the one largest entry among them, so that they lie between 0 and 1; zeros stay zeros.
+
+    Args:
+        tensors: each ``[*p]``, >= 0.
+
+    Yields:
+        One after the other, made when it is asked for.
+    """
     largest = max(float(t.max()) for t in tensors if t.numel())
-    return [t / largest if largest > 0 else torch.zeros_like(t) for t in tensors]
+    for t in tensors:
+        yield t / largest if largest > 0 else torch.zeros_like(t)
 
 
 class RWalk(PathPenalty):
@@ -81,6 +90,9 @@ class RWalk(PathPenalty):
     Raises:
         ConfigurationError: for a wrong argument.
     """
+
+    begin_at_zero: ClassVar[tuple[str, ...]] = ("path", "mark")
+    renewed: ClassVar[int] = 3  # the score, too
 
     def __init__(
         self,
@@ -121,7 +133,7 @@ class RWalk(PathPenalty):
         for name in names:
             if self.meta["since"][name] == 0:
                 held = self.state[name]
-                held["score"].add_(self._score(name))
+                self._add_score(name, held["score"])
                 held["path"].zero_()
 
     def _average(self, fishers: list[Tensor], gradients: list[Tensor], step: Step) -> None:
@@ -132,33 +144,29 @@ class RWalk(PathPenalty):
             for F, g in zip(fishers, gradients, strict=True):
                 F.copy_(step.unless_skipped(F.lerp(g.square(), self.fisher_decay), F))
 
-    def _score(self, name: str) -> Tensor:
-        """The score of the interval that ends here."""
+    def _add_score(self, name: str, score: Tensor) -> None:
+        """Add the score of the interval that ends here."""
         held = self.state[name]
-        moved = self.params[name].detach().to(held["mark"].dtype) - held["mark"]
-        return interval_score(held["path"], held["fisher"], moved, self.damping)
+        followed = (held[kind] for kind in ("path", "fisher", "mark"))
+        for total, here, path, fisher, mark in side_by_side(score, self.params[name].detach(), *followed):
+            total.add_(interval_score(path, fisher, here.to(mark.dtype) - mark, self.damping))
 
     def _summarise(self) -> dict[str, dict[str, Tensor]]:
         since: dict[str, int] = self.meta.get("since", {})
         fresh: dict[str, dict[str, Tensor]] = {}
         for name, p in self.params.items():
             held, here = self.state.get(name, {}), anchor_of(p)
-            score = held.get("score", torch.zeros_like(here))
+            score = held["score"].clone() if "score" in held else torch.zeros_like(here)
             if since.get(name, 0) > 0:
-                score = score + self._score(name)
+                self._add_score(name, score)
             if "importance" in held:  # the old score was the sum's first term
-                score = score / 2
-            fresh[name] = {
-                "anchor": here,
-                "fisher": held.get("fisher", torch.zeros_like(here)),
-                "score": score,
-                "path": torch.zeros_like(here),
-                "mark": torch.zeros_like(here),
-            }
+                score.div_(2)
+            fisher = held["fisher"] if "fisher" in held else torch.zeros_like(here)
+            fresh[name] = {"anchor": here, "fisher": fisher, "score": score}
         fishers = normalised([held["fisher"] for held in fresh.values()])
         scores = normalised([held["score"] for held in fresh.values()])
         for held, F, s in zip(fresh.values(), fishers, scores, strict=True):
-            held["importance"] = F + s
+            held["importance"] = F.add_(s)
         return fresh
 
     def _remember(self, batches: Any, objective: Objective, generator: torch.Generator | None) -> None:

@@ -13,6 +13,7 @@ from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.path import PathCoupling, PathPenalty
 from holdfast.penalties.resources import Resources
+from holdfast.penalties.tensors import side_by_side
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
 
@@ -37,7 +38,7 @@ def synaptic_importance(path: Tensor, displacement: Tensor, damping: float) -> T
     Returns:
         Importance ``[*p]``, >= 0, in loss / parameter².
     """
-    return path.clamp_min(0) / (displacement.square() + damping)
+    return path.clamp_min(0).div_(displacement.square().add_(damping))
 
 
 class SI(PathPenalty):
@@ -87,9 +88,13 @@ class SI(PathPenalty):
         fresh = {}
         for name, p in self.params.items():
             held, here = self.state.get(name, {}), anchor_of(p)
-            importance = held.get("importance", torch.zeros_like(here))
+            known = held.get("importance", here)
+            importance = known.to(torch.promote_types(known.dtype, here.dtype), copy=True)
+            if "importance" not in held:
+                importance.zero_()
             if "path" in held:
                 start = held["anchor"] if "anchor" in held else held["start"]
-                importance = importance + synaptic_importance(held["path"], here - start, self.damping)
-            fresh[name] = {"anchor": here, "importance": importance, "path": torch.zeros_like(here)}
+                for total, path, end, begin in side_by_side(importance, held["path"], here, start):
+                    total.add_(synaptic_importance(path, end - begin, self.damping))
+            fresh[name] = {"anchor": here, "importance": importance}
         return fresh
