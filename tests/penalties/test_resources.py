@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from contract import cases
-from holdfast import EWC, L2SP, MAS, SI, ANPyC, ConfigurationError, OnlineEWC, RWalk
-from holdfast.penalties.resources import lent, placed
+from holdfast import EWC, L2SP, MAS, SI, Anastrophic, ANPyC, ConfigurationError, OnlineEWC, RWalk
+from holdfast.penalties.resources import _groups, lent, placed
 
 WEIGHTED = [EWC, OnlineEWC, MAS, ANPyC, SI, RWalk]
 
@@ -86,11 +86,71 @@ def test_a_failed_consolidate_leaves_the_state_as_it_was_kept():
 
 
 @pytest.mark.parametrize(
-    "resources", [{"importance_dtype": torch.float16}, {"importance_dtype": "bfloat16"}, {"state_device": "cuda"}]
+    "resources",
+    [
+        {"importance_dtype": torch.float16},
+        {"importance_dtype": "bfloat16"},
+        *({"state_device": device} for device in ("cuda", "gpu", "", 0, object(), torch.device("meta"))),
+    ],
 )
 def test_storage_that_cannot_be_is_refused(resources):
-    with pytest.raises(ConfigurationError, match=next(iter(resources))):
+    with pytest.raises(ConfigurationError, match=rf"^{next(iter(resources))} is .*; expected "):
         EWC(cases.network(), strength=1.0, **resources)
+
+
+@pytest.mark.parametrize("kind", [L2SP, Anastrophic])
+def test_a_precision_of_importances_that_are_not_there_is_refused(kind):
+    with pytest.raises(ConfigurationError, match=rf"importance_dtype is torch.bfloat16, but {kind.__name__}.* has no"):
+        kind(cases.network(), strength=1.0, importance_dtype=torch.bfloat16)
+    kind(cases.network(), strength=1.0, importance_dtype=None)
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(10, 3, sparse=True)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, tokens):
+        return self.head(self.words(tokens).flatten(1))
+
+
+@pytest.mark.parametrize("options", [{}, {"state_device": "cpu"}, {"strength": "auto"}])
+@pytest.mark.parametrize("kind", [EWC, L2SP, SI, RWalk, Anastrophic])
+def test_a_sparse_gradient_is_named(kind, options):
+    model = Words()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = (torch.randint(10, (5, 2)), torch.randint(4, (5,)))
+    keep = kind(model, **{"strength": 1.0, **options}).attach(optimizer)
+    before = cases.weights(model)
+    with pytest.raises(
+        ConfigurationError, match=rf"{kind.__name__}: .* of parameter 'words.weight' is torch.sparse"
+    ):
+        for _ in range(2):
+            if not keep.num_tasks and kind not in (SI, RWalk):
+                keep.consolidate([batch])
+            cases.step(model, optimizer, batch)
+    assert cases.same(cases.weights(model), before)
+
+
+def test_state_on_the_host_serves_a_model_on_two_devices():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, device="meta"), nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    keep = EWC(model, strength=2.0, state_device="cpu").attach(optimizer)
+    draw = torch.Generator().manual_seed(0)
+    for name, p in model.named_parameters():
+        keep.state[name] = {kind: torch.rand(p.shape, generator=draw) for kind in ("anchor", "importance")}
+        p.grad = torch.ones_like(p)
+    keep.meta["num_tasks"] = 1
+    expected = {
+        name: 1 + 2 * keep.state[name]["importance"] * (p.detach() - keep.state[name]["anchor"])
+        for name, p in model.named_parameters()
+        if p.device.type == "cpu"
+    }
+    optimizer.step()
+    assert len(expected) == 4
+    for name, gradient in expected.items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient)
 
 
 def test_another_keyword_is_a_type_error():
@@ -124,6 +184,12 @@ def test_lent_copies_are_whole_and_live_in_two_rooms(group_bytes):
                 rooms.add(tensor.untyped_storage().data_ptr())
     assert [id(each) for each in seen] == [id(each) for each in held]
     assert len(rooms - {0}) <= 2
+
+
+def test_groups_are_neighbours_that_have_room_together():
+    assert _groups([], 5) == []
+    assert _groups([1, 2, 2, 9, 1, 4, 1], 5) == [slice(0, 3), slice(3, 4), slice(4, 6), slice(6, 7)]
+    assert _groups([6, 6], 5) == [slice(0, 1), slice(1, 2)]
 
 
 def test_nothing_lent_of_nothing():

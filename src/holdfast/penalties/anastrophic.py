@@ -19,7 +19,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.resources import Resources
+from holdfast.penalties.resources import Resources, check_no_importances
 from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence
 from holdfast.penalties.tensors import dense_gradients
 from holdfast.state import anchor_of
@@ -54,7 +54,7 @@ class Anastrophic(QuadraticPenalty):
             is still added to the loss's.
         select: which trainable parameters to protect: by default those with ``weight`` in their name.
         objective: not used; here so that methods can be exchanged.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **resources: ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -77,6 +77,7 @@ class Anastrophic(QuadraticPenalty):
         **resources: Unpack[Resources],
     ) -> None:
         super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
+        check_no_importances(resources, "Anastrophic")
         self.coherence = check_not_negative("coherence", coherence)
         self.phi_every = check_interval("phi_every", phi_every)
         if phi_every > 1 and coupling == "loss":

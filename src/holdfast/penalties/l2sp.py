@@ -12,7 +12,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.resources import Resources
+from holdfast.penalties.resources import Resources, check_no_importances
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
 
@@ -36,7 +36,8 @@ class L2SP(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **resources: ``state_device`` and ``fused``, with ``anchors="all"`` also ``importance_dtype``: see
+            ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -60,6 +61,8 @@ class L2SP(QuadraticPenalty):
         super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
         if anchors not in ("latest", "all"):
             raise ConfigurationError(f"anchors is {anchors!r}; expected 'latest' or 'all'")
+        if anchors == "latest":
+            check_no_importances(resources, "L2SP(anchors='latest')")
         self.anchors = anchors
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:

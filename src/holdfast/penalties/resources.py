@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError
 
-__all__ = ["KEPT", "Resources", "check_resources", "lent", "near", "placed"]
+__all__ = ["KEPT", "Resources", "check_no_importances", "check_resources", "lent", "near", "placed"]
 
 KEPT = ("anchor", "importance")
 """What is moved and rounded: the rest of a method's state changes at every step, and stays with the parameters."""
@@ -28,8 +28,9 @@ class Resources(TypedDict, total=False):
         importance_dtype: ``torch.bfloat16`` halves the importances' memory (they keep their range and lose digits);
             ``None`` (default) keeps them as they are estimated. Anchors always keep the weights' precision or better.
         state_device: ``"cpu"`` keeps anchors and importances in the host's memory, pinned where there is CUDA, and
-            copies them to the parameters' device in groups at each step, one group ahead; ``None`` (default) keeps
-            them with the parameters.
+            copies them to the parameters' device at each step: with ``coupling="gradient"`` in groups, one group ahead
+            of what is computed, with the other couplings as they are needed. ``None`` (default) keeps them with the
+            parameters.
         fused: compile the penalty's gradient to one pass over memory (``torch.compile``; on CPU it needs a C++
             compiler). The first protected step then takes seconds, some 15 for 60 tensors. Default ``False``.
     """
@@ -55,12 +56,31 @@ def check_resources(resources: Resources) -> tuple[torch.dtype | None, torch.dev
             f"importance_dtype is {dtype!r}; expected torch.bfloat16, torch.float32, torch.float64 or None (float16 "
             "would round most importances to 0)"
         )
-    if device is not None and torch.device(device).type != "cpu":
-        raise ConfigurationError(f"state_device is {str(device)!r}; expected 'cpu', or None for the parameters' own")
+    if device is not None and not _is_host(device):
+        shown = str(device) if isinstance(device, torch.device) else device
+        raise ConfigurationError(f"state_device is {shown!r}; expected 'cpu', or None for the parameters' own")
     fused = resources.get("fused", False)
     if not isinstance(fused, bool):
         raise ConfigurationError(f"fused is {fused!r}; expected True or False")
-    return dtype, None if device is None else torch.device(device), fused
+    return dtype, None if device is None else torch.device("cpu"), fused
+
+
+def check_no_importances(resources: Resources, name: str) -> None:
+    """Refuse a precision for importances that are not there.
+
+    Raises:
+        ConfigurationError: if one is asked for.
+    """
+    dtype = resources.get("importance_dtype")
+    if dtype is not None:
+        raise ConfigurationError(f"importance_dtype is {dtype!r}, but {name} has no importances; expected None")
+
+
+def _is_host(device: object) -> bool:
+    try:
+        return isinstance(device, str | torch.device) and torch.device(device).type == "cpu"
+    except RuntimeError:  # torch's own, for a name that it does not know
+        return False
 
 
 def placed(held: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None) -> dict[str, Tensor]:
