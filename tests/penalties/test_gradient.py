@@ -40,6 +40,22 @@ def test_every_path_is_the_plain_one(dtype, weighted, channels_last):
         torch.testing.assert_close(g, e)
 
 
+@pytest.mark.parametrize("weighted", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtypes", [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.float32, torch.bfloat16)])
+def test_every_path_is_the_plain_one_with_a_grad_scale(dtypes, weighted):
+    params, grads = (draw(dtype, seed) for dtype, seed in zip(dtypes, (1, 2), strict=True))
+    assert max(p.numel() for p in params) >= PIECE
+    anchors = draw(torch.float32, 3)
+    importances = None if weighted is None else draw(weighted, 4)
+    torch._foreach_add_(grads, 8.0)
+    scale = torch.tensor(16.0)
+    expected = [g.clone() for g in grads]
+    add_quadratic_gradient_plainly(params, expected, anchors, importances, 0.35, scale)
+    add_quadratic_gradient(params, grads, anchors, importances, 0.35, scale)
+    for g, e in zip(grads, expected, strict=True):
+        torch.testing.assert_close(g, e)
+
+
 def test_the_plain_path_is_the_equation():
     params, grads, anchors, importances = (draw(torch.float32, seed)[:1] for seed in range(4))
     expected = [
@@ -88,6 +104,24 @@ def test_a_growing_list_of_weights_is_compiled_each_time(monkeypatch):
     for count in range(1, 12):  # PyTorch's own limit is 8
         update([torch.zeros(3) for _ in range(count)])
     assert counters["stats"]["unique_graphs"] == before + 11
+
+
+def test_scratch_first_used_in_inference_mode_serves_afterwards():
+    entries = PIECE + 7
+
+    def add() -> tuple[torch.Tensor, torch.Tensor]:
+        p, g, a, w = (torch.rand(entries) for _ in range(4))
+        expected = g + w * (p - a)
+        add_quadratic_gradient([p], [g], [a], [w], 0.5)
+        return g, expected
+
+    def both() -> None:
+        with torch.inference_mode():
+            torch.testing.assert_close(*add())
+        torch.testing.assert_close(*add())
+
+    with ThreadPoolExecutor(1) as pool:  # where nobody has been given any yet
+        pool.submit(both).result()
 
 
 def test_only_tensors_of_one_dense_layout_are_walked():

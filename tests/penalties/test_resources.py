@@ -123,9 +123,7 @@ def test_a_sparse_gradient_is_named(kind, options):
     batch = (torch.randint(10, (5, 2)), torch.randint(4, (5,)))
     keep = kind(model, **{"strength": 1.0, **options}).attach(optimizer)
     before = cases.weights(model)
-    with pytest.raises(
-        ConfigurationError, match=rf"{kind.__name__}: .* of parameter 'words.weight' is torch.sparse"
-    ):
+    with pytest.raises(ConfigurationError, match=rf"{kind.__name__}: .* of parameter 'words.weight' is torch.sparse"):
         for _ in range(2):
             if not keep.num_tasks and kind not in (SI, RWalk):
                 keep.consolidate([batch])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import EWC, L2SP, SI, ConfigurationError, NumericsError, ProtectionError
+from holdfast import EWC, L2SP, SI, ConfigurationError, NumericsError, ProtectionError, RWalk
 from holdfast.dispatch import Step
 from penalties.paths import DOUBLE, Walk, batches, close, network, sgd, task_loss, train
 
@@ -198,6 +198,40 @@ def test_low_precision_weights_are_followed_in_float32():
         expected -= model[2].bias.grad.float() * (model[2].bias.detach().float() - before.float())
     assert method.state["2.bias"]["path"].dtype == torch.float32
     torch.testing.assert_close(method.state["2.bias"]["path"], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [SI, RWalk])
+@pytest.mark.parametrize("skipped", [False, True])
+def test_a_fused_optimizers_scaled_gradients_make_the_same_path(kind, skipped):
+    """As under a GradScaler: the hooks see scaled gradients, and the optimizer unscales them or skips the step."""
+
+    class Fused(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure=None):
+            for p in self.param_groups[0]["params"]:
+                if not self.found_inf:
+                    p.sub_(p.grad / self.grad_scale, alpha=0.1)
+
+    ends = []
+    for scale in (1.0, 1024.0):
+        model = network()
+        fused = Fused(model.parameters(), {})
+        fused.grad_scale, fused.found_inf = torch.tensor(scale, dtype=DOUBLE), torch.tensor(0.0)
+        method = kind(model, strength=STRENGTH).attach(fused)
+        for seed in range(2):
+            for index, batch in enumerate(batches(seed, 4)):
+                fused.zero_grad()
+                (task_loss(model, batch) * scale).backward()
+                fused.found_inf.fill_(float(skipped and index == 2))
+                if fused.found_inf:
+                    model[0].weight.grad.fill_(torch.inf)
+                fused.step()
+            method.consolidate()
+        ends.append((model.state_dict(), method.state))
+    for name, weight in ends[0][0].items():
+        close(ends[1][0][name], weight)
+        for tensor_kind, tensor in ends[0][1][name].items():
+            close(ends[1][1][name][tensor_kind], tensor)
 
 
 def test_loss_coupling_is_refused():
