@@ -88,6 +88,10 @@ class Capture:
         finally:
             self._on = False
 
+    def inputs(self) -> Iterator[Tensor | None]:
+        """What each call was given."""
+        return (call.inputs for calls in self.calls.values() for call in calls)
+
     def _see(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._on:
             return

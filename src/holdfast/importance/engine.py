@@ -5,20 +5,21 @@ r"""Sums over samples of a function of each sample's own gradient, without one b
 for terms :math:`t_{n,r}` (a loss, a norm, one factor per class) of sample :math:`n`. Per batch there is one
 forward pass, and per term one backward pass that stops at the layers' outputs; layer rules turn inputs and output
 gradients into the sums. Parameters for which no rule is exact go through ``vmap``, and where that fails through one
-backward per sample. Which way a parameter goes is decided so that a mistake is impossible, or found:
+backward per sample. Which way a parameter goes is decided twice:
 
 - *Structure*, every batch. A rule counts only where its layer was called once, the autograd graph uses the
   parameter once, and input and output have one leading row per sample.
-- *Numbers*, once per parameter. For weights :math:`v_n` that differ, :math:`\sum_n v_n g_n` from the rules must
-  agree with autograd's gradient of :math:`\sum_n v_n t_n`. It does not if rows are not samples, if samples see
-  each other, or if the layer does not compute what its type says.
+- *Numbers*, once per parameter and shapes of the batch, at the first term that gives the parameter a gradient. For
+  weights :math:`v_n` that differ, :math:`\sum_n v_n g_n` from the rules must agree with autograd's gradient of
+  :math:`\sum_n v_n t_n`. It does not if rows are not samples, if samples see each other, or if the layer does not
+  compute what its type says. A gradient as small as rounding errors shows neither: that term goes the slow way.
 
 A parameter that once failed is never given to the rules again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import torch
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 
 from holdfast.errors import DataError
 from holdfast.importance.capture import Call, Capture, Graph, Layer, layers_of
+from holdfast.importance.check import Pull, followed, scaled, shapes_of, verdict, weights
 from holdfast.importance.fallback import NotSeparable, Work, alone, close, loop, vectorized
-from holdfast.importance.rules import RULES, Rule, Target
+from holdfast.importance.rules import RULES, Room, Rule, Target
 from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
 from holdfast.importance.untouched import untouched
 from holdfast.names import unwrap
@@ -104,10 +106,10 @@ class _Engine:
         self.targets = _targets(self.parameters)
         self.layers = layers_of(model, parameters)
         self.capture = Capture(self.layers)
-        self.verified: dict[str, bool] = {}  # name -> whether several samples took part in the check
+        self.verified: dict[Hashable, set[str]] = {}  # shapes -> the names whose rules passed
+        self.rows_checked: set[Hashable] = set()  # shapes at which every term was seen to be one row per sample
         self.slow: set[str] = set()  # never given to a rule again
         self.ways: list[Callable[[Work], None]] = [vectorized, alone]  # of the slow ones, those not yet seen to fail
-        self.rows_checked = False
 
     def add(self, batch: Batch, terms: Terms) -> None:
         """Add one batch."""
@@ -120,31 +122,44 @@ class _Engine:
         graph = Graph(outputs.grad_fn)
         leaf = outputs.detach().requires_grad_()
         used = {name for name, p in self.parameters.items() if graph.uses.get(id(p), 0)}
+        shapes = (shapes_of(batch), outputs.shape, *map(shapes_of, self.capture.inputs()))
         fast: list[tuple[Layer, Call]] | None = None
-        rules: list[Rule] = []
-        held: list[tuple[Tensor, Tensor]] = []
-        for several in terms(leaf, batch):
-            if not several.requires_grad:
-                continue
+        rules: dict[nn.Module, Rule] = {}
+        waiting: list[tuple[Tensor, Tensor]] = []  # terms not yet added for ...
+        others: dict[str, nn.Parameter] = {}  # ... these parameters
+        moved = False
+        for several, more in followed(term for term in terms(leaf, batch) if term.requires_grad):
+            columns = several.flatten(1).unbind(1) if several.dim() > 1 else (several,)
             if fast is None:
                 fast = self._plan(graph, used, several.shape[0], outputs)
-                self._verify(fast, outputs, leaf, several.flatten(1).sum(1) if several.dim() > 1 else several)
-                fast = [(layer, call) for layer, call in fast if not self.slow.intersection(layer.names.values())]
-                rules = [self._rule(layer, call, self.targets, self.statistic) for layer, call in fast]
-            for term in several.flatten(1).unbind(1) if several.dim() > 1 else [several]:
-                (cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)
-                for rule, grad in zip(rules, _output_gradients(outputs, fast, cotangent), strict=True):
-                    if grad is not None:
-                        rule.add(grad)
-                if rest := self._rest(fast, used):
-                    held.append((term, cotangent))
-                    if len(held) * cotangent.nbytes > self.max_bytes:
-                        self._slowly(batch, outputs, leaf, held, rest)
-                        held = []
-        for rule in rules:
+                room = Room(self.max_bytes if more or len(columns) > 1 else 0)
+                rules = {
+                    layer.module: self._rule(layer, call, self.targets, self.statistic, room) for layer, call in fast
+                }
+            pull = Pull(outputs, leaf, several if len(columns) == 1 else several.flatten(1).sum(1), fast)
+            moved = moved or (shapes not in self.rows_checked and bool(pull.cotangent.any()))
+            unsure = self._verify(shapes, pull)
+            fast = [(layer, call) for layer, call in fast if not self.slow.intersection(layer.names.values())]
+            sure = [(layer, call) for layer, call in fast if layer.module not in unsure]
+            rest = self._rest(sure, used)
+            if rest.keys() != others.keys():
+                self._slowly(batch, outputs, leaf, waiting, others)
+                waiting, others = [], rest
+            for term in columns:
+                each = pull if len(columns) == 1 else Pull(outputs, leaf, term, sure)
+                for layer, _ in sure:
+                    if (grad := each.grads[layer.module]) is not None:
+                        rules[layer.module].add(grad)
+                if rest:
+                    waiting.append((term, each.cotangent))
+                    if len(waiting) * each.cotangent.nbytes > self.max_bytes:
+                        self._slowly(batch, outputs, leaf, waiting, rest)
+                        waiting = []
+        for rule in rules.values():  # also of layers that became slow: what they were given before was right
             rule.finish()
-        if held and fast is not None:
-            self._slowly(batch, outputs, leaf, held, self._rest(fast, used))
+        self._slowly(batch, outputs, leaf, waiting, others)
+        if moved:
+            self.rows_checked.add(shapes)
 
     def _plan(self, graph: Graph, used: set[str], size: int, outputs: Tensor) -> list[tuple[Layer, Call]]:
         """The layers for which a rule is exact in this batch; the wanted parameters of the others become slow."""
@@ -167,57 +182,65 @@ class _Engine:
         ruled = {name for layer, _ in fast for name in layer.names.values()}
         return {name: p for name, p in self.parameters.items() if name in used and name not in ruled}
 
-    def _rule(self, layer: Layer, call: Call, targets: Mapping[str, Target], statistic: Statistic) -> Rule:
+    def _rule(self, layer: Layer, call: Call, targets: Mapping[str, Target], statistic: Statistic, room: Room) -> Rule:
         assert call.inputs is not None
         local = {key: targets[name] for key, name in layer.names.items()}
-        return RULES[type(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes)
+        return RULES[type(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes, room)
 
-    def _verify(self, fast: list[tuple[Layer, Call]], outputs: Tensor, leaf: Tensor, term: Tensor) -> None:
-        """Check the rules of parameters seen for the first time; those that fail become slow."""
-        several = term.shape[0] > 1
+    def _verify(self, shapes: Hashable, pull: Pull) -> set[nn.Module]:
+        """Check the rules of parameters that get a gradient for the first time at these shapes.
 
-        def unknown(name: str) -> bool:
-            return name not in self.verified or self.verified[name] < several
+        Those that fail become slow.
 
-        new = [(layer, call) for layer, call in fast if any(map(unknown, layer.names.values()))]
-        if not new and (self.rows_checked or not several):
-            return
-        # Weights in [1/2, 3/2) that all differ, the same in every run.
-        index = torch.arange(1, term.shape[0] + 1, device=term.device, dtype=torch.float64)
-        v = ((index * 0.6180339887498949) % 1 + 0.5).to(term.dtype)
-        (cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)
-        (weighted,) = torch.autograd.grad((v * term).sum(), leaf, retain_graph=True)
-        self.rows_checked = self.rows_checked or several
-        if not _rows(outputs, term.shape[0]) or not close(_scaled(v, cotangent), weighted):
+        Returns:
+            The layers of which this term shows neither that the rule is right nor that it is wrong, because their
+            gradients are as small as rounding errors.
+        """
+        term, outputs = pull.term, pull.outputs
+        seen = self.verified.setdefault(shapes, set())
+        new = [
+            (layer, call, grad)
+            for layer, call in pull.fast
+            if not seen.issuperset(layer.names.values())
+            and (grad := pull.grads[layer.module]) is not None
+            and bool(grad.any())  # from a gradient of zero nothing is learned, and nothing is added
+        ]
+        if not new and shapes in self.rows_checked:
+            return set()
+        v = weights(term)
+        (weighted,) = torch.autograd.grad((v * term).sum(), pull.leaf, retain_graph=True)
+        if not _rows(outputs, term.shape[0]) or not close(scaled(v, pull.cotangent), weighted):
             # Outputs are not rows of samples, or a term sees other samples' outputs (a contrastive loss).
             self.slow.update(self.parameters)
             self.ways = []
-            return
-        wanted = {name: self.parameters[name] for layer, _ in new for name in layer.names.values()}
+            return set()
+        wanted = {name: self.parameters[name] for layer, _, _ in new for name in layer.names.values()}
         if not wanted:
-            return
+            return set()
         gradients = torch.autograd.grad(outputs, list(wanted.values()), weighted, retain_graph=True, allow_unused=True)
         truth = {n: torch.zeros_like(wanted[n]) if g is None else g for n, g in zip(wanted, gradients, strict=True)}
         largest = max(float(torch.linalg.vector_norm(g)) for g in truth.values())
-        for (layer, call), grad in zip(new, _output_gradients(outputs, new, cotangent), strict=True):
-            if grad is None:
-                continue
+        unsure = set()
+        for layer, call, grad in new:
             # One layer at a time: all at once would need another copy of the model.
             found = _targets({name: wanted[name] for name in layer.names.values()})
-            rule = self._rule(layer, call, found, PLAIN)
-            rule.add(_scaled(v, grad))
+            rule = self._rule(layer, call, found, PLAIN, Room(0))
+            rule.add(scaled(v, grad))
             rule.finish()
-            # A bias may have a gradient of zero in theory (attention keys) and of rounding errors in fact.
             noise = 16 * torch.finfo(grad.dtype).eps * torch.linalg.vector_norm(grad)
-            for key, name in layer.names.items():
-                total, expected = found[name].total, truth[name]
-                size = max(float(torch.linalg.vector_norm(total)), float(torch.linalg.vector_norm(expected)))
-                if size <= _NOTHING.get(expected.dtype, 1e-3) * largest:
-                    continue  # nothing is learned from a gradient of zero: the next batch is checked again
-                if close(total.to(expected.dtype), expected, noise if key == "bias" else None):
-                    self.verified[name] = several
-                else:
-                    self.slow.add(name)
+            verdicts = {
+                key: verdict(found[name].total, truth[name], noise if key == "bias" else None, largest)
+                for key, name in layer.names.items()
+            }
+            if verdicts.get("weight") == "right" and verdicts.get("bias") in ("noise", "unsure"):
+                # A gradient of zero in theory (the bias of attention keys) and of rounding errors in fact: the
+                # weight's has shown what was to be shown.
+                verdicts["bias"] = "right"
+            seen.update(name for key, name in layer.names.items() if verdicts[key] == "right")
+            self.slow.update(name for key, name in layer.names.items() if verdicts[key] == "wrong")
+            if "unsure" in verdicts.values():
+                unsure.add(layer.module)
+        return unsure
 
     def _slowly(
         self,
@@ -228,6 +251,8 @@ class _Engine:
         rest: Mapping[str, nn.Parameter],
     ) -> None:
         """Add terms (each with its cotangent) for the parameters without a rule."""
+        if not held:
+            return
         work = Work(
             self.model,
             self.objective,
@@ -249,10 +274,6 @@ class _Engine:
             else:
                 return
         loop(work)
-
-
-# Relative to the largest gradient of all: below it is rounding.
-_NOTHING = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def _rows(outputs: Tensor, size: int) -> bool:
@@ -278,15 +299,3 @@ def _targets(parameters: Mapping[str, nn.Parameter]) -> dict[str, Target]:
         name: Target(torch.zeros_like(p, dtype=accumulation_dtype(p), requires_grad=False), p)
         for name, p in parameters.items()
     }
-
-
-def _scaled(v: Tensor, rows: Tensor) -> Tensor:
-    return rows * v.to(rows.dtype).view(-1, *[1] * (rows.dim() - 1))
-
-
-def _output_gradients(outputs: Tensor, fast: list[tuple[Layer, Call]], cotangent: Tensor) -> tuple[Tensor | None, ...]:
-    edges = [call.edge for _, call in fast if call.edge is not None]
-    assert len(edges) == len(fast)
-    if not edges:
-        return ()
-    return torch.autograd.grad(outputs, edges, cotangent, retain_graph=True, allow_unused=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from holdfast.importance.statistic import Statistic
 
-__all__ = ["RULES", "Rule", "Target"]
+__all__ = ["RULES", "Room", "Rule", "Target"]
 
 # On a CPU, chunks that stay in its cache are up to four times as fast as large ones.
 _CACHED = 4 * 2**20
@@ -42,6 +42,24 @@ class Target:
         return self.parameter.detach().to(self.total.dtype)
 
 
+class Room:
+    """Memory that the rules of one batch share for what they keep from one term to the next.
+
+    Args:
+        left: how many bytes may be kept in all; 0 where there is one term only, and keeping gains nothing.
+    """
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def take(self, size: int) -> bool:
+        """Whether ``size`` bytes more may be kept; if so they are taken."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
 class Rule(abc.ABC):
     """The statistic of one layer over one batch: ``add`` for each term, then ``finish``.
 
@@ -51,16 +69,24 @@ class Rule(abc.ABC):
         targets: local parameter name -> where its sum goes; parameters that are not wanted are absent.
         statistic: what is summed.
         max_bytes: how much memory per-sample gradients may take at once.
+        room: how much more memory what is kept between terms may take, of all rules together.
     """
 
     def __init__(
-        self, module: nn.Module, inputs: Tensor, targets: Mapping[str, Target], statistic: Statistic, max_bytes: int
+        self,
+        module: nn.Module,
+        inputs: Tensor,
+        targets: Mapping[str, Target],
+        statistic: Statistic,
+        max_bytes: int,
+        room: Room,
     ) -> None:
         self.inputs = inputs
         self.weight = targets.get("weight")
         self.bias = targets.get("bias")
         self.statistic = statistic
         self.max_bytes = max_bytes
+        self.room = room
         self.dtype = next(iter(targets.values())).total.dtype
         self.prepare(module)
 
@@ -144,6 +170,7 @@ class ConvRule(Rule):
         assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         self.module = module
         self.held: list[Tensor] = []
+        self.hold: bool | None = None  # whether there is room for the patches: asked once
 
     def add(self, grad: Tensor) -> None:
         g = grad.flatten(2).to(self.dtype)  # [B, O, L]
@@ -155,10 +182,11 @@ class ConvRule(Rule):
         # [O, C / groups, *kernel] -> [groups, entries of one filter, O / groups], as the products come out
         values = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2)
         seen = groups * values.shape[1] * g.shape[2]  # patches: numbers per sample
-        hold = seen * g.shape[0] * self.dtype.itemsize <= self.max_bytes
+        if self.hold is None:
+            self.hold = self.room.take(seen * g.shape[0] * self.dtype.itemsize)
         for i, part in enumerate(self.chunks(g.shape[0], 2 * weight.numel() + seen)):
             patches = self.held[i] if i < len(self.held) else _patches(self.module, self.inputs[part].to(self.dtype))
-            if hold and i == len(self.held):
+            if self.hold and i == len(self.held):
                 self.held.append(patches)
             rows = g[part].reshape(patches.shape[0], -1, g.shape[2])
             # [patches times gradients] is faster on a CPU than the other way round.
