@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal, localcontext
+
 import pytest
 import torch
 from torch import nn
@@ -92,6 +97,29 @@ def test_classification_has_a_factor_less_than_classes_and_a_closed_output_has_n
     open_ = torch.tensor([0.5, 2.0]).softmax(0).prod()
     torch.testing.assert_close(total[0], torch.stack([open_, torch.zeros(()), open_]))
     torch.testing.assert_close(total[1], dense.float(), atol=0.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "logits", [[0.0, 40.0, -30.0], [40.0, 0.0, -30.0], [80.0, -5.0, -6.0, -7.0], [-60.0, 0.0, 30.0]]
+)
+def test_factors_stay_accurate_where_the_model_is_all_but_sure(logits):
+    """In float32 they are those of the textbook's Cholesky decomposition in 60 digits."""
+    with localcontext() as context:
+        context.prec = 60
+        exps = [Decimal(z).exp() for z in logits]
+        p = [e / sum(exps) for e in exps]
+        n = len(p)
+        fisher = [[(p[i] if i == j else 0) - p[i] * p[j] for j in range(n)] for i in range(n)]
+        truth = [[Decimal(0)] * n for _ in range(n)]
+        for k in range(n - 1):
+            truth[k][k] = (fisher[k][k] - sum(truth[k][m] ** 2 for m in range(k))).sqrt()
+            for j in range(k + 1, n):
+                truth[j][k] = (fisher[j][k] - sum(truth[j][m] * truth[k][m] for m in range(k))) / truth[k][k]
+    outputs = torch.tensor([logits], requires_grad=True)
+    for k, term in enumerate(Classification().factors(outputs)):
+        (column,) = torch.autograd.grad(term.sum(), outputs, retain_graph=True)
+        expected = torch.tensor([[float(truth[j][k]) for j in range(n)]], dtype=torch.float64)
+        torch.testing.assert_close(column.double(), expected, rtol=1e-5, atol=0)
 
 
 def test_factors_of_multilabel_make_the_exact_fisher():
@@ -242,3 +270,35 @@ def test_a_callable_that_returns_no_tensor_is_refused():
         LossOnly(lambda outputs, batch: 1.0).losses(torch.zeros(2, 3), (None, None))
     with pytest.raises(ConfigurationError, match="forward is 3"):
         Classification(forward=3)
+
+
+def test_the_table_of_columns_is_made_once_and_leaves_no_trace(monkeypatch):
+    objective, outputs = Classification(classes=(3, 1)), _outputs()
+    batch = (None, torch.tensor([1, 3, 3, 1, 1]))
+    before = repr(objective)
+
+    def use(which: Classification = objective) -> torch.Tensor:
+        return which.losses(which.select(outputs), batch)
+
+    with torch.inference_mode():
+        use()
+    expected = use()
+    expected.sum().backward()  # a table from inference mode would be refused here
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "tensor", lambda *a, **k: pytest.fail("made again"))
+        assert torch.equal(use(), expected)
+    assert repr(objective) == before
+    for twin in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
+        assert not twin._tables
+        assert torch.equal(use(twin), expected)
+    with ThreadPoolExecutor(4) as pool:
+        fresh = Classification(classes=(3, 1))
+        assert all(torch.equal(found, expected) for found in pool.map(use, [fresh] * 50))
+
+
+def test_a_table_made_within_a_transformation_does_not_outlive_it():
+    objective, outputs = Classification(classes=(3, 1)), _outputs().detach()
+    chosen = torch.func.vmap(lambda row: objective.select(row[None])[0])(outputs)
+    assert torch.equal(chosen, outputs[:, [3, 1]])
+    torch.func.grad(lambda rows: objective.select(rows).sum())(outputs)
+    assert torch.equal(objective.select(outputs), chosen)

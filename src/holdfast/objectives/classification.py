@@ -47,6 +47,10 @@ class Classification(Plain):
         super().__init__(forward)
         self.classes = None if classes is None else _columns_of(classes)
         self.head = head
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_tables": {}}  # what can be made again is not saved, least of all on a device
 
     def __repr__(self) -> str:
         return f"Classification(classes={self.classes}, head={self.head!r})"
@@ -66,7 +70,19 @@ class Classification(Plain):
         first, last = self.classes[0], self.classes[-1]
         if self.classes == tuple(range(first, last + 1)):
             return logits[:, first : last + 1]
-        return logits[:, list(self.classes)]
+        return logits[:, self._table(logits.device)]
+
+    def _table(self, device: torch.device) -> Tensor:
+        """The columns ``classes`` as a tensor, ``[K]``: copied to a device once, for each copy would wait."""
+        found = self._tables.get(device)
+        if found is None:
+            assert self.classes is not None
+            with torch.inference_mode(False):  # a tensor from inference mode could not be used in training
+                found = torch.tensor(self.classes, device=device)
+            # One made within a transformation (vmap, tracing) must not outlive it.
+            if type(found) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(found):
+                self._tables[device] = found
+        return found
 
     def _columns(self, targets: Tensor, number: int) -> Tensor:
         """Targets as positions among the ``number`` outputs used, ``[B]``."""
@@ -84,7 +100,7 @@ class Classification(Plain):
                         f"target {int(targets[wrong][0])} is not among the model's {number} outputs, from 0"
                     )
             return targets
-        table = torch.tensor(self.classes, device=targets.device)
+        table = self._table(targets.device)
         hit = targets[:, None] == table
         if targets.device.type == "cpu" and not bool(hit.any(1).all()):
             missing = int(targets[~hit.any(1)][0])
@@ -101,7 +117,7 @@ class Classification(Plain):
         _competing(outputs)
         drawn = multinomial(outputs.detach().softmax(-1), generator)
         if self.classes is not None:
-            drawn = torch.tensor(self.classes, device=drawn.device)[drawn]
+            drawn = self._table(drawn.device)[drawn]
         return (None, drawn)
 
     def factors(self, outputs: Tensor) -> Iterator[Tensor]:
@@ -120,8 +136,9 @@ class Classification(Plain):
         rest = p.flip(-1).cumsum(-1).flip(-1)  # p_k + s_k
         tiny = torch.finfo(p.dtype).tiny
         for k in range(number - 1):
-            diagonal = (p[:, k] * rest[:, k + 1] / rest[:, k].clamp_min(tiny)).sqrt()
-            below = -diagonal[:, None] * p[:, k + 1 :] / rest[:, k + 1, None].clamp_min(tiny)
+            diagonal = (p[:, k] * (rest[:, k + 1] / rest[:, k].clamp_min(tiny))).sqrt()
+            # The quotient first: the product of two small numbers would be 0.
+            below = -diagonal[:, None] * (p[:, k + 1 :] / rest[:, k + 1, None].clamp_min(tiny))
             column = torch.cat([diagonal[:, None], below], 1)
             # Where L is 0, an output may be minus infinity.
             yield torch.where(column == 0, 0.0, column * outputs[:, k:]).sum(1)
