@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, DataError
 from holdfast.importance import fisher, mas, taylor
 from holdfast.objectives import CausalLM, Classification, LossOnly, MultiLabel, Regression
 
@@ -154,6 +155,31 @@ def test_dtype_of_the_result(estimate: Any) -> None:
 def test_wrong_options_are_refused(estimate: Any, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         estimate(linear(), data(), **options)
+
+
+@pytest.mark.parametrize("estimate", [fisher, mas, taylor])
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        *(("max_bytes", value, "a whole number of bytes, >= 1") for value in ("1GB", -1, 0, float("nan"), 1e9, True)),
+        *(("dtype", value, "torch.bfloat16, ") for value in (torch.int32, torch.float16, "float32")),
+        ("model", "x", "a torch.nn.Module"),
+        ("model", None, "a torch.nn.Module"),
+        ("batches", None, "an iterable of batches"),
+        ("batches", 3, "an iterable of batches"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused(estimate: Any, option: str, value: Any, expected: str) -> None:
+    given = {"model": linear(), "batches": data(), option: value}
+    error = DataError if option == "batches" else ConfigurationError
+    with pytest.raises(error, match=rf"{option} is {re.escape(repr(value))}; expected {expected}"):
+        estimate(**given)
+
+
+def test_a_seed_is_no_generator() -> None:
+    with pytest.raises(ConfigurationError, match=r"generator is 3; expected a torch\.Generator or None"):
+        fisher(linear(), data(), generator=3)  # type: ignore[arg-type]  # the mistake under test
 
 
 def test_only_the_objective_s_outputs_count() -> None:

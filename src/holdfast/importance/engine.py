@@ -65,7 +65,8 @@ def per_sample_sum(
         statistic: what is summed.
         parameters: canonical name -> parameter.
         counted: how many samples a batch holds (default: what the objective says).
-        max_bytes: how much memory per-sample gradients may take at once (default 256 MiB).
+        max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
+            kept from one term to the next as much again (default 256 MiB).
 
     Returns:
         canonical name -> sum ``[*p]`` in at least float32 (zeros where there is no gradient), and the number of

@@ -17,13 +17,45 @@ from holdfast.names import canonical_parameters, unwrap
 from holdfast.objectives import Batch, Objective, count
 from holdfast.processes import in_step, several
 
-__all__ = ["choice", "means", "per_batch_sum", "wanted_parameters"]
+__all__ = ["check_arguments", "choice", "means", "per_batch_sum", "wanted_parameters"]
 
 
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is not one of those allowed."""
     if value not in allowed:
         raise ConfigurationError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+# float16 reaches no further down than 6e-8: most importances would be rounded to 0.
+_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_arguments(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    max_bytes: int | None,
+    dtype: torch.dtype | None,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Refuse what all importances share and cannot use.
+
+    Raises:
+        ConfigurationError: naming the argument, its value and what was expected.
+        DataError: if ``batches`` cannot be gone through.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(f"model is {model!r}; expected a torch.nn.Module")
+    if not isinstance(batches, Iterable):
+        raise DataError(f"batches is {batches!r}; expected an iterable of batches")
+    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
+        raise ConfigurationError(f"max_bytes is {max_bytes!r}; expected a whole number of bytes, >= 1, or None")
+    if dtype is not None and dtype not in _DTYPES:
+        raise ConfigurationError(
+            f"dtype is {dtype!r}; expected torch.bfloat16, torch.float32, torch.float64 or None (float16 would round "
+            "small importances to 0)"
+        )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ConfigurationError(f"generator is {generator!r}; expected a torch.Generator or None")
 
 
 def wanted_parameters(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Parameter]:

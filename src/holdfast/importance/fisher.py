@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError, NumericsError
 from holdfast.importance.engine import Terms, per_sample_sum
-from holdfast.importance.estimate import choice, means, per_batch_sum, wanted_parameters
+from holdfast.importance.estimate import check_arguments, choice, means, per_batch_sum, wanted_parameters
 from holdfast.importance.statistic import SQUARE
 from holdfast.objectives import Batch, LossOnly, Objective, as_objective, draw
 
@@ -52,16 +52,17 @@ def fisher(
         kind: ``"auto"`` is exact up to 20 outputs, sampled beyond, empirical for a bare callable.
         names: canonical names of the parameters wanted (default: all trainable ones).
         generator: for the targets of the sampled kind.
-        max_bytes: how much memory per-sample gradients may take at once (default 256 MiB).
-        dtype: of the result (default: the parameter's own, but at least float32).
+        max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
+            kept from one term to the next as much again (default 256 MiB).
+        dtype: of the result: bfloat16, float32 or float64 (default: the parameter's own, but at least float32).
 
     Returns:
         canonical name -> importance ``[*p]``, >= 0, in loss^2 / parameter^2; zeros where there is no gradient.
         Independent of batch size (but for ``batched``) and of the number of samples.
 
     Raises:
-        ConfigurationError: if the kind is unknown, or the objective cannot give it.
-        DataError: if there is no batch.
+        ConfigurationError: if an argument is wrong, the kind unknown, or the objective cannot give it.
+        DataError: if there is no batch, or ``batches`` is no iterable.
         NumericsError: if an importance is not finite (the message names the parameter), or the outputs to draw
             targets from are not.
 
@@ -71,6 +72,7 @@ def fisher(
         >>> fisher(model, [batch])["weight"].shape
         torch.Size([2, 3])
     """
+    check_arguments(model, batches, max_bytes, dtype, generator)
     choice("kind", kind, ("auto", "exact", "sampled", "empirical", "batched"))
     objective = as_objective(objective)
     bare = isinstance(objective, LossOnly)

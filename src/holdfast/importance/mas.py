@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.importance.engine import per_sample_sum
-from holdfast.importance.estimate import choice, means, wanted_parameters
+from holdfast.importance.estimate import check_arguments, choice, means, wanted_parameters
 from holdfast.importance.statistic import ABSOLUTE
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.objectives.base import leading_size
@@ -44,22 +44,24 @@ def mas(
         objective: which outputs a batch has; ``None`` is classification.
         form: the squared Euclidean norm of a sample's outputs, or the norm itself.
         names: canonical names of the parameters wanted (default: all trainable ones).
-        max_bytes: how much memory per-sample gradients may take at once (default 256 MiB).
-        dtype: of the result (default: the parameter's own, but at least float32).
+        max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
+            kept from one term to the next as much again (default 256 MiB).
+        dtype: of the result: bfloat16, float32 or float64 (default: the parameter's own, but at least float32).
 
     Returns:
         canonical name -> importance ``[*p]``, >= 0, in output^2 (or output) / parameter; a mean over rows of the
         outputs, independent of batch size. A sequence is one row, padding included.
 
     Raises:
-        ConfigurationError: if the form is unknown.
-        DataError: if there is no batch.
+        ConfigurationError: if an argument is wrong, or the form unknown.
+        DataError: if there is no batch, or ``batches`` is no iterable.
         NumericsError: if an importance is not finite; the message names the parameter.
 
     Example:
         >>> mas(nn.Linear(3, 2), [(torch.ones(8, 3), torch.zeros(8))])["bias"].shape
         torch.Size([2])
     """
+    check_arguments(model, batches, max_bytes, dtype)
     choice("form", form, ("squared_norm", "norm"))
 
     def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:

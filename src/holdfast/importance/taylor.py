@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError
 from holdfast.importance.engine import per_sample_sum
-from holdfast.importance.estimate import choice, means, per_batch_sum, wanted_parameters
+from holdfast.importance.estimate import check_arguments, choice, means, per_batch_sum, wanted_parameters
 from holdfast.importance.statistic import Statistic
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.objectives.base import leading_size
@@ -53,21 +53,23 @@ def taylor(
         sign: ``"released"`` (plus) or ``"removal"`` (minus), of the first-order part.
         order: 2, or 1 without the squared part.
         names: canonical names of the parameters wanted (default: all trainable ones).
-        max_bytes: how much memory per-sample gradients may take at once (default 256 MiB).
-        dtype: of the result (default: the parameter's own, but at least float32).
+        max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
+            kept from one term to the next as much again (default 256 MiB).
+        dtype: of the result: bfloat16, float32 or float64 (default: the parameter's own, but at least float32).
 
     Returns:
         canonical name -> importance ``[*p]``, >= 0, in units of I.
 
     Raises:
-        ConfigurationError: if an option is unknown.
-        DataError: if there is no batch.
+        ConfigurationError: if an argument is wrong, or an option unknown.
+        DataError: if there is no batch, or ``batches`` is no iterable.
         NumericsError: if an importance is not finite; the message names the parameter.
 
     Example:
         >>> taylor(nn.Linear(3, 2), [(torch.ones(8, 3), torch.zeros(8))])["bias"].shape
         torch.Size([2])
     """
+    check_arguments(model, batches, max_bytes, dtype)
     choice("output", output, ("entropy", "l2"))
     choice("reduction", reduction, ("sample", "batch"))
     choice("sign", sign, ("released", "removal"))
