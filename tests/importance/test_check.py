@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast.importance import fisher
+from holdfast.importance import engine, fisher
 from holdfast.importance._reference import per_sample_sum_reference
 from holdfast.names import canonical_parameters
 from holdfast.objectives import Classification, MultiLabel, Objective, Regression
@@ -171,3 +172,65 @@ def test_equal_shapes_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first, more, other = counts
     assert more - first == 2 * 2  # two of each batch: down to the outputs, and from there to the layers
     assert other - more == first + 2
+
+
+def test_losses_that_see_each_other_are_found_when_the_first_are_zero() -> None:
+    def loss(outputs: Tensor, batch: Any) -> Tensor:
+        return outputs.square().sum(1) * outputs.mean() * batch[1]
+
+    model = nn.Linear(3, 2).double()
+    data = [(real(4, 3), torch.full((4,), weight)) for weight in (0.0, 1.0)]
+    found = fisher(model, data, objective=loss)["weight"]
+    expected = torch.zeros_like(found)
+    for x, y in data:
+        for value in loss(model(x), (x, y)):
+            expected += torch.autograd.grad(value, model.weight, retain_graph=True)[0] ** 2 / 8
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+
+
+def by_sign(x: Tensor) -> bool:
+    return bool(x[0, 0] > 0)
+
+
+def signed() -> list[Any]:
+    """Two batches of one shape, of which the second makes a model do what it did not do in the first."""
+    x = real(4, 3)
+    x[0, 0] = -1
+    return [(x, torch.randint(4, (4,))), (-x, torch.randint(4, (4,)))]
+
+
+def test_a_weight_used_once_more_in_a_later_batch_is_found() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.layer(x)
+            return found + F.linear(x.tanh(), self.layer.weight) if by_sign(x) else found
+
+    equals_one_backward_per_sample(Again().double(), signed(), Classification())
+
+
+def test_an_input_changed_in_place_in_a_later_batch_is_an_error_as_it_is_in_training() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            given = x.clone()
+            found = self.layer(given)
+            if by_sign(x):
+                given.mul_(2)
+            return found
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        fisher(InPlace().double(), signed())
+
+
+def test_a_user_s_hook_on_a_layer_s_output_costs_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "vectorized", lambda work: pytest.fail("the rule was given up"))
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    model[0].register_forward_hook(lambda module, args, output: 3 * output)
+    equals_one_backward_per_sample(model, signed(), Classification())

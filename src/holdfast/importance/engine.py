@@ -153,7 +153,7 @@ class _Engine:
                         rules[layer.module].add(grad)
                 if rest:
                     waiting.append((term, each.cotangent))
-                    if len(waiting) * each.cotangent.nbytes > self.max_bytes:
+                    if (len(waiting) + 1) * each.cotangent.nbytes > self.max_bytes:
                         self._slowly(batch, outputs, leaf, waiting, rest)
                         waiting = []
         for rule in rules.values():  # also of layers that became slow: what they were given before was right
