@@ -14,6 +14,7 @@ from holdfast.importance import engine, fisher
 from holdfast.importance._reference import per_sample_sum_reference
 from holdfast.names import canonical_parameters
 from holdfast.objectives import Classification, MultiLabel, Objective, Regression
+from importance.cases import Doubled
 
 
 def equals_one_backward_per_sample(model: nn.Module, data: list[Any], objective: Objective) -> None:
@@ -174,11 +175,12 @@ def test_equal_shapes_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert other - more == first + 2
 
 
-def test_losses_that_see_each_other_are_found_when_the_first_are_zero() -> None:
+@pytest.mark.parametrize("build", [nn.Linear, Doubled])
+def test_losses_that_see_each_other_are_found_when_the_first_are_zero(build: type[nn.Linear]) -> None:
     def loss(outputs: Tensor, batch: Any) -> Tensor:
         return outputs.square().sum(1) * outputs.mean() * batch[1]
 
-    model = nn.Linear(3, 2).double()
+    model = build(3, 2).double()
     data = [(real(4, 3), torch.full((4,), weight)) for weight in (0.0, 1.0)]
     found = fisher(model, data, objective=loss)["weight"]
     expected = torch.zeros_like(found)
