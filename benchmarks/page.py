@@ -26,9 +26,9 @@ _ABOUT = {
     "ewc": """\
 The gradient of all tasks' penalties together is `F (θ − θ*)` with folded `F` and `θ*`, so its time does not grow with
 the number of tasks. Five streams over memory are the least it can do: weights, anchors, importances and gradients are
-read, gradients are written. CPU tensors of more than 2 MiB are walked in pieces that stay in the cache between two
-operations, smaller ones are taken together, 2 MiB at a time; so there are just those five. `fused=True` compiles one
-pass over all tensors instead of two operations per piece; it needs a C++ compiler, and its first step takes seconds.
+read, gradients are written. Large CPU tensors are walked in pieces that stay in the cache between two operations, so
+there are exactly those five. `fused=True` compiles one pass over all tensors instead of two operations per piece; it
+needs a C++ compiler, and its first step takes seconds.
 
 The floor, here and below, is the bytes that must move over the bandwidth of a copy measured in the same rounds. A copy
 also reads the memory that it is about to overwrite, which an update in place does not have to: a single compiled pass

@@ -21,7 +21,7 @@ _P = ParamSpec("_P")
 # operation before. Smaller pieces spend more on starting operations than they save (measured from 2**17 to 2**20).
 PIECE = 1 << 19
 # Below this many entries walking costs more than the temporaries that it spares.
-LARGE = 1 << 14
+LARGE = 1 << 16
 _MOST_COMPILED = 256
 
 

@@ -45,7 +45,8 @@ def test_the_estimate_is_within_a_tenth_of_what_is_held(name):
 def nothing_but_sums(monkeypatch):
     """Without what the estimate of importances works with, and with pieces as small beside a model as in earnest."""
     for module in ("pieces", "penalties.gradient", "bench.footprint"):
-        monkeypatch.setattr(f"holdfast.{module}.PIECE", 1 << 9)
+        for size in ("PIECE", "LARGE"):
+            monkeypatch.setattr(f"holdfast.{module}.{size}", 1 << 9)
     for entries in (511, 768):  # of both lengths that occur: made once, for every step there will be
         scratch(entries, torch.float32)
     monkeypatch.setattr(footprints, "MAX_BYTES", 0)

@@ -13,7 +13,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.importance.engine import MAX_BYTES
 from holdfast.method import Method
 from holdfast.names import canonical_parameters
-from holdfast.pieces import PIECE
+from holdfast.pieces import LARGE, PIECE
 from holdfast.registry import Entry
 
 __all__ = ["Footprint", "footprint", "has_importances"]
@@ -89,7 +89,7 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
     # bounded pieces: each holds some samples' gradients and what is made of them.
     consolidating = one * renewed + (2 * MAX_BYTES if entry.needs_data else 0)
     # The distances from the anchors, which large tensors on the CPU have made a piece at a time.
-    listed = [p for p in parameters.values() if p.device.type != "cpu" or p.numel() < PIECE]
+    listed = [p for p in parameters.values() if p.device.type != "cpu" or p.numel() < LARGE]
     stepping = _float_bytes(listed) if "quadratic" in entry.promises else 0
     if all(p.device.type == "cpu" for p in listed):
         stepping = min(stepping, PIECE * torch.float32.itemsize)

@@ -47,9 +47,9 @@ def add_quadratic_gradient(
 
     .. math:: g_i \leftarrow g_i + 2 a F_i (\theta_i - \theta_i^*)
 
-    CPU tensors of more than a piece are walked in pieces: five streams over memory (θ, θ*, F and g read, g written) and
-    no temporary beyond a piece. So are those of mixed precision. The rest go through ``torch._foreach_*``, on the CPU
-    so many at a time that together they have a piece.
+    Large CPU tensors are walked in pieces: five streams over memory (θ, θ*, F and g read, g written) and no temporary
+    beyond a piece, which is kept. The rest go through ``torch._foreach_*``, one precision at a time, on the CPU so many
+    at a time that together they have a piece.
 
     Args:
         params: the weights, each ``[*p]``.
@@ -64,13 +64,12 @@ def add_quadratic_gradient(
     listed: list[int] = []
     for i, p in enumerate(params):
         held = (anchors[i],) if importances is None else (anchors[i], importances[i])
-        alike = p.dtype == grads[i].dtype == anchors[i].dtype
-        walks = p.device.type == "cpu" and grad_scale is None and p.numel() >= (PIECE if alike else LARGE)
+        walks = p.device.type == "cpu" and grad_scale is None and p.numel() >= LARGE
         if fused and _worth_compiling(p, grads[i], *held):
             whole.append((p, grads[i], *held))
         elif walks and flat_alike(p, grads[i], *held):
             _walk(p, grads[i], *held, factor=factor)
-        elif alike:
+        elif p.dtype == grads[i].dtype == anchors[i].dtype:
             listed.append(i)
         else:
             one = slice(i, i + 1)
