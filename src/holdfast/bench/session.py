@@ -58,7 +58,7 @@ class Session:
         """The samples at some positions, task by task."""
         if len(self.tasks) == 1:
             task = self.tasks[0]
-            return [Part(task, *task.batch(task.train, positions.to(task.train.rows.device)))]
+            return [Part(task, *task.batch(task.train, positions))]
         found = []
         start = 0
         for task in self.tasks:
