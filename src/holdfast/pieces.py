@@ -7,13 +7,13 @@ in the cache when the next one reads it, and temporaries are as small as a piece
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec
 
 import torch
 from torch import Tensor
 
-__all__ = ["LARGE", "PIECE", "compiled", "flat_alike", "pieces", "scratch"]
+__all__ = ["LARGE", "PIECE", "compiled", "flat_alike", "neighbours", "pieces", "scratch"]
 
 _P = ParamSpec("_P")
 
@@ -50,6 +50,23 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(flat)
     else:  # as long as each other, for a short one at the end costs as many operations
         yield from zip(*(torch.split(t, -(-entries // count)) for t in flat), strict=True)
+
+
+def neighbours(sizes: Sequence[int], most: int) -> list[slice]:
+    """Runs of neighbours whose sizes add up to no more than the most, or that have one member.
+
+    Args:
+        sizes: of each, in order.
+        most: what a run may add up to.
+    """
+    found: list[slice] = []
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and total + size > most:
+            found.append(slice(start, index))
+            start, total = index, 0
+        total += size
+    return [*found, slice(start, len(sizes))] if sizes else []
 
 
 class _Memory(threading.local):

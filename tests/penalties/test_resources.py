@@ -8,7 +8,8 @@ from torch import nn
 
 from contract import cases
 from holdfast import EWC, L2SP, MAS, SI, Anastrophic, ANPyC, ConfigurationError, OnlineEWC, RWalk
-from holdfast.penalties.resources import _groups, lent, placed
+from holdfast.penalties.resources import lent, placed
+from holdfast.pieces import neighbours
 
 WEIGHTED = [EWC, OnlineEWC, MAS, ANPyC, SI, RWalk]
 
@@ -185,9 +186,9 @@ def test_lent_copies_are_whole_and_live_in_two_rooms(group_bytes):
 
 
 def test_groups_are_neighbours_that_have_room_together():
-    assert _groups([], 5) == []
-    assert _groups([1, 2, 2, 9, 1, 4, 1], 5) == [slice(0, 3), slice(3, 4), slice(4, 6), slice(6, 7)]
-    assert _groups([6, 6], 5) == [slice(0, 1), slice(1, 2)]
+    assert neighbours([], 5) == []
+    assert neighbours([1, 2, 2, 9, 1, 4, 1], 5) == [slice(0, 3), slice(3, 4), slice(4, 6), slice(6, 7)]
+    assert neighbours([6, 6], 5) == [slice(0, 1), slice(1, 2)]
 
 
 def test_nothing_lent_of_nothing():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from holdfast.pieces import LARGE, PIECE, compiled, flat_alike, pieces, scratch
+from holdfast.pieces import LARGE, PIECE, compiled, flat_alike, neighbours, pieces, scratch
 
 __all__ = ["add_quadratic_gradient", "add_quadratic_gradient_plainly"]
 
@@ -77,7 +77,10 @@ def add_quadratic_gradient(
             add_quadratic_gradient_plainly(params[one], grads[one], anchors[one], weights, factor, grad_scale)
     if whole:
         _add_compiled(whole, factor, grad_scale)
-    for group in _groups(params, listed):
+    # All at once where a launch is what costs; on the CPU so many that their temporaries are a piece, used again.
+    sizes = [params[i].numel() if params[i].device.type == "cpu" else 0 for i in listed]
+    for run in neighbours(sizes, PIECE):
+        group = listed[run]
         weights = None if importances is None else [importances[i] for i in group]
         _add_lists(
             [params[i] for i in group],
@@ -87,20 +90,6 @@ def add_quadratic_gradient(
             factor,
             grad_scale,
         )
-
-
-def _groups(params: Sequence[Tensor], listed: Sequence[int]) -> Iterator[list[int]]:
-    """All at once where a launch is what costs; on the CPU so many that their temporaries are a piece, used again."""
-    group: list[int] = []
-    entries = 0
-    for i in listed:
-        if group and params[i].device.type == "cpu" and entries + params[i].numel() > PIECE:
-            yield group
-            group, entries = [], 0
-        group.append(i)
-        entries += params[i].numel()
-    if group:
-        yield group
 
 
 def _add_lists(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError
+from holdfast.pieces import neighbours
 
 __all__ = ["KEPT", "Resources", "check_no_importances", "check_resources", "lent", "near", "placed"]
 
@@ -127,7 +128,7 @@ def lent(
     Yields:
         Which entries of ``held``, and the copies.
     """
-    groups = _groups([sum(map(_room, tensors)) for tensors in held], group_bytes)
+    groups = neighbours([sum(map(_room, tensors)) for tensors in held], group_bytes)
     if not groups:
         return
     size = max(sum(_room(t) for tensors in held[group] for t in tensors) for group in groups)
@@ -160,18 +161,6 @@ def lent(
 
 def _room(tensor: Tensor) -> int:
     return -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-
-
-def _groups(sizes: Sequence[int], most: int) -> list[slice]:
-    """Runs of neighbours whose sizes add up to no more than the most, or that have one member."""
-    found: list[slice] = []
-    start = total = 0
-    for index, size in enumerate(sizes):
-        if index > start and total + size > most:
-            found.append(slice(start, index))
-            start, total = index, 0
-        total += size
-    return [*found, slice(start, len(sizes))] if sizes else []
 
 
 def _copied(held: Sequence[Sequence[Tensor]], room: Tensor) -> list[list[Tensor]]:
