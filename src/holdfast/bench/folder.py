@@ -130,12 +130,21 @@ class Folder:
         return self.path / "choices" / _file_name(job.config, job.label)
 
     def find(self, job: Job) -> Record | None:
-        """The finished record of exactly this job, if there is one."""
+        """The finished record of exactly this job, if there is one.
+
+        A run whose values were chosen anew, and are the same, is the same run; its record then says how they were
+        chosen at last.
+        """
         path = self._path(job)
         if not path.is_file():
             return None
         old = records.load(path)
-        return old if old.status == "finished" and old.config == job.config else None
+        if old.status != "finished" or _untold(old.config) != _untold(job.config):
+            return None
+        if old.config != job.config:
+            old = old.model_copy(update={"config": job.config})
+            records.save(old, path)
+        return old
 
     def keep(self, job: Job, record: Record) -> None:
         """Write a record down; its checkpoints have served."""
@@ -191,6 +200,15 @@ def check_writable(path: Path, inner: str = "") -> None:
 
 def _differing(old: RunConfig, new: RunConfig, fields: Sequence[str]) -> list[str]:
     return [name.replace("_", " ") for name in fields if getattr(old, name) != getattr(new, name)]
+
+
+def _untold(config: RunConfig) -> RunConfig:
+    """A configuration without what tells how a grid chose."""
+    told = {
+        key: parameter.model_copy(update={"detail": ""}) if parameter.source == "grid" else parameter
+        for key, parameter in config.hyperparameters.items()
+    }
+    return config.model_copy(update={"hyperparameters": told})
 
 
 def _file_name(config: RunConfig, label: str = "") -> str:

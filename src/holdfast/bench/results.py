@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from holdfast import registry
-from holdfast.bench import metrics, plan, recipes
+from holdfast.bench import grids, metrics, plan, recipes
 from holdfast.bench import record as records
 from holdfast.bench.recipes import Method, Paired, Part, Published, Recipe
 from holdfast.bench.record import Record
@@ -227,10 +227,10 @@ def _other_than(recipe: Recipe, variant: str, record: Record) -> str:
     for field_name, value in asked.items():
         if field_name not in own and getattr(config, field_name) != value:
             return field_name.replace("_", " ")
-    allowed = {key: [value] for key, value in row.set.items()} | row.grid
-    for key, values in allowed.items():
+    for key, values in ({key: [value] for key, value in row.set.items()} | row.grid).items():
         found = config.hyperparameters.get(key)
-        if found is None or found.value not in [plan.typed(entry, key, str(value)) for value in values]:
+        allowed = [plan.typed(entry, key, str(value)) for value in values]
+        if found is None or found.value not in (grids.reach(allowed) if key in row.grid else allowed):
             return key
     return ""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import registry
-from holdfast.bench import compare, plan, streams
+from holdfast.bench import compare, grids, plan, streams
 from holdfast.bench.compare import Comparison
 from holdfast.bench.executing import Executor
 from holdfast.bench.jobs import Job, Monitor, Store
@@ -179,8 +179,8 @@ class _Settled:
             return Row(method.label, self.name, final, None)
         share = training["validation_fraction"] or self.recipe.choose_with
         limit = self.recipe.quick.candidates if self.quick else None
-        grid = {key: [str(value) for value in values[:limit]] for key, values in method.grid.items()}
-        trials = self._comparison(method, {**training, "validation_fraction": share}, {method.method: grid})
+        candidates = {key: [str(value) for value in values[:limit]] for key, values in method.grid.items()}
+        trials = self._comparison(method, {**training, "validation_fraction": share}, {method.method: candidates})
         return Row(method.label, self.name, final, trials)
 
     def _comparison(
@@ -229,7 +229,7 @@ def check(table: Table) -> None:
 
 
 def run(table: Table, store: Store, monitor: Monitor, executor: Executor) -> list[Record]:
-    """Run a table: choose where there are grids, then run every row on every seed.
+    """Run a table: choose where there are grids, beyond their ends if need be, then run every row on every seed.
 
     Args:
         table: what is run.
@@ -240,25 +240,14 @@ def run(table: Table, store: Store, monitor: Monitor, executor: Executor) -> lis
     Returns:
         The records of the runs that read the test set.
     """
-    trials = [_trials(row) for row in table.rows]
-    monitor.planned(sum(map(len, trials)) + sum(len(row.final.seeds) for row in table.rows))
-    records = iter(compare.execute([job for some in trials for job in some], executor, store, monitor))
+    monitor.planned(sum(len(row.final.seeds) for row in table.rows))
+    trials = {index: row.trials for index, row in enumerate(table.rows) if row.trials is not None}
+    settled = grids.settle(trials, executor, store, monitor, limit=0 if table.quick else grids.LIMIT)
     todo = []
-    for row, tried in zip(table.rows, trials, strict=True):
-        found = [next(records) for _ in tried]
-        chosen: dict[str, compare.Settings] = {}
-        if row.trials is not None:
-            (method,) = row.trials.methods
-            chosen[method] = compare.choose(tried, found, row.trials.grids[method])
+    for index, row in enumerate(table.rows):
+        chosen = {row.final.methods[0]: settled[index]} if index in settled else {}
         todo += table.jobs(row, chosen)
     return compare.execute(todo, executor, store, monitor)
-
-
-def _trials(row: Row) -> list[Job]:
-    if row.trials is None:
-        return []
-    (found,) = compare.candidates(row.trials).values()
-    return found
 
 
 def differing(table: Table, old: Iterable[Record]) -> str | None:
