@@ -102,21 +102,27 @@ def test_verdicts(ours: tuple[float, ...], theirs: float, differs: str, said: st
 
 def test_differences_are_paired_over_seeds(tmp_path: Path) -> None:
     # Over seeds both spread by points; seed by seed they are close, which only pairing shows.
-    (none,) = results.differences(results.collect(two_methods(tmp_path / "none", 0.0))[0])
+    (none,) = results.differences(results.collect(two_methods(tmp_path / "none", 0.0))[0], "class")
     assert none.seeds == tuple(range(10)) and abs(none.estimate.mean) < 0.2
     assert none.estimate.half is not None and none.estimate.half < 0.1
-    (some,) = results.differences(results.collect(two_methods(tmp_path / "some", -0.02))[0])
+    (some,) = results.differences(results.collect(two_methods(tmp_path / "some", -0.02))[0], "class")
     assert some.estimate.mean == pytest.approx(-1.0, abs=0.1)
-    assert some.sentence.startswith(f"anastrophic is worse than l2sp ({some.estimate.mean:+.2f} ± ")
+    assert some.sentence().startswith(f"anastrophic is worse than l2sp ({some.estimate.mean:+.2f} ± ")
     same = two_methods(tmp_path / "same", 0.0, spread=0.0)
-    (equal,) = results.differences(results.collect(same)[0])
-    assert ("not told apart" in equal.sentence) == (abs(equal.estimate.mean) <= (equal.estimate.half or 0))
+    (equal,) = results.differences(results.collect(same)[0], "class")
+    assert ("not told apart" in equal.sentence()) == (abs(equal.estimate.mean) <= (equal.estimate.half or 0))
+
+
+def test_rows_that_never_differ_are_said_to_be_the_same(tmp_path: Path) -> None:
+    found = [make(label, seed, [0.6, 0.8 + seed / 10]) for seed in (0, 1) for label in ("anastrophic", "l2sp")]
+    (difference,) = results.differences(results.collect(fill(tmp_path, found))[0], "class")
+    assert difference.sentence() == "anastrophic and l2sp have the same accuracy on each of 2 of 10 seeds."
 
 
 def test_what_we_found_is_tied_to_records(tmp_path: Path) -> None:
     page = results_page.render(two_methods(tmp_path, -0.02))
     found = page[page.index("## What we found") : page.index(f"\n## {NAME}")]
-    assert "anastrophic is worse than l2sp" in found and "points, paired over 10 seeds" in found
+    assert "[anastrophic](" in found and "is worse than [l2sp](" in found and "points, paired over 10 seeds" in found
     assert f"../results/{NAME}/records/anastrophic-seed0.json" in found
     assert "of 2 published numbers," in found
     for link in {part.split(")")[0] for part in found.split("](../results/")[1:]}:
@@ -129,8 +135,8 @@ def test_seeds_that_only_one_row_has_are_left_out_and_failures_are_said(tmp_path
         make("l2sp", seed, [0.6, 0.8]) for seed in (1, 2)
     ]
     folder = fill(tmp_path, [*found, failed])
-    (difference,) = results.differences(results.collect(folder)[0])
-    assert difference.seeds == (1,) and "shows nothing yet" in difference.sentence
+    (difference,) = results.differences(results.collect(folder)[0], "class")
+    assert difference.seeds == (1,) and "shows nothing yet" in difference.sentence()
     assert "anastrophic did not finish: seed 2: the loss is nan." in results_page.render(folder)
 
 
@@ -157,11 +163,11 @@ def test_what_differs_by_task_stands_beside_the_published_numbers(tmp_path: Path
         first = 0.70 + seed / 1000
         found += [make("l2sp", seed, [first, 0.80]), make("anastrophic", seed, [first + 0.02, 0.78 + (seed % 2) / 1e4])]
     folder = fill(tmp_path, found)
-    (difference,) = results.differences(results.collect(folder)[0])
-    assert "not told apart" not in difference.sentence or abs(difference.estimate.mean) < 0.01
+    (difference,) = results.differences(results.collect(folder)[0], "class")
+    assert "not told apart" not in difference.sentence() or abs(difference.estimate.mean) < 0.01
     assert difference.by_task[0].mean == pytest.approx(2) and difference.by_task[1].mean == pytest.approx(-2, abs=0.01)
     page = results_page.render(folder)
-    assert "anastrophic 72.45 ± 0.22, l2sp 70.45 ± 0.22, 71.16 published for anastrophic, +2.00 ± 0.00" in page
+    assert "72.45 ± 0.22 (71.16 published) and 70.45 ± 0.22, +2.00 ± 0.00 seed by seed; task 2" in page
     assert "\n| l2sp | task 1 (0 and 1) | 10 | 70.45 ± 0.22 |  |" in page
     assert "\n| finetune" not in page and "| ewc | task" not in page
 
@@ -172,7 +178,7 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
         for seed, status, failure in [(0, "failed", "the loss\nis nan."), (1, "interrupted", ""), (2, "failed", "x")]
     ]
     found = [make("l2sp", seed, [0.7, 0.8]) for seed in range(10)]
-    found += [make("anastrophic", seed, [0.7, 0.8]) for seed in range(4)] + failed
+    found += [make("anastrophic", seed, [0.7, 0.9]) for seed in range(4)] + failed
     page = results_page.render(fill(tmp_path, found))
     assert "(so far: of 16 rows, 1 have all the seeds that the recipe says, 1 have fewer)" in page
     assert "| anastrophic | average | 4 of 10 |" in page and "| l2sp | average | 10 |" in page

@@ -7,7 +7,7 @@ records give the same page byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -69,13 +69,18 @@ class Difference:
     by_task: Mapping[int, Estimate] = field(default_factory=dict)
     planned: int = 0
 
-    @property
-    def sentence(self) -> str:
-        """The difference in words, as far as the seeds bear it out."""
-        one, other = self.paired.rows
+    def sentence(self, shown: Callable[[str], str] = str) -> str:
+        """The difference in words, as far as the seeds bear it out.
+
+        Args:
+            shown: gives a row's label as it is to stand there, such as a link.
+        """
+        one, other = map(shown, self.paired.rows)
         mean, half = self.estimate.mean, self.estimate.half
         if half is None:
             return f"{one} is {mean:+.2f} points from {other} in one run, which shows nothing yet."
+        if not any(self.estimate.values):
+            return f"{one} and {other} have the same accuracy on each of {_of(len(self.seeds), self.planned)} seeds."
         over = f"{mean:+.2f} ± {half:.2f} points, paired over {_of(len(self.seeds), self.planned)} seeds"
         if abs(mean) <= half:
             return f"{one} and {other} are not told apart ({over})."
@@ -235,25 +240,23 @@ def _other_than(recipe: Recipe, variant: str, record: Record) -> str:
     return ""
 
 
-def differences(experiment: Experiment) -> list[Difference]:
-    """The recipe's pairs of rows, wherever both have finished runs of the same seeds."""
+def differences(experiment: Experiment, part: str) -> list[Difference]:
+    """The recipe's pairs of rows in one part, wherever both have finished runs of the same seeds."""
     found = []
-    for part in experiment.recipe.parts:
-        for paired in experiment.recipe.paired:
-            one, other = (
-                {r.config.seed: r for r in experiment.of(part, label) if r.status == "finished"}
-                for label in paired.rows
-            )
-            seeds = tuple(sorted(one.keys() & other.keys()))
-            whole, *rest = (
-                Estimate.of(100 * (accuracy(one[s], task) - accuracy(other[s], task)) for s in seeds)
-                for task in [None, *experiment.tasks(part)]
-            )
-            by_task = {task: each for task, each in zip(experiment.tasks(part), rest, strict=True) if each is not None}
-            rows = [row for row in experiment.rows(part) if row.label in paired.rows]
-            planned = min((experiment.recipe.seeds_of(row, experiment.variant) for row in rows), default=0)
-            if whole is not None:
-                found.append(Difference(paired, part, seeds, whole, by_task, planned))
+    for paired in experiment.recipe.paired:
+        one, other = (
+            {r.config.seed: r for r in experiment.of(part, label) if r.status == "finished"} for label in paired.rows
+        )
+        seeds = tuple(sorted(one.keys() & other.keys()))
+        whole, *rest = (
+            Estimate.of(100 * (accuracy(one[s], task) - accuracy(other[s], task)) for s in seeds)
+            for task in [None, *experiment.tasks(part)]
+        )
+        by_task = {task: each for task, each in zip(experiment.tasks(part), rest, strict=True) if each is not None}
+        rows = [row for row in experiment.rows(part) if row.label in paired.rows]
+        planned = min((experiment.recipe.seeds_of(row, experiment.variant) for row in rows), default=0)
+        if whole is not None:
+            found.append(Difference(paired, part, seeds, whole, by_task, planned))
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from holdfast.bench.results import Cell, Difference, Experiment, differences, distinct, tried, verdict
 
-__all__ = ["Links", "anchor", "found", "gap", "number_of", "ours", "title"]
+__all__ = ["Links", "anchor", "behind", "found", "gap", "number_of", "ours", "title"]
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,13 @@ class Links:
 
 
 def found(experiments: Sequence[Experiment], links: Links) -> list[str]:
-    """The section's lines, experiment by experiment."""
+    """The section's lines, experiment by experiment: the findings alone, what lies behind them is beside the tables."""
     lines = ["## What we found", ""]
     for experiment in experiments:
         sentences = []
-        for each in differences(experiment):
-            cells = {(c.label, c.task): c for c in _cells(experiment, each.part)}
-            sentences.append(_difference(each, experiment, cells, links))
         for part in experiment.recipe.parts:
-            sentences += _against_published(_cells(experiment, part), experiment, links)
+            sentences += [_difference(each, experiment, links) for each in differences(experiment, part)]
+            sentences += _counted(_cells(experiment, part), experiment, links)
         if sentences:
             head = f"**[{title(experiment)}](#{anchor(experiment)})**{_incomplete(experiment)}"
             lines += [head, "", *(f"- {sentence}" for sentence in sentences), ""]
@@ -40,6 +38,14 @@ def found(experiments: Sequence[Experiment], links: Links) -> list[str]:
         lines += ["Nothing yet: no two rows that are to be compared have a seed in common, nor has one a published "
                   "number.", ""]  # fmt: skip
     return lines
+
+
+def behind(experiment: Experiment, part: str, links: Links) -> list[str]:
+    """What lies behind the findings of one part: differences by task, and how far published numbers are explained."""
+    cells = _cells(experiment, part)
+    by_place = {(cell.label, cell.task): cell for cell in cells}
+    sentences = [text for each in differences(experiment, part) if (text := _by_task(each, by_place))]
+    return sentences + _against_published(cells, experiment, links)
 
 
 def _cells(experiment: Experiment, part: str) -> list[Cell]:
@@ -56,61 +62,88 @@ def _incomplete(experiment: Experiment) -> str:
     return f" (so far: of {len(rows)} rows, {whole} have all the seeds that the recipe says{fewer})"
 
 
-def _difference(
-    each: Difference, experiment: Experiment, cells: Mapping[tuple[str, int | None], Cell], links: Links
-) -> str:
-    where = f"{each.part}: " if len(experiment.recipe.parts) > 1 else ""
-    evidence = ", ".join(links.to(experiment, each.part, label) for label in each.paired.rows)
+def _where(part: str, experiment: Experiment) -> str:
+    return f"{part}: " if len(experiment.recipe.parts) > 1 else ""
+
+
+def _difference(each: Difference, experiment: Experiment, links: Links) -> str:
+    sentence = each.sentence(lambda label: links.to(experiment, each.part, label))
     why = f" {each.paired.why[0].upper()}{each.paired.why[1:]}." if each.paired.why else ""
-    by_task = ""
-    for task, estimate in each.by_task.items() if each.estimate.half is not None else ():
+    return f"{_where(each.part, experiment)}{sentence}{why}"
+
+
+def _by_task(each: Difference, cells: Mapping[tuple[str, int | None], Cell]) -> str:
+    """The same difference for every task of which something was published; empty where nothing was."""
+    one, other = each.paired.rows
+    if each.estimate.half is None or not each.by_task:
+        return ""
+    tasks = []
+    for task, estimate in each.by_task.items():
         both = [cells[label, task] for label in each.paired.rows]
-        shown = [f"{cell.label} {ours(cell)}" for cell in both]
-        shown += [f"{cell.theirs:.2f} published for {cell.label}" for cell in both if cell.theirs is not None]
+        shown = [ours(cell) + (f" ({cell.theirs:.2f} published)" if cell.theirs is not None else "") for cell in both]
         change = f"{estimate.mean:+.2f} ± {estimate.half:.2f} seed by seed"
-        by_task += f" {number_of(both[0]).capitalize()}: {', '.join([*shown, change])}."
-    return f"{where}{each.sentence}{by_task}{why} ({evidence})"
+        tasks.append(f"{number_of(both[0])} {' and '.join(shown)}, {change}")
+    return f"{one} and {other}: {'; '.join(tasks)}."
+
+
+def _judged(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """Where several seeds stand beside a number published under the same protocol, and those of them inside."""
+    judged = [cell for cell in cells if verdict(cell) and not cell.differs and _interval(cell)]
+    inside = [cell for cell in judged if verdict(cell) == "inside the interval"]
+    return judged, inside
+
+
+def _interval(cell: Cell) -> bool:
+    return cell.estimate is not None and cell.estimate.half is not None
+
+
+def _counted(cells: Sequence[Cell], experiment: Experiment, links: Links) -> list[str]:
+    """How many published numbers of a part are met, and which are not."""
+    judged, inside = _judged(cells)
+    if not judged:
+        return []
+    near = sum(abs(gap(cell)) <= 1 for cell in judged)
+    count = f"{len(judged)} published number{'s' * (len(judged) != 1)}"
+    where = _where(judged[0].part, experiment)
+    sentence = f"{where}of {count}, {len(inside)} inside our interval, {near} within one point of our mean."
+    far = [cell for cell in judged if cell not in inside and abs(gap(cell)) > 1]
+    if far:
+        sentence += f" Outside and further away (ours less theirs): {_linked(far, experiment, links)}."
+    return [sentence]
+
+
+def _linked(some: Iterable[Cell], experiment: Experiment, links: Links) -> str:
+    return ", ".join(
+        f"{links.to(experiment, cell.part, cell.label)} {number_of(cell)} {gap(cell):+.2f}"
+        for cell in sorted(some, key=lambda cell: -abs(gap(cell)))
+    )
 
 
 def _against_published(cells: Sequence[Cell], experiment: Experiment, links: Links) -> list[str]:
-    """How the published numbers of one part compare, in a sentence for each protocol that they are from."""
-
-    def linked(some: Iterable[Cell]) -> str:
-        return ", ".join(
-            f"{links.to(experiment, cell.part, cell.label)} {number_of(cell)} {gap(cell):+.2f}"
-            for cell in sorted(some, key=lambda cell: -abs(gap(cell)))
-        )
-
-    comparable = [cell for cell in cells if verdict(cell)]
-    where = f"{comparable[0].part}: " if comparable and len(experiment.recipe.parts) > 1 else ""
+    """What can be said of the published numbers that our mean is not close to."""
+    judged, inside = _judged(cells)
     sentences = []
-    same = [cell for cell in comparable if not cell.differs]
-    judged = [cell for cell in same if cell.estimate and cell.estimate.half is not None]
-    if judged:
-        inside = [cell for cell in judged if verdict(cell) == "inside the interval"]
-        near = sum(abs(gap(cell)) <= 1 for cell in judged)
-        count = f"{len(judged)} published number{'s' * (len(judged) != 1)}"
-        sentence = f"{where}of {count}, {len(inside)} inside our interval, {near} within one point of our mean."
-        wide = [cell for cell in inside if abs(gap(cell)) > 1]
-        if wide:
-            sentence += f" Inside, though more than a point away (ours less theirs): {linked(wide)}."
-        far = [cell for cell in judged if cell not in inside and abs(gap(cell)) > 1]
-        if far:
-            sentence += f" Outside and further away (ours less theirs): {linked(far)}."
-        sentences.append(sentence)
-        sentences += [f"{where}{links.to(experiment, cell.part, cell.label)}: {text}" for cell in far
-                      if (text := _strengths(cell))]  # fmt: skip
-    alone = [cell for cell in same if cell not in judged]
+    wide = [cell for cell in inside if abs(gap(cell)) > 1]
+    if wide:
+        shown = _linked(wide, experiment, links)
+        sentences.append(f"Inside our interval, though more than a point away (ours less theirs): {shown}.")
+    for cell in judged:
+        text = _strengths(cell) if cell not in inside and abs(gap(cell)) > 1 else ""
+        sentences += [f"{links.to(experiment, cell.part, cell.label)}: {text}"] if text else []
+    beside = [cell for cell in cells if verdict(cell)]
+    alone = [cell for cell in beside if cell not in judged and not cell.differs]
     if alone:
-        sentences.append(f"{where}one run says nothing of a published number yet: {linked(alone)}.")
-    for reason in distinct([cell.differs for cell in comparable]):
-        shown = (
+        sentences.append(
+            f"One run says nothing of a published number yet (ours less theirs): {_linked(alone, experiment, links)}."
+        )
+    for reason in distinct([cell.differs for cell in beside]):
+        shown = "; ".join(
             f"{links.to(experiment, cell.part, cell.label)} {number_of(cell)} {ours(cell)} here, "
             f"{cell.theirs:.2f} there"
-            for cell in comparable
+            for cell in beside
             if cell.differs == reason
         )
-        sentences.append(f"{where}not comparable, {reason}: {'; '.join(shown)}.")
+        sentences.append(f"Not comparable, {reason}: {shown}.")
     return sentences
 
 

@@ -9,7 +9,7 @@ from holdfast.bench import recipes
 from holdfast.bench.recipes import Part
 from holdfast.bench.record import Record
 from holdfast.bench.results import Cell, Experiment, collect, distinct, tried, verdict
-from holdfast.bench.results_found import Links, found, gap, number_of, ours, title
+from holdfast.bench.results_found import Links, behind, found, gap, number_of, ours, title
 
 __all__ = ["render"]
 
@@ -75,6 +75,7 @@ def _experiment(experiment: Experiment, root: str) -> str:
         cells = list(experiment.cells(part_name, part))
         if any(cell.records or cell.failed for cell in cells):
             lines += _table(experiment, part_name, part, cells)
+            lines += _notes(experiment, part_name, Links(root))
         elif cells:
             lines += [f"### {part_name}: not run yet", ""]
     lines += _foot(experiment, root)
@@ -102,9 +103,12 @@ def _table(experiment: Experiment, name: str, part: Part, cells: Sequence[Cell])
     for cell in cells:
         if cell.failed and cell.task is None:
             lines += [f"{cell.label} did not finish: {_failures(cell.failed)}.", ""]
-    reasons = distinct([cell.differs for cell in cells if cell.records])
-    lines += [f"Protocol differs: {reason}." for reason in reasons] + [""] * bool(reasons)
     return lines
+
+
+def _notes(experiment: Experiment, part: str, links: Links) -> list[str]:
+    sentences = behind(experiment, part, links)
+    return [*(f"- {sentence}" for sentence in sentences), ""] if sentences else []
 
 
 def _beside(experiment: Experiment, cells: Sequence[Cell]) -> set[tuple[str, int]]:
