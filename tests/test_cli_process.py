@@ -10,7 +10,7 @@ from pathlib import Path
 
 from holdfast.bench import record
 
-PROGRAM = [sys.executable, "-c", "from holdfast.cli import main; main()"]
+PROGRAM = [sys.executable, "-m", "holdfast"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -55,12 +55,12 @@ def reach(values: Sequence[Value]) -> list[Value]:
         [0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0]
     """
     found = list(values)
-    for end in (max, min):
-        grown = list(values)
-        for _ in range(LIMIT):
-            more = beyond(grown, end(grown))  # type: ignore[type-var]
-            grown += [] if more is None else [more]
-        found += grown[len(values) :]
+    numbers = [value for value in values if isinstance(value, float)]
+    for end in (max, min) if len(numbers) == len(values) > 0 else ():
+        grown = list(numbers)
+        while len(grown) < len(numbers) + LIMIT and (more := beyond(grown, end(grown))) is not None:
+            grown.append(more)
+        found += grown[len(numbers) :]
     return found
 
 
