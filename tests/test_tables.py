@@ -1,0 +1,83 @@
+"""Tables in README and docs are what their records give: no number is typed by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import fractions
+from holdfast.bench import record, report
+
+pytest.importorskip("sklearn", reason="the bench's packages are not installed")
+
+ROOT = Path(__file__).parent.parent
+COLUMNS = ("Avg. acc. (%)", "Forgetting (points)")
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Every Markdown table: its rows, header first, each a list of cells."""
+    found = re.findall(r"(?:^ *\|.*\n)+", text, re.MULTILINE)
+    cells = [[[cell.strip() for cell in line.strip().strip("|").split("|")] for line in t.splitlines()] for t in found]
+    return [[rows[0], *rows[2:]] for rows in cells]
+
+
+def by_header(rows: list[list[str]]) -> list[dict[str, str]]:
+    return [dict(zip(["row", *rows[0][1:]], row, strict=True)) for row in rows[1:]]
+
+
+def printed(folder: str) -> list[dict[str, str]]:
+    """The table that ``holdfast report FOLDER --table markdown`` prints."""
+    (rows,) = tables(report.to_markdown(record.load_all(ROOT / "docs" / "records" / folder)))
+    return by_header(rows)
+
+
+def after(page: str, mark: str) -> list[dict[str, str]]:
+    """The first table of a page after a mark."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return by_header(tables(text[text.index(mark) :])[0])
+
+
+@pytest.mark.parametrize("folder", ["demo", "digits-class"])
+def test_the_readme_shows_what_its_records_give(folder: str) -> None:
+    shown, given = after("README.md", f"docs/records/{folder}/records"), printed(folder)
+    assert [row["row"] for row in shown] == [row["row"] for row in given]
+    for ours, theirs in zip(shown, given, strict=True):
+        assert ours == {key: theirs[key] for key in ours}
+
+
+def test_the_page_of_ewc_shows_what_its_records_give() -> None:
+    shown = {row["row"]: row for row in after("docs/methods/ewc.md", "records/ewc-strengths")}
+    for strength in ("1e3", "1e4", "1e5"):
+        for row in printed(f"ewc-strengths/{strength}"):
+            label = "finetune" if row["row"].startswith("finetune") else f"ewc, strength {strength}"
+            found = shown.pop(label)
+            assert [found[key] for key in COLUMNS] == [row[key].replace("*", "") for key in COLUMNS]
+    assert not shown
+
+
+def test_the_fractions_of_automatic_strengths_are_those_that_were_measured() -> None:
+    found = json.loads((ROOT / "docs" / "records" / "fractions.json").read_text(encoding="utf-8"))
+    assert [(row["method"], row["scenario"]) for row in found["rows"]] == list(fractions.ROWS)
+    assert fractions.table(found) in (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+
+
+def test_searched_and_automatic_strengths_are_those_that_were_measured() -> None:
+    shown = {row["row"]: row for row in after("docs/tuning.md", "results/choosing")}
+    files = sorted((ROOT / "results" / "choosing").glob("*.json"))
+    assert len(shown) == len(files) == 5
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        epochs = found["protocol"]["epochs"]
+        label = f"{found['protocol']['stream']}, {epochs} epoch{'s' * (epochs > 1)}, {found['protocol']['method']}"
+        tuned, auto, best = (100 * found[key]["test_accuracy"] for key in ("tuned", "auto", "best_of_grid"))
+        assert shown[label] == {
+            "row": label,
+            "seeds": str(found["protocol"]["seeds"]),
+            "trials": str(len(found["grid"])),
+            "searched": f"{tuned:.2f} (at {found['tuned']['strength']:g})",
+            "automatic": f"{auto:.2f}",
+            "best of the grid": f"{best:.2f} (at {found['best_of_grid']['strength']:g})",
+        }
