@@ -72,6 +72,18 @@ def test_following_ends_somewhere() -> None:
     assert tried == [1, 10] and chosen.value == 10
 
 
+def test_an_end_as_good_as_the_best_is_followed_too() -> None:
+    chosen, tried = choose(lambda value: 0.3 if value < 5 else 0.9 if value < 50 else 0.1, "0.1", "0.01", "1")
+    assert tried == [0.1, 0.01, 1, 10, 100] and chosen.value == 10
+    chosen, tried = choose(lambda value: 0.9 if value < 0.5 else 0.3, "0.1", "0.01", "1")
+    assert tried == [0.1, 0.01, 1, 1e-3, 1e-4, 1e-5] and chosen.value == 0.1
+
+
+def test_where_nothing_finished_nothing_is_followed() -> None:
+    _, tried = choose(lambda value: -1.0, "1", "10")
+    assert tried == [1, 10]
+
+
 def test_a_candidate_that_diverges_ends_it() -> None:
     chosen, tried = choose(lambda value: -1.0 if value > 10 else value / 20, "1", "10")
     assert tried == [1, 10, 100] and chosen.value == 10

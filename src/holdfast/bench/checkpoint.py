@@ -10,7 +10,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,7 +44,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
         own = version("holdfast")
     except PackageNotFoundError:  # run from a source tree that was never installed
         own = "unknown"
-    return {"holdfast": own, "torch": torch.__version__, "config": json.loads(config.model_dump_json())}
+    told = config.without_story()
+    return {"holdfast": own, "torch": torch.__version__, "config": json.loads(told.model_dump_json())}
 
 
 class OtherRunError(StateError):
@@ -77,7 +78,7 @@ class Checkpoints:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._folder = folder
-        self._identity = identity(config)
+        self._identity, self._chosen = identity(config), config.chosen
         self._every, self._share = every, share
         self._warn, self._stop, self._clock = warn, stop, clock
         self._begun = self._latest = clock()
@@ -98,7 +99,7 @@ class Checkpoints:
         for path in reversed(self._files()):
             try:
                 state = load_state(path)
-                _check_identity(path, state, self._identity)
+                _check_identity(path, state, self._identity, self._chosen)
                 snapshot = _unpack(path, state)
             except (NewerFileError, OtherRunError):
                 raise
@@ -117,7 +118,7 @@ class Checkpoints:
         """
         for path in reversed(self._files()):
             try:
-                return _check_identity(path, load_state(path), self._identity)
+                return _check_identity(path, load_state(path), self._identity, self._chosen)
             except (NewerFileError, OtherRunError):
                 raise
             except StateError:
@@ -170,7 +171,7 @@ class Checkpoints:
                 folder.rmdir()
 
 
-def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str, Any], chosen: Collection[str]) -> None:
     text = state.get("identity")
     try:
         found = json.loads(text) if isinstance(text, str) else None
@@ -180,20 +181,28 @@ def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str,
         raise StateError(f"{path} is not a checkpoint of a run.")
     if found == expected:
         return
-    differing = list(_differences(found, expected, ""))
-    shown = "; ".join(differing[:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+    differing = dict(_differences(found, expected, ""))
+    if {key.removeprefix("config.hyperparameters.").split(".")[0] for key in differing} <= _follow(chosen):
+        raise StateError(f"{path} has what was chosen before: {'; '.join(differing.values())}.")
+    shown = "; ".join([*differing.values()][:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
     raise OtherRunError(
         f"{path} is a checkpoint of another run: {shown}. Ask for what it was made with, or delete {path.parent} to "
         "begin this run anew."
     )
 
 
-def _differences(found: Any, expected: Any, path: str) -> Iterator[str]:
+def _follow(chosen: Collection[str]) -> set[str]:
+    """What may differ where values were chosen anew: these values, and an optimizer's learning rate, which is one."""
+    return {*chosen, *(["config.lr"] if "lr" in chosen else [])}
+
+
+def _differences(found: Any, expected: Any, path: str) -> Iterator[tuple[str, str]]:
+    """What differs, by its place."""
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in {**expected, **found}:
             yield from _differences(found.get(key), expected.get(key), f"{path}.{key}" if path else str(key))
     elif found != expected:
-        yield f"{path.removeprefix('config.')} was {found!r} and is {expected!r} now"
+        yield path, f"{path.removeprefix('config.')} was {found!r} and is {expected!r} now"
 
 
 def _pack(snapshot: Snapshot) -> dict[str, Any]:

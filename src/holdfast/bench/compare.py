@@ -35,6 +35,7 @@ __all__ = [
     "per_method",
     "run",
     "run_job",
+    "score",
     "with_controls",
 ]
 
@@ -143,6 +144,14 @@ def candidates(comparison: Comparison) -> dict[str, list[Job]]:
     return found
 
 
+def score(record: Record) -> float:
+    """Average validation accuracy after the last task that was learned; -1 for a run that failed."""
+    if record.status != "finished":
+        return -1.0
+    row = record.validation[-1]
+    return math.fsum(row) / len(row)
+
+
 def choose(trials: Sequence[Job], records: Sequence[Record], keys: Iterable[str]) -> dict[str, Hyperparameter]:
     """The candidate with the best average validation accuracy after the last task; the first of equals.
 
@@ -154,14 +163,10 @@ def choose(trials: Sequence[Job], records: Sequence[Record], keys: Iterable[str]
     Returns:
         Hyperparameter -> its value, and in ``detail`` every candidate with its score.
     """
-    scores = [
-        math.fsum(record.validation[-1]) / len(record.validation[-1]) if record.status == "finished" else -1.0
-        for record in records
-    ]
-    best = scores.index(max(scores))
+    found = [score(record) for record in records]
+    best = found.index(max(found))
     shown = ", ".join(
-        f"{trial.label} {'failed' if score < 0 else f'{score:.2%}'}"
-        for trial, score in zip(trials, scores, strict=True)
+        f"{trial.label} {'failed' if value < 0 else f'{value:.2%}'}" for trial, value in zip(trials, found, strict=True)
     )
     seed = trials[best].config.seed
     detail = f"best of {len(trials)} by validation accuracy, seed {seed}: {shown}"

@@ -129,6 +129,10 @@ class Folder:
             return self.path / "records" / _file_name(job.config)
         return self.path / "choices" / _file_name(job.config, job.label)
 
+    def _place(self, job: Job) -> Path:
+        """The folder of a job's checkpoints."""
+        return self.path / "checkpoints" / self._path(job).stem
+
     def find(self, job: Job) -> Record | None:
         """The finished record of exactly this job, if there is one.
 
@@ -139,8 +143,10 @@ class Folder:
         if not path.is_file():
             return None
         old = records.load(path)
-        if old.status != "finished" or _untold(old.config) != _untold(job.config):
+        if old.status != "finished" or old.config.without_story() != job.config.without_story():
             return None
+        if self._place(job).is_dir():  # a process died after it had written the record
+            self.keeper(job).clear()
         if old.config != job.config:
             old = old.model_copy(update={"config": job.config})
             records.save(old, path)
@@ -154,7 +160,7 @@ class Folder:
     def keeper(self, job: Job) -> Checkpoints:
         """The checkpoints of a job."""
         return Checkpoints(
-            self.path / "checkpoints" / self._path(job).stem,
+            self._place(job),
             job.config,
             every=self._every,
             share=self._share,
@@ -200,15 +206,6 @@ def check_writable(path: Path, inner: str = "") -> None:
 
 def _differing(old: RunConfig, new: RunConfig, fields: Sequence[str]) -> list[str]:
     return [name.replace("_", " ") for name in fields if getattr(old, name) != getattr(new, name)]
-
-
-def _untold(config: RunConfig) -> RunConfig:
-    """A configuration without what tells how a grid chose."""
-    told = {
-        key: parameter.model_copy(update={"detail": ""}) if parameter.source == "grid" else parameter
-        for key, parameter in config.hyperparameters.items()
-    }
-    return config.model_copy(update={"hyperparameters": told})
 
 
 def _file_name(config: RunConfig, label: str = "") -> str:

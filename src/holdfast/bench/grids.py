@@ -64,6 +64,10 @@ def reach(values: Sequence[Value]) -> list[Value]:
     return found
 
 
+def _size(value: Value) -> float:
+    return value if isinstance(value, float) else 0.0
+
+
 class _Grid:
     """One comparison's grid, its candidates so far and their records."""
 
@@ -83,14 +87,20 @@ class _Grid:
         return compare.choose(self.jobs, self.records, self.comparison.grids[self.method])
 
     def grow(self) -> None:
-        """Ask for one more candidate where the best is at an end, if the method takes such a value."""
+        """Ask for one more candidate where the best is at an end, or as good as it, if the method takes such a value.
+
+        On a plateau the larger end comes first: what does nothing yet may do more.
+        """
         keys = list(self.comparison.grids[self.method])
         if len(keys) != 1:
             return
         (key,) = keys
-        best = compare.choose(self.jobs, self.records, keys)[key].value
-        more = beyond([job.config.hyperparameters[key].value for job in self.jobs], best)
-        if more is None:
+        values = [job.config.hyperparameters[key].value for job in self.jobs]
+        scores = [compare.score(record) for record in self.records]
+        best = [value for value, score in zip(values, scores, strict=True) if score == max(scores)]
+        found = (beyond(values, value) for value in sorted(best, key=_size, reverse=True))
+        more = next((value for value in found if value is not None), None)
+        if more is None or max(scores) < 0:
             return
         wider = dataclasses.replace(self.comparison, grids={self.method: {key: [str(more)]}})
         try:

@@ -17,7 +17,7 @@ from holdfast import registry
 from holdfast.bench.learner import Learner
 from holdfast.bench.record import Hyperparameter, RunConfig
 from holdfast.bench.session import Session
-from holdfast.bench.tasks import Stream
+from holdfast.bench.tasks import Outline, Stream
 from holdfast.errors import ConfigurationError
 from holdfast.objectives import SharedForward
 from holdfast.penalties.quadratic import QuadraticPenalty
@@ -175,7 +175,7 @@ def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
 
 
 def plan(
-    stream: Stream,
+    stream: Outline,
     method: str,
     *,
     seed: int = 0,
@@ -186,7 +186,7 @@ def plan(
     """The configuration of one run.
 
     Args:
-        stream: its stream, built; the scenario and the number of tasks are read off it.
+        stream: its stream; the scenario and the number of tasks are read off it.
         method: a name of the registry.
         seed: of the run.
         settings: hyperparameter -> what the user typed, or a value that was chosen; the others stay at the

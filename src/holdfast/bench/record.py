@@ -100,6 +100,19 @@ class RunConfig(_Frozen):
     evaluate_mode: Literal["eval", "train"] = "eval"
     extra: dict[str, Any] = {}
 
+    @property
+    def chosen(self) -> set[str]:
+        """The hyperparameters that a grid or a search chose."""
+        return {key for key, value in self.hyperparameters.items() if value.source in ("grid", "tuned")}
+
+    def without_story(self) -> RunConfig:
+        """What a run's numbers depend on: itself without the story of how its values were chosen."""
+        told = {
+            key: value.model_copy(update={"detail": ""}) if key in self.chosen else value
+            for key, value in self.hyperparameters.items()
+        }
+        return self.model_copy(update={"hyperparameters": told})
+
 
 class Environment(_Frozen):
     """Where it ran: versions, machine, and the UTC date in ISO form."""

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from holdfast import registry
-from holdfast.bench import grids, metrics, plan, recipes
+from holdfast.bench import metrics, recipes, results_check
 from holdfast.bench import record as records
 from holdfast.bench.recipes import Method, Paired, Part, Published, Recipe
 from holdfast.bench.record import Record
@@ -187,57 +186,12 @@ def collect(folder: Path) -> list[Experiment]:
             raise StateError(f"{inner} holds records of no recipe; expected those of 'holdfast recipe run'")
         recipe = recipes.load(first["recipe"])
         variant = first.get("variant", "")
-        _check(inner, recipe, variant, loaded)
+        results_check.check(inner, recipe, variant, loaded)
         twin = next((each for each in found if (each.recipe.name, each.variant) == (recipe.name, variant)), None)
         if twin is not None:
             raise StateError(f"{folder / twin.folder} and {inner.parent} hold records of one experiment; expected one")
         found.append(Experiment(recipe, variant, name, tuple(loaded)))
     return found
-
-
-def _check(folder: Path, recipe: Recipe, variant: str, loaded: Iterable[Record]) -> None:
-    labels = {row.label for row in recipe.methods}
-    for record in loaded:
-        extra = record.config.extra
-        if (extra.get("recipe"), extra.get("variant", "")) != (recipe.name, variant):
-            raise StateError(f"{folder} holds records of more than one recipe or variant; expected one")
-        if extra.get("label") not in labels or extra.get("part", next(iter(recipe.parts))) not in recipe.parts:
-            raise StateError(
-                f"{folder} holds {records.filename(record)}, a row that the recipe {recipe.name} no longer has"
-            )
-        if extra.get("quick"):
-            raise StateError(f"{folder} holds records of a quick version, which are no evidence")
-        other = _other_than(recipe, variant, record)
-        if other:
-            raise StateError(
-                f"{folder / records.filename(record)} has another {other} than the recipe {recipe.name} now says: "
-                "delete it and run it again"
-            )
-
-
-def _other_than(recipe: Recipe, variant: str, record: Record) -> str:
-    """In what a record is not as its recipe would have it run now, in a word or two; empty where it is."""
-    config = record.config
-    row = next(row for row in recipe.methods if row.label == config.extra["label"])
-    name = config.extra.get("part", next(iter(recipe.parts)))
-    entry = registry.lookup(row.method)
-    asked = recipe.training_of(row, name, variant) | {
-        "method": row.method,
-        "stream": recipe.parts[name].stream,
-        "scenario": recipe.parts[name].scenario,
-        "stream_options": recipe.stream_options_of(name, variant),
-    }
-    own = {"optimizer", "lr"} if entry.kind == "optimizer" else set()
-    own |= {"optimizer_between_tasks"} if entry.keeps_optimizer else set()
-    for field_name, value in asked.items():
-        if field_name not in own and getattr(config, field_name) != value:
-            return field_name.replace("_", " ")
-    for key, values in ({key: [value] for key, value in row.set.items()} | row.grid).items():
-        found = config.hyperparameters.get(key)
-        allowed = [plan.typed(entry, key, str(value)) for value in values]
-        if found is None or found.value not in (grids.reach(allowed) if key in row.grid else allowed):
-            return key
-    return ""
 
 
 def differences(experiment: Experiment, part: str) -> list[Difference]:
@@ -283,7 +237,7 @@ def verdict(cell: Cell) -> str:
 class Tried:
     """A grid of one hyperparameter: the candidates from small to large, and each one's validation accuracy in percent.
 
-    A candidate whose run failed is not among them.
+    A candidate whose run failed has -1.
     """
 
     name: str
@@ -304,7 +258,8 @@ def tried(record: Record) -> Tried | None:
     if len(grids) != 1 or isinstance(grids[0][1].value, bool | str | None):
         return None
     ((name, value),) = grids
-    scores = {float(one): float(score) for one, score in re.findall(rf"\b{name}=(\S+) ([\d.]+)%", value.detail)}
+    found = re.findall(rf"\b{name}=(\S+) (?:([\d.]+)%|failed)", value.detail)
+    scores = {float(one): float(score or -1) for one, score in found}
     assert not isinstance(value.value, str | None)
     return Tried(name, float(value.value), dict(sorted(scores.items())))
 

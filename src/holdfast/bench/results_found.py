@@ -153,7 +153,8 @@ def _strengths(cell: Cell) -> str:
     if grid is None or cell.task is not None or len(grid.scores) < 2:
         return ""
     assert cell.theirs is not None
-    low, high = (pick(grid.scores, key=lambda value: grid.scores[value]) for pick in (min, max))
+    finished = {value: score for value, score in grid.scores.items() if score >= 0}
+    low, high = (pick(finished, key=lambda value: finished[value]) for pick in (min, max))
     text = (
         f"its {grid.name} is chosen by validation accuracy, which goes from {grid.scores[low]:.2f} ({low:g}) to "
         f"{grid.scores[high]:.2f} ({high:g}) over the {len(grid.scores)} that were tried"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from holdfast.objectives import Objective
 
-__all__ = ["Split", "Stream", "Task"]
+__all__ = ["Outline", "Split", "Stream", "Task"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +123,29 @@ class Task:
             order = torch.randperm(count, generator=generator).to(split.rows.device)
         for start in range(0, count - size + 1 if drop_last else count, size):
             yield self.batch(split, order[start : start + size])
+
+
+class Outline(Protocol):
+    """What the configuration of a run says of its stream."""
+
+    @property
+    def name(self) -> str:
+        """As given to `streams.build`."""
+        ...
+
+    @property
+    def scenario(self) -> str:
+        """``task``, ``domain`` or ``class``."""
+        ...
+
+    @property
+    def training_outputs(self) -> str:
+        """Which outputs the training loss sees."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of tasks."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from holdfast import registry
+from holdfast.bench import compare
 from holdfast.bench.compare import Comparison, Settings
 from holdfast.bench.executing import Executor, carry_out
 from holdfast.bench.jobs import Job, Monitor, Store
-from holdfast.bench.record import Hyperparameter, Record, RunConfig
+from holdfast.bench.record import Hyperparameter, RunConfig
 from holdfast.bench.studies import Finished, Space, Study, Values, distribution, suggest
 from holdfast.errors import ConfigurationError
 from holdfast.registry import Value
 
-__all__ = ["Search", "check", "finished", "score", "search", "search_all", "space"]
+__all__ = ["Search", "check", "finished", "search", "search_all", "space"]
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,6 @@ def _first(tasks: int, of: int) -> str:
     return "all tasks" if tasks == of else f"the first {tasks} tasks" if tasks > 1 else "the first task"
 
 
-def score(record: Record) -> float:
-    """Average validation accuracy after the last task that was learned; 0 for a run that failed."""
-    if record.status != "finished":
-        return 0.0
-    row = record.validation[-1]
-    return math.fsum(row) / len(row)
-
-
 def _name(trials: _Trials) -> str:
     """The study's name: searches that differ in anything but the number of trials do not mix."""
     fields = trials.job(0, trials.defaults()).config.model_dump(mode="json")
@@ -191,8 +183,9 @@ def search(
         for _, job, record in carry_out(trials, executor, store, monitor):
             index = job.config.extra["trial"]
             values = trials.under_way.pop(index)
-            study.write(index, values, score(record))
-            trials.finished[index] = (values, score(record))
+            found = max(compare.score(record), 0.0)  # a run that failed is as bad as can be
+            study.write(index, values, found)
+            trials.finished[index] = (values, found)
     finally:
         study.close()
     return trials.best()

@@ -1,7 +1,7 @@
 """Published protocols, one YAML file each: what was done, what was reported, and how to do it again."""
 
 from holdfast.bench.recipes.markers import markers, markers_of
-from holdfast.bench.recipes.running import Row, Table, check, command, differing, resolve, run
+from holdfast.bench.recipes.running import Table, check, command, differing, resolve, run
 from holdfast.bench.recipes.schema import (
     Method,
     Paired,
@@ -15,6 +15,7 @@ from holdfast.bench.recipes.schema import (
     names,
     read,
 )
+from holdfast.bench.recipes.settling import Row, as_planned
 
 __all__ = [
     "Method",
@@ -27,6 +28,7 @@ __all__ = [
     "Table",
     "Training",
     "Variant",
+    "as_planned",
     "check",
     "command",
     "differing",

@@ -10,31 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import registry
-from holdfast.bench import compare, grids, plan, streams
-from holdfast.bench.compare import Comparison
+from holdfast.bench import compare, grids, streams
 from holdfast.bench.executing import Executor
 from holdfast.bench.jobs import Job, Monitor, Store
-from holdfast.bench.recipes.schema import Method, Part, Recipe
-from holdfast.bench.record import Hyperparameter, Record, RunConfig
-from holdfast.bench.tasks import Stream
+from holdfast.bench.recipes.schema import Recipe
+from holdfast.bench.recipes.settling import Row, Settled
+from holdfast.bench.record import Record, RunConfig
 from holdfast.errors import ConfigurationError
 
-__all__ = ["Row", "Table", "check", "command", "differing", "resolve", "run"]
-
-_PROTOCOL = tuple(field.name for field in dataclasses.fields(plan.Protocol))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table in one part: what is run, and if there is a grid, by what its values are chosen.
-
-    ``final`` are the runs that read the test set; ``trials`` the same with a validation part, ``None`` without a grid.
-    """
-
-    label: str
-    part: str
-    final: Comparison
-    trials: Comparison | None
+__all__ = ["Table", "check", "command", "differing", "resolve", "run"]
 
 
 @dataclass(frozen=True)
@@ -121,8 +105,16 @@ def resolve(
             continue
         mine = [row for row in wanted if (not row.parts or name in row.parts) and (not labels or row.label in labels)]
         if mine:
-            settled = _Settled(recipe, chosen, name, part, quick, seeds, device, data_dir)
-            rows += [settled.row(method) for method in mine]
+            settled = Settled(recipe, chosen, name, quick=quick, seeds=seeds, device=device)
+            stream = streams.build(
+                part.stream,
+                seed=0,
+                scenario=part.scenario,
+                training_outputs=part.training_outputs,
+                data_dir=data_dir,
+                **settled.options,
+            )
+            rows += [settled.row(method, stream) for method in mine]
     if not rows:
         raise ConfigurationError(f"{recipe.name} has none of the rows {', '.join(labels)} in {', '.join(parts)}")
     again = command(recipe.name, chosen, labels, parts, seeds, quick=quick)
@@ -136,83 +128,6 @@ def _variant(recipe: Recipe, asked: str | None) -> str:
         known = f"it has {', '.join(recipe.variants)}" if recipe.variants else "it has none"
         raise ConfigurationError(f"{recipe.name} has no variant {asked!r}; {known}")
     return asked
-
-
-class _Settled:
-    """One part of a recipe in one variant: what all of its rows share."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        variant: str,
-        name: str,
-        part: Part,
-        quick: bool,
-        seeds: int | None,
-        device: str,
-        data_dir: Path | str | None,
-    ) -> None:
-        self.recipe, self.variant, self.name, self.quick, self.seeds = recipe, variant, name, quick, seeds
-        self.extra: dict[str, Any] = {"recipe": recipe.name}
-        self.extra |= {"variant": variant} if variant else {}
-        self.extra |= {"part": name} if len(recipe.parts) > 1 else {}
-        self.extra |= {"quick": True} if quick else {}
-        smaller = recipe.quick.stream_options if quick else {}
-        self.device = device
-        self.options = {**recipe.stream_options_of(name, variant), **smaller}
-        self.stream: Stream = streams.build(
-            part.stream,
-            seed=0,
-            scenario=part.scenario,
-            training_outputs=part.training_outputs,
-            data_dir=data_dir,
-            **self.options,
-        )
-
-    def row(self, method: Method) -> Row:
-        """A row with its training and its grid settled."""
-        training = self.recipe.training_of(method, self.name, self.variant)
-        if self.quick:
-            training = self.recipe.quick.train.over(training)
-        final = self._comparison(method, training, {})
-        if not method.grid:
-            return Row(method.label, self.name, final, None)
-        share = training["validation_fraction"] or self.recipe.choose_with
-        limit = self.recipe.quick.candidates if self.quick else None
-        candidates = {key: [str(value) for value in values[:limit]] for key, values in method.grid.items()}
-        trials = self._comparison(method, {**training, "validation_fraction": share}, {method.method: candidates})
-        return Row(method.label, self.name, final, trials)
-
-    def _comparison(
-        self, method: Method, training: Mapping[str, Any], grids: Mapping[str, Mapping[str, Sequence[str]]]
-    ) -> Comparison:
-        entry = registry.lookup(method.method)
-        given = {
-            key: Hyperparameter(value=plan.typed(entry, key, str(value)), source="recipe", detail=method.source)
-            for key, value in method.set.items()
-        }
-        fields = {key: value for key, value in training.items() if key not in _PROTOCOL}
-        return Comparison(
-            stream=self.stream,
-            methods=(method.method,),
-            seeds=tuple(range(self._number_of_seeds(method))),
-            settings={method.method: given},
-            grids=grids,
-            changes={key: value for key, value in training.items() if key in _PROTOCOL},
-            fields={
-                "device": self.device,
-                "stream_options": self.options,
-                "extra": {**self.extra, "label": method.label},
-                **fields,
-            },
-        )
-
-    def _number_of_seeds(self, method: Method) -> int:
-        if self.seeds is not None:
-            return self.seeds
-        if self.quick:
-            return self.recipe.quick.seeds
-        return self.recipe.seeds_of(method, self.variant)
 
 
 def check(table: Table) -> None:
