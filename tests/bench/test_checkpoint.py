@@ -17,7 +17,7 @@ from disks import files_in, fill, make_read_only, small_disk
 from holdfast import registry
 from holdfast.bench import runner
 from holdfast.bench.checkpoint import Checkpoints, OtherRunError
-from holdfast.bench.record import RunConfig, without_times
+from holdfast.bench.record import Hyperparameter, RunConfig, without_times
 from holdfast.bench.snapshot import Cursor, Ledger, Snapshot
 from holdfast.errors import StateError
 from holdfast.files import save_state
@@ -192,6 +192,28 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     with pytest.raises(OtherRunError, match=r"; seed was 0 and is 1 now\. .* or delete .* to begin this run anew"):
         Checkpoints(tmp_path, other).load()
     assert steps_kept(tmp_path) == 2
+
+
+def chosen(strength: float, source: str = "grid", detail: str = "") -> RunConfig:
+    value = Hyperparameter(value=strength, source=source, detail=detail)  # type: ignore[arg-type]
+    return a_config(settings={"strength": value})
+
+
+def test_a_checkpoint_of_the_same_value_chosen_again_is_gone_on_from(tmp_path: Path) -> None:
+    before, now = chosen(3.0, detail="best of 2"), chosen(3.0, detail="best of 3")
+    Checkpoints(tmp_path, before, share=float("inf")).keep(lambda: a_snapshot(1), must=True)
+    found = Checkpoints(tmp_path, now, warn=pytest.fail).load()
+    assert found is not None and found.ledger.steps == 1
+
+
+def test_a_checkpoint_of_a_value_that_is_no_longer_chosen_is_set_aside_and_said(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, chosen(3.0), share=float("inf")).keep(lambda: a_snapshot(1), must=True)
+    said: list[str] = []
+    Checkpoints(tmp_path, chosen(9.0)).check()
+    assert Checkpoints(tmp_path, chosen(9.0), warn=said.append).load() is None
+    assert len(said) == 1 and "what was chosen before: hyperparameters.strength.value was 3.0 and is 9.0" in said[0]
+    with pytest.raises(OtherRunError, match=r"strength.value was 3.0 and is 9.0"):
+        Checkpoints(tmp_path, chosen(9.0, source="given")).load()
 
 
 @pytest.mark.parametrize("code", ["holdfast", "torch"])

@@ -134,11 +134,13 @@ def test_a_run_whose_value_was_chosen_again_is_kept_and_says_so(tmp_path: Path) 
         return found
 
     folder = Folder(tmp_path)
+    (tmp_path / "checkpoints" / "ewc-seed0").mkdir(parents=True)  # as a process leaves it that dies at its very end
     first = final(job, "best of 2")
     made = make_record().model_copy(update={"config": first.config})
     folder.keep(first, made)
     assert folder.find(final(other, "best of 2")) is None
     kept = folder.find(final(job, "best of 3"))
+    assert not (tmp_path / "checkpoints").exists()
     assert kept is not None and kept.config.hyperparameters["strength"].detail == "best of 3"
     assert records.load_all(tmp_path) == [kept]
     assert kept.model_copy(update={"config": first.config}) == made
