@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bench.test_export import run
 from holdfast.bench import data, export, model_folder
@@ -179,3 +180,101 @@ def test_a_file_that_cannot_be_removed_is_named(exports: dict[str, dict[str, byt
     (folder / "tokenizer.json").mkdir()
     with pytest.raises(StateError, match=r"Cannot remove .*tokenizer\.json of an earlier export"):
         write(exports["images"], folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("images", "model.safetensors"), ("per-task", "model-task-1.safetensors"), ("texts", "tokenizer.json")],
+)
+def test_a_missing_file_is_named(exports: dict[str, dict[str, bytes]], tmp_path: Path, kind: str, name: str) -> None:
+    folder = put(exports[kind], tmp_path / "model")
+    (folder / name).unlink()
+    with pytest.raises(StateError, match=rf"model/{name} is missing, which .*config\.json lists$"):
+        export.load(folder)
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"", b"{}", b"{", b'{"version": "1.0"}'])
+def test_a_damaged_tokenizer_is_named(exports: dict[str, dict[str, bytes]], tmp_path: Path, text: bytes) -> None:
+    folder = put({**exports["texts"], "tokenizer.json": text}, tmp_path / "model")
+    with pytest.raises(StateError, match=r"tokenizer\.json is not the tokenizer of the model, or is damaged: ."):
+        export.load(folder)
+
+
+def test_the_tokenizer_of_another_model_is_named(exports: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+    tokenizer = json.loads(exports["texts"]["tokenizer.json"])
+    for part in ("padding", "truncation"):
+        tokenizer[part] = None
+    folder = put({**exports["texts"], "tokenizer.json": json.dumps(tokenizer).encode()}, tmp_path / "model")
+    with pytest.raises(StateError, match=r"tokenizer\.json is not the tokenizer of the model"):
+        export.load(folder)
+    longer = exports["texts"]["tokenizer.json"].replace(b'"Fixed":4', b'"Fixed":5')
+    (folder / "tokenizer.json").write_bytes(longer)
+    with pytest.raises(StateError, match=r"it gives \[5\] numbers; expected \[4\]"):
+        export.load(folder)
+
+
+def test_weights_of_another_task_are_looked_at_too(exports: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+    folder = put(exports["per-task"], tmp_path / "model")
+    weights = load_file(folder / "model-task-0.safetensors")
+    save_file(dict(list(weights.items())[1:]), folder / "model-task-0.safetensors")
+    with pytest.raises(
+        StateError, match=r"model-task-0\.safetensors are not of the model mlp-16: .*Missing key"
+    ) as caught:
+        export.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+TASK = {"name": "0/1", "answers": ["0", "1"], "columns": [0, 1], "head": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"weights": []}, "weights has 0 files for 2 tasks"),
+        ({"tasks": []}, "tasks: "),
+        ({"tasks": [TASK] * 3}, "accuracies has 2 values for 3 tasks"),
+        ({"accuracies": [0.5]}, "accuracies has 1 values for 2 tasks"),
+        ({"mean": []}, "mean and std have 0 and 1 values for 1 channels"),
+        ({"std": [0.0]}, "std.0: "),
+        ({"outputs": 2}, "tasks.0.head is 0 where outputs is 2"),
+        ({"outputs": [2]}, "tasks.1.head is 1; expected 0 to 0"),
+        ({"tasks": [TASK, {**TASK, "head": -1}]}, "tasks.1.head is -1; expected 0 to 1"),
+        ({"tasks": [TASK, {**TASK, "head": None}]}, "tasks.1.head is None where outputs is"),
+        ({"tasks": [TASK, {**TASK, "columns": [0, 2]}]}, "tasks.1.columns must be one of 2 outputs"),
+        ({"tasks": [TASK, {**TASK, "answers": ["0"]}]}, "tasks.1.columns must be"),
+        ({"tasks": [{**TASK, "pixel_order": [0, 1]}, TASK]}, "tasks.0.pixel_order must hold every number from 0 to 63"),
+        ({"input_shape": []}, "input_shape: "),
+        ({"tokenizer": "vocabulary.json"}, "tokenizer: "),
+        ({"colour": "\x1b[31m"}, "colour: "),
+    ],
+)
+def test_what_a_description_gets_wrong_is_said(described: Callable[..., Path], changes: Any, said: str) -> None:
+    with pytest.raises(StateError) as caught:
+        export.load(described(**changes))
+    assert f"config.json describes no exported model: {said}" in str(caught.value)
+    assert "\n" not in str(caught.value) and "Value error" not in str(caught.value)
+
+
+def test_fewer_weights_than_tasks_are_said(described: Callable[..., Path]) -> None:
+    tasks = [TASK, {**TASK, "head": 1}, {**TASK, "head": 1}]
+    run_of_three = {**json.loads(described("per-task").joinpath("config.json").read_text())["run"], "tasks": 3}
+    folder = described("per-task", tasks=tasks, accuracies=[0.5] * 3, run=run_of_three)
+    with pytest.raises(StateError, match="weights has 2 files for 3 tasks; expected 1, or 1 per task"):
+        export.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("images", {"model_options": {"depth": 3}}),
+        ("images", {"model_options": {"seed": 3}}),
+        ("images", {"model_options": {"dropout": "much"}}),
+        ("images", {"model": "elsewhere:model"}),
+        ("texts", {"model_options": {"text": {"vocabulary": 20, "width": 6, "heads": 0}}}),
+        ("texts", {"model_options": {"text": 3}}),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_said(described: Callable[..., Path], kind: str, changes: Any) -> None:
+    with pytest.raises(StateError, match=r"config\.json describes no model: '.*' with \{.*\}: .") as caught:
+        export.load(described(kind, **changes))
+    assert "\n" not in str(caught.value)

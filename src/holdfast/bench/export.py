@@ -232,7 +232,11 @@ def load(folder: Path | str) -> Exported:
     folder = Path(folder)
     about, weights, tokenizer = model_folder.read(folder)
     outputs = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
-    model = models.build(about.model, about.input_shape, outputs, seed=0, **about.model_options)
+    try:
+        model = models.build(about.model, about.input_shape, outputs, seed=0, **about.model_options)
+    except Exception as error:  # a description may ask for anything, and options reach a constructor unchecked
+        asked = f"{about.model!a} with {about.model_options!a}"
+        raise StateError(f"{folder / model_folder.CONFIG} describes no model: {asked}: {error}") from error
     exported = Exported(model.eval(), about, weights, tokenizer)
     for task, name in enumerate(about.weights):
         try:

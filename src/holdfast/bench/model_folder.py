@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Size, Tensor
+from typing_extensions import Self
 
+from holdfast.bench import text_data
 from holdfast.bench.record import RunConfig
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.files import remove_leftovers, write_file
@@ -50,7 +52,7 @@ class TaskDescription(_Frozen):
     """What a task asks: the names of its answers and the columns of the outputs in which they stand."""
 
     name: str
-    answers: list[str]
+    answers: list[str] = Field(min_length=1)
     columns: list[int]
     head: int | None = None
     pixel_order: list[int] | None = None
@@ -63,15 +65,47 @@ class Description(_Frozen):
     schema_version: Literal[1] = 1
     model: str
     model_options: dict[str, Any]
-    input_shape: list[int]
-    outputs: int | list[int]
+    input_shape: list[PositiveInt] = Field(min_length=1)
+    outputs: PositiveInt | list[PositiveInt]
     mean: list[float]
-    std: list[float]
-    tasks: list[TaskDescription]
+    std: list[PositiveFloat]
+    tasks: list[TaskDescription] = Field(min_length=1)
     weights: list[_WeightsFile]
     tokenizer: _TokenizerFile | None
     accuracies: list[float]
     run: RunConfig
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        tasks = len(self.tasks)
+        if len(self.weights) not in (1, tasks):
+            raise ValueError(f"weights has {len(self.weights)} files for {tasks} tasks; expected 1, or 1 per task")
+        if len(self.accuracies) != tasks:
+            raise ValueError(f"accuracies has {len(self.accuracies)} values for {tasks} tasks")
+        if self.run.tasks != tasks:
+            raise ValueError(f"run.tasks is {self.run.tasks} for {tasks} tasks")
+        channels = 0 if self.tokenizer is not None else self.input_shape[0]
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mean and std have {len(self.mean)} and {len(self.std)} values for {channels} channels")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks(self) -> Self:
+        pixels = Size(self.input_shape[1:]).numel()
+        for index, task in enumerate(self.tasks):
+            where = f"tasks.{index}"
+            if isinstance(self.outputs, int) != (task.head is None):
+                raise ValueError(f"{where}.head is {task.head} where outputs is {self.outputs}")
+            width = self.outputs
+            if not isinstance(width, int):
+                if task.head is None or task.head not in range(len(width)):
+                    raise ValueError(f"{where}.head is {task.head}; expected 0 to {len(width) - 1}")
+                width = width[task.head]
+            if len(task.columns) != len(task.answers) or not set(task.columns) <= set(range(width)):
+                raise ValueError(f"{where}.columns must be one of {width} outputs for each of the task's answers")
+            if task.pixel_order is not None and sorted(task.pixel_order) != list(range(pixels)):
+                raise ValueError(f"{where}.pixel_order must hold every number from 0 to {pixels - 1} once")
+        return self
 
 
 def _files(text: bytes) -> _Files | None:
@@ -179,15 +213,33 @@ def read(folder: Path) -> tuple[Description, tuple[dict[str, Tensor], ...], str 
     """All that is needed to build an exported model: its description, its weights, and the tokenizer of one for texts.
 
     Raises:
-        StateError: if the folder holds no export, or one with damaged weights.
+        StateError: if the folder holds no export, or a file of it is missing or damaged.
     """
     about = _describe(folder)
     weights = tuple(_weights(folder / name) for name in about.weights)
-    return about, weights, None if about.tokenizer is None else (folder / about.tokenizer).read_text("utf-8")
+    return about, weights, None if about.tokenizer is None else _tokenizer(folder / about.tokenizer, about.input_shape)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise StateError(f"{path} is missing, which {path.with_name(CONFIG)} lists")
     try:
         return load_file(path)
+    except OSError as error:
+        raise StateError(f"the weights {path} cannot be read: {error}") from error
     except SafetensorError as error:
         raise StateError(f"the weights {path} are damaged: {error}") from error
+
+
+def _tokenizer(path: Path, shape: list[int]) -> str:
+    if not path.is_file():
+        raise StateError(f"{path} is missing, which {path.with_name(CONFIG)} lists")
+    try:
+        text = path.read_bytes().decode("utf-8")
+        width = list(text_data.encode(text, [""]).shape[1:])
+    except Exception as error:  # the library raises no class of its own for what it cannot read
+        reason = str(error) or type(error).__name__
+        raise StateError(f"{path} is not the tokenizer of the model, or is damaged: {reason}") from error
+    if width != shape:
+        raise StateError(f"{path} is not the tokenizer of the model: it gives {width} numbers; expected {shape}")
+    return text
