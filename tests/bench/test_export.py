@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 
 from holdfast.bench import data, export, hub, runner
@@ -164,6 +166,23 @@ def test_pushing_without_a_network_is_a_sentence_and_leaves_the_folder(folder: P
     with pytest.raises(HoldfastError, match=r"^someone/model was not pushed: .*; the model is complete in "):
         hub.push(folder, "someone/model")
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_only_the_models_own_files_are_pushed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "diary.txt").write_text("dear")
+    pushed = []
+
+    def upload(api: HfApi, *, repo_id: str, folder_path: Path, allow_patterns: list[str]) -> str:
+        names = [path.name for path in folder_path.iterdir()]
+        pushed.extend(sorted(filter_repo_objects(names, allow_patterns=allow_patterns)))
+        return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *args, **options: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    assert hub.push(copy, "someone/model") == "https://huggingface.co/someone/model"
+    assert pushed == ["README.md", "config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize(("trouble", "said"), [("no network", "cannot be reached"), ("no token", "no credentials")])
