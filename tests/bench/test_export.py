@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 
-from holdfast.bench import data, export, hub, runner
+from holdfast.bench import card, data, export, hub, runner, streams
 from holdfast.bench import record as records
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.errors import ConfigurationError, HoldfastError, StateError
@@ -84,26 +84,56 @@ def test_a_method_with_weights_per_task_is_exported_with_them(tmp_path: Path) ->
 
 
 def test_the_card_has_the_metadata_that_hubs_read(folder: Path) -> None:
-    card = ModelCard.load(folder / "README.md")
+    loaded = ModelCard.load(folder / "README.md")
     record = run()
-    metadata = card.data.to_dict()
+    metadata = loaded.data.to_dict()
     assert metadata["library_name"] == "holdfast" and metadata["pipeline_tag"] == "image-classification"
     assert "continual-learning" in metadata["tags"] and "l2sp" in metadata["tags"]
-    found = {result.dataset_name: result.metric_value for result in card.data.eval_results}
+    found = {result.dataset_name: result.metric_value for result in loaded.data.eval_results}
     names = [f"split-digits: {name}" for name in record.task_names]
     assert found == dict(zip(names, record.matrix[-1], strict=True))
     for text in ("| 0/1 |", f"{100 * record.matrix[-1][0]:.2f}", "`strength`: 0.5 (given)", "seed 3", "## Limits"):
-        assert text in card.text
+        assert text in loaded.text
 
 
 def test_the_card_names_the_data_sets_on_the_hub_and_the_licence(folder: Path) -> None:
-    from holdfast.bench import card, streams
-
     record = run()
     mnist = record.model_copy(update={"config": record.config.model_copy(update={"stream": "split-mnist"})})
     stream = streams.build("split-digits", seed=0, tasks=2)
     loaded = ModelCard(card.render(mnist, stream, "name", ["model.safetensors"], licence="apache-2.0"))
     assert loaded.data.datasets == ["ylecun/mnist"] and loaded.data.license == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("stream", "hub_ids"),
+    [
+        ("split-mnist", {"0/1": "ylecun/mnist", "2/3": "ylecun/mnist", "4/5": "ylecun/mnist"}),
+        ("permuted-digits", {"permutation 0": "digits", "permutation 1": "digits"}),
+        (
+            "sequence-mnist-fashion_mnist-mnist",
+            {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "mnist 2": "ylecun/mnist"},
+        ),
+    ],
+)
+def test_every_task_keeps_its_accuracy_and_its_data_set_on_a_hub(
+    tmp_path: Path, stream: str, hub_ids: dict[str, str]
+) -> None:
+    record = run()
+    accuracies = dict(zip(hub_ids, (0.25, 0.5, 0.125), strict=False))
+    config = record.config.model_copy(update={"stream": stream, "tasks": len(hub_ids)})
+    changes = {"config": config, "task_names": list(hub_ids), "matrix": [list(accuracies.values())]}
+    about = streams.build("split-digits", seed=0, tasks=len(hub_ids))
+    text = card.render(record.model_copy(update=changes), about, "name", ["model.safetensors"])
+    ModelCard(text).save(tmp_path / "README.md")
+    saved = ModelCard.load(tmp_path / "README.md")
+    (index,) = saved.data.to_dict()["model-index"]
+    found = {each["dataset"]["config"]: each for each in index["results"]}
+    assert len(index["results"]) == len(found) == len(hub_ids)
+    assert {task: each["dataset"]["type"] for task, each in found.items()} == hub_ids
+    assert {task: [metric["value"] for metric in each["metrics"]] for task, each in found.items()} == {
+        task: [value] for task, value in accuracies.items()
+    }
+    assert saved.data.datasets == ([each for each in dict.fromkeys(hub_ids.values()) if "/" in each] or None)
 
 
 def test_the_cards_snippet_works_as_it_stands(folder: Path) -> None:

@@ -70,33 +70,37 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
     return "\n".join(parts)
 
 
-def _sets(stream: str) -> list[str]:
-    return [part for part in stream.split("-")[1:] if not part.isdecimal()]
+def _sets(record: Record) -> list[str]:
+    """The data set of every task."""
+    kind, *names = record.config.stream.split("-")
+    tasks = len(record.task_names)
+    return names[:tasks] if kind == "sequence" else names[:1] * tasks
 
 
-def _metadata(record: Record, name: str, kind: str, licence: str | None) -> dict[str, Any]:
+def _metadata(record: Record, title: str, kind: str, licence: str | None) -> dict[str, Any]:
     config = record.config
-    hub = [SOURCES[each].hub_id for each in _sets(config.stream) if each in SOURCES]
+    sets = _sets(record)
     results = [
         {
             "task": {"type": kind, "name": f"{task}, after all tasks"},
             "dataset": {
-                "type": hub[0] if hub else config.stream,
+                "type": SOURCES[name].hub_id if name in SOURCES else name,
                 "name": f"{config.stream}: {task}",
+                "config": task,  # hubs merge results that differ in no type, config or split
                 "split": config.evaluate_on,
             },
             "metrics": [{"type": "accuracy", "value": value, "name": "accuracy"}],
         }
-        for task, value in zip(record.task_names, record.matrix[-1], strict=True)
+        for task, name, value in zip(record.task_names, sets, record.matrix[-1], strict=True)
     ]
     found: dict[str, Any] = {"license": licence} if licence else {}
     found |= {
         "library_name": "holdfast",
         "pipeline_tag": kind,
         "tags": ["continual-learning", "pytorch", config.method],
-        "datasets": hub,
+        "datasets": [SOURCES[name].hub_id for name in dict.fromkeys(sets) if name in SOURCES],
         "metrics": ["accuracy"],
-        "model-index": [{"name": name, "results": results}],
+        "model-index": [{"name": title, "results": results}],
     }
     return {key: value for key, value in found.items() if value}
 
@@ -139,7 +143,7 @@ def _protocol(record: Record) -> str:
 
 def _data(record: Record, stream: Stream) -> str:
     lines = []
-    for name in _sets(record.config.stream):
+    for name in dict.fromkeys(_sets(record)):
         source = SOURCES.get(name)
         about = f"{source.about} ({source.hub_id})" if source else "embedded in scikit-learn"
         lines.append(f"- `{name}`: {about}.")
