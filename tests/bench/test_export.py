@@ -81,6 +81,13 @@ def test_a_method_with_weights_per_task_is_exported_with_them(tmp_path: Path) ->
     assert export.evaluate(export.load(tmp_path / "model"), "split-digits") == record.matrix[-1]
     first, last = exported.weights
     assert any(not torch.equal(first[name], last[name]) for name in first)
+    text = (tmp_path / "model" / "README.md").read_text()
+    for said in (
+        "`packnet` answers each task with weights of its own. So there is no `model.safetensors`",
+        "- `model-task-1.safetensors`: 2/3 (task 1).",
+        "print(exported.predict(images, task=0))  # answered with model-task-0.safetensors",
+    ):
+        assert said in text
 
 
 def test_the_card_has_the_metadata_that_hubs_read(folder: Path) -> None:
@@ -134,6 +141,36 @@ def test_every_task_keeps_its_accuracy_and_its_data_set_on_a_hub(
         task: [value] for task, value in accuracies.items()
     }
     assert saved.data.datasets == ([each for each in dict.fromkeys(hub_ids.values()) if "/" in each] or None)
+
+
+def test_the_card_says_where_a_value_comes_from_and_what_was_cut_short(tmp_path: Path) -> None:
+    coupling = Hyperparameter(value="proximal", source="recipe", detail="ours, so that no strength diverges")
+    options = {"tasks": 2, "limit_per_class": 20, "test_limit_per_class": 10}
+    record = run(
+        hyperparameters={"strength": Hyperparameter(value=3.0, source="recipe"), "coupling": coupling},
+        stop_losses=[0.25, 0.1], epochs_per_task=[3, 2], stream_options=options, extra={"quick": True},
+    )  # fmt: skip
+    export.export(record, tmp_path / "model")
+    text = (tmp_path / "model" / "README.md").read_text()
+    for said in (
+        "- `coupling`: proximal (from the recipe: ours, so that no strength diverges).",
+        "- `strength`: 3.0 (from the recipe).",
+        "- Epochs per task: at most 3, 2; a task ends after an epoch whose last batch has a loss, penalty included, of "
+        "at most 0.25, 0.1 (task by task); 32 samples a step; seed 3.",
+        "Options of the stream: `tasks`: 2; `limit_per_class`: 20; `test_limit_per_class`: 10.",
+        "- Of every class, only the first 20 training samples were used.",
+        "- The accuracies are on the first 10 test samples of every class only.",
+        "**This run is a quick version, on few samples or for few epochs: its numbers mean little.**",
+    ):
+        assert said in text
+    assert "as published" not in text
+
+
+def test_the_card_of_a_whole_run_speaks_of_no_cuts(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    assert "- Epochs per task: 1; 32 samples a step; seed 3." in text
+    assert "quick" not in text and "only the first" not in text and "of every class only" not in text
+    assert "`model.safetensors` holds the weights." in text and "model-task" not in text
 
 
 def test_the_cards_snippet_works_as_it_stands(folder: Path) -> None:
