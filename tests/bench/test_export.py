@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 
-from holdfast.bench import data, export, hub, runner
+from holdfast.bench import card, data, export, hub, runner, streams
 from holdfast.bench import record as records
 from holdfast.bench.record import Hyperparameter, Record, RunConfig
 from holdfast.errors import ConfigurationError, HoldfastError, StateError
@@ -79,29 +81,96 @@ def test_a_method_with_weights_per_task_is_exported_with_them(tmp_path: Path) ->
     assert export.evaluate(export.load(tmp_path / "model"), "split-digits") == record.matrix[-1]
     first, last = exported.weights
     assert any(not torch.equal(first[name], last[name]) for name in first)
+    text = (tmp_path / "model" / "README.md").read_text()
+    for said in (
+        "`packnet` answers each task with weights of its own. So there is no `model.safetensors`",
+        "- `model-task-1.safetensors`: 2/3 (task 1).",
+        "print(exported.predict(images, task=0))  # answered with model-task-0.safetensors",
+    ):
+        assert said in text
 
 
 def test_the_card_has_the_metadata_that_hubs_read(folder: Path) -> None:
-    card = ModelCard.load(folder / "README.md")
+    loaded = ModelCard.load(folder / "README.md")
     record = run()
-    metadata = card.data.to_dict()
+    metadata = loaded.data.to_dict()
     assert metadata["library_name"] == "holdfast" and metadata["pipeline_tag"] == "image-classification"
     assert "continual-learning" in metadata["tags"] and "l2sp" in metadata["tags"]
-    found = {result.dataset_name: result.metric_value for result in card.data.eval_results}
+    found = {result.dataset_name: result.metric_value for result in loaded.data.eval_results}
     names = [f"split-digits: {name}" for name in record.task_names]
     assert found == dict(zip(names, record.matrix[-1], strict=True))
     for text in ("| 0/1 |", f"{100 * record.matrix[-1][0]:.2f}", "`strength`: 0.5 (given)", "seed 3", "## Limits"):
-        assert text in card.text
+        assert text in loaded.text
 
 
 def test_the_card_names_the_data_sets_on_the_hub_and_the_licence(folder: Path) -> None:
-    from holdfast.bench import card, streams
-
     record = run()
     mnist = record.model_copy(update={"config": record.config.model_copy(update={"stream": "split-mnist"})})
     stream = streams.build("split-digits", seed=0, tasks=2)
     loaded = ModelCard(card.render(mnist, stream, "name", ["model.safetensors"], licence="apache-2.0"))
     assert loaded.data.datasets == ["ylecun/mnist"] and loaded.data.license == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("stream", "hub_ids"),
+    [
+        ("split-mnist", {"0/1": "ylecun/mnist", "2/3": "ylecun/mnist", "4/5": "ylecun/mnist"}),
+        ("permuted-digits", {"permutation 0": "digits", "permutation 1": "digits"}),
+        (
+            "sequence-mnist-fashion_mnist-mnist",
+            {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist", "mnist 2": "ylecun/mnist"},
+        ),
+    ],
+)
+def test_every_task_keeps_its_accuracy_and_its_data_set_on_a_hub(
+    tmp_path: Path, stream: str, hub_ids: dict[str, str]
+) -> None:
+    record = run()
+    accuracies = dict(zip(hub_ids, (0.25, 0.5, 0.125), strict=False))
+    config = record.config.model_copy(update={"stream": stream, "tasks": len(hub_ids)})
+    changes = {"config": config, "task_names": list(hub_ids), "matrix": [list(accuracies.values())]}
+    about = streams.build("split-digits", seed=0, tasks=len(hub_ids))
+    text = card.render(record.model_copy(update=changes), about, "name", ["model.safetensors"])
+    ModelCard(text).save(tmp_path / "README.md")
+    saved = ModelCard.load(tmp_path / "README.md")
+    (index,) = saved.data.to_dict()["model-index"]
+    found = {each["dataset"]["config"]: each for each in index["results"]}
+    assert len(index["results"]) == len(found) == len(hub_ids)
+    assert {task: each["dataset"]["type"] for task, each in found.items()} == hub_ids
+    assert {task: [metric["value"] for metric in each["metrics"]] for task, each in found.items()} == {
+        task: [value] for task, value in accuracies.items()
+    }
+    assert saved.data.datasets == ([each for each in dict.fromkeys(hub_ids.values()) if "/" in each] or None)
+
+
+def test_the_card_says_where_a_value_comes_from_and_what_was_cut_short(tmp_path: Path) -> None:
+    coupling = Hyperparameter(value="proximal", source="recipe", detail="ours, so that no strength diverges")
+    options = {"tasks": 2, "limit_per_class": 20, "test_limit_per_class": 10}
+    record = run(
+        hyperparameters={"strength": Hyperparameter(value=3.0, source="recipe"), "coupling": coupling},
+        stop_losses=[0.25, 0.1], epochs_per_task=[3, 2], stream_options=options, extra={"quick": True},
+    )  # fmt: skip
+    export.export(record, tmp_path / "model")
+    text = (tmp_path / "model" / "README.md").read_text()
+    for said in (
+        "- `coupling`: proximal (from the recipe: ours, so that no strength diverges).",
+        "- `strength`: 3.0 (from the recipe).",
+        "- Epochs per task: at most 3, 2; a task ends after an epoch whose last batch has a loss, penalty included, of "
+        "at most 0.25, 0.1 (task by task); 32 samples a step; seed 3.",
+        "Options of the stream: `tasks`: 2; `limit_per_class`: 20; `test_limit_per_class`: 10.",
+        "- Of every class, only the first 20 training samples were used.",
+        "- The accuracies are on the first 10 test samples of every class only.",
+        "**This run is a quick version, on few samples or for few epochs: its numbers mean little.**",
+    ):
+        assert said in text
+    assert "as published" not in text
+
+
+def test_the_card_of_a_whole_run_speaks_of_no_cuts(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    assert "- Epochs per task: 1; 32 samples a step; seed 3." in text
+    assert "quick" not in text and "only the first" not in text and "of every class only" not in text
+    assert "`model.safetensors` holds the weights." in text and "model-task" not in text
 
 
 def test_the_cards_snippet_works_as_it_stands(folder: Path) -> None:
@@ -164,6 +233,23 @@ def test_pushing_without_a_network_is_a_sentence_and_leaves_the_folder(folder: P
     with pytest.raises(HoldfastError, match=r"^someone/model was not pushed: .*; the model is complete in "):
         hub.push(folder, "someone/model")
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_only_the_models_own_files_are_pushed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "diary.txt").write_text("dear")
+    pushed = []
+
+    def upload(api: HfApi, *, repo_id: str, folder_path: Path, allow_patterns: list[str]) -> str:
+        names = [path.name for path in folder_path.iterdir()]
+        pushed.extend(sorted(filter_repo_objects(names, allow_patterns=allow_patterns)))
+        return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *args, **options: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    assert hub.push(copy, "someone/model") == "https://huggingface.co/someone/model"
+    assert pushed == ["README.md", "config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize(("trouble", "said"), [("no network", "cannot be reached"), ("no token", "no credentials")])

@@ -27,7 +27,7 @@ _HOW = {
     "grid": "chosen on validation data",
     "tuned": "searched on validation data",
     "auto": "found in training",
-    "recipe": "as published",
+    "recipe": "from the recipe",
 }
 
 
@@ -56,6 +56,7 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
         else f"`{config.model}`, trained on {len(stream)} tasks ({config.stream}, {config.scenario}-incremental), "
         f"{'all at once' if config.method == 'joint' else 'one after the other without any protection'}. "
         f"{_ABOUT[config.scenario]}\n",
+        *_quick(record),
         "## Accuracy\n",
         _accuracy(record),
         "## How it was trained\n",
@@ -64,39 +65,45 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
         _data(record, stream),
         "## Limits\n",
         _limits(record),
+        "## Files\n",
+        _files(record, stream, weights),
         "## Loading it\n",
         _snippet(record, stream, name, weights),
     ]
     return "\n".join(parts)
 
 
-def _sets(stream: str) -> list[str]:
-    return [part for part in stream.split("-")[1:] if not part.isdecimal()]
+def _sets(record: Record) -> list[str]:
+    """The data set of every task."""
+    kind, *names = record.config.stream.split("-")
+    tasks = len(record.task_names)
+    return names[:tasks] if kind == "sequence" else names[:1] * tasks
 
 
-def _metadata(record: Record, name: str, kind: str, licence: str | None) -> dict[str, Any]:
+def _metadata(record: Record, title: str, kind: str, licence: str | None) -> dict[str, Any]:
     config = record.config
-    hub = [SOURCES[each].hub_id for each in _sets(config.stream) if each in SOURCES]
+    sets = _sets(record)
     results = [
         {
             "task": {"type": kind, "name": f"{task}, after all tasks"},
             "dataset": {
-                "type": hub[0] if hub else config.stream,
+                "type": SOURCES[name].hub_id if name in SOURCES else name,
                 "name": f"{config.stream}: {task}",
+                "config": task,  # hubs merge results that differ in no type, config or split
                 "split": config.evaluate_on,
             },
             "metrics": [{"type": "accuracy", "value": value, "name": "accuracy"}],
         }
-        for task, value in zip(record.task_names, record.matrix[-1], strict=True)
+        for task, name, value in zip(record.task_names, sets, record.matrix[-1], strict=True)
     ]
     found: dict[str, Any] = {"license": licence} if licence else {}
     found |= {
         "library_name": "holdfast",
         "pipeline_tag": kind,
         "tags": ["continual-learning", "pytorch", config.method],
-        "datasets": hub,
+        "datasets": [SOURCES[name].hub_id for name in dict.fromkeys(sets) if name in SOURCES],
         "metrics": ["accuracy"],
-        "model-index": [{"name": name, "results": results}],
+        "model-index": [{"name": title, "results": results}],
     }
     return {key: value for key, value in found.items() if value}
 
@@ -118,10 +125,15 @@ def _accuracy(record: Record) -> str:
     return text
 
 
+def _quick(record: Record) -> list[str]:
+    if not record.config.extra.get("quick"):
+        return []
+    return ["**This run is a quick version, on few samples or for few epochs: its numbers mean little.**\n"]
+
+
 def _protocol(record: Record) -> str:
     config = record.config
     entry = registry.lookup(config.method)
-    epochs = ", ".join(map(str, config.epochs_per_task)) or str(config.epochs)
     lines = [f"- Method: `{config.method}` ({entry.source})."]
     for key, value in config.hyperparameters.items():
         how = _HOW[value.source]
@@ -130,22 +142,36 @@ def _protocol(record: Record) -> str:
     kept = f"{config.optimizer_between_tasks} between tasks"
     lines += [
         f"- Optimizer: {config.optimizer}, learning rate {config.lr:g}, {kept}.",
-        f"- Epochs per task: {epochs}; {config.batch_size} samples a step; seed {config.seed}.",
+        f"- Epochs per task: {_epochs(record)}; {config.batch_size} samples a step; seed {config.seed}.",
         f"- {where.device_name}, PyTorch {where.torch}, holdfast {where.holdfast}.",
     ]
     again = f"\nAgain:\n\n```\n{record.command}\n```\n" if record.command else ""
     return "\n".join(lines) + "\n" + again
 
 
+def _epochs(record: Record) -> str:
+    config = record.config
+    epochs = ", ".join(map(str, config.epochs_per_task)) or str(config.epochs)
+    if not config.stop_losses:
+        return epochs
+    stops = ", ".join(f"{stop:g}" for stop in config.stop_losses)
+    return (
+        f"at most {epochs}; a task ends after an epoch whose last batch has a loss, penalty included, of at most "
+        f"{stops} (task by task)"
+    )
+
+
 def _data(record: Record, stream: Stream) -> str:
     lines = []
-    for name in _sets(record.config.stream):
+    for name in dict.fromkeys(_sets(record)):
         source = SOURCES.get(name)
         about = f"{source.about} ({source.hub_id})" if source else "embedded in scikit-learn"
         lines.append(f"- `{name}`: {about}.")
     tasks = "; ".join(f"{task.name} ({len(task.train):,} training samples)" for task in stream)
     kept = "" if record.config.method == "joint" else " No sample of an earlier task was kept."
-    return "\n".join(lines) + f"\n\nTasks, in order: {tasks}.{kept}\n"
+    options = "; ".join(f"`{key}`: {value}" for key, value in record.config.stream_options.items())
+    asked = f"\nOptions of the stream: {options}.\n" if options else ""
+    return "\n".join(lines) + f"\n\nTasks, in order: {tasks}.{kept}\n{asked}"
 
 
 def _limits(record: Record) -> str:
@@ -154,6 +180,11 @@ def _limits(record: Record) -> str:
         "- One run of an experiment on a small benchmark, to study forgetting; it is no model for use.",
         "- Another seed gives other weights, and accuracies that may differ by much.",
     ]
+    limit, test_limit = (config.stream_options.get(name) for name in ("limit_per_class", "test_limit_per_class"))
+    if limit is not None:
+        lines.append(f"- Of every class, only the first {limit} training samples were used.")
+    if test_limit is not None and config.evaluate_on == "test":
+        lines.append(f"- The accuracies are on the first {test_limit} test samples of every class only.")
     if config.scenario == "task":
         lines.append("- The accuracies hold only where the task of each sample is known.")
     if config.evaluate_on == "train":
@@ -161,28 +192,40 @@ def _limits(record: Record) -> str:
     return "\n".join([*lines, *(f"- {warning}." for warning in record.warnings)]) + "\n"
 
 
+def _files(record: Record, stream: Stream, weights: Sequence[str]) -> str:
+    others = "`config.json` says what they are the weights of, and what the tasks ask"
+    if stream.tokenizer is not None:
+        others += "; `tokenizer.json` has the words that it knows"
+    if len(weights) == 1:
+        return f"`{weights[0]}` holds the weights. {others}.\n"
+    lines = [f"- `{file}`: {task.name} (task {task.index})." for file, task in zip(weights, stream, strict=True)]
+    return (
+        f"`{record.config.method}` answers each task with weights of its own. So there is no `model.safetensors`, but "
+        "a whole set of weights per task, which any reader of safetensors opens:\n\n" + "\n".join(lines) + "\n\n"
+        f"{others}.\n"
+    )
+
+
 def _snippet(record: Record, stream: Stream, name: str, weights: Sequence[str]) -> str:
     shape = ", ".join(map(str, stream.input_shape))
-    more = (
-        "\nEach task is answered with weights of its own; `predict` takes the right ones.\n" if len(weights) > 1 else ""
-    )
+    answered = f"  # answered with {weights[0]}" if len(weights) > 1 else ""
     code = f"""\
 import torch
 from holdfast.bench.export import load
 
 exported = load("{name}")  # the folder that this file is in
 images = torch.zeros(1, {shape}, dtype=torch.uint8)  # pixels from 0 to 255
-print(exported.predict(images, task=0))"""
+print(exported.predict(images, task=0)){answered}"""
     if stream.tokenizer is not None:
         code = f"""\
 from holdfast.bench.export import load
 
 exported = load("{name}")  # the folder that this file is in
-print(exported.predict(["a text"], task=0))"""
+print(exported.predict(["a text"], task=0)){answered}"""
     return f"""\
 ```python
 {code}
 ```
 
 The accuracies again, from the weights: `holdfast evaluate {name} {record.config.stream}`.
-{more}"""
+"""

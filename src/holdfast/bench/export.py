@@ -6,66 +6,24 @@ if every accuracy comes out as it stands in the record, to the last digit, is an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from holdfast.bench import card, models, runner, text_data
+from holdfast.bench import card, model_folder, models, runner, text_data
 from holdfast.bench.learner import Learner
-from holdfast.bench.record import Record, RunConfig
+from holdfast.bench.model_folder import Description, TaskDescription
+from holdfast.bench.record import Record
 from holdfast.bench.runner import Observer
 from holdfast.bench.snapshot import Snapshot
 from holdfast.bench.tasks import Stream
 from holdfast.errors import ConfigurationError, StateError
-from holdfast.files import write_file
 
-__all__ = ["Description", "Exported", "TaskDescription", "evaluate", "export", "load"]
-
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
-_CARD = "README.md"
-_TOKENIZER = "tokenizer.json"
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TaskDescription(_Frozen):
-    """What a task asks: the names of its answers and the columns of the outputs in which they stand."""
-
-    name: str
-    answers: list[str]
-    columns: list[int]
-    head: int | None = None
-    pixel_order: list[int] | None = None
-
-
-class Description(_Frozen):
-    """``config.json``: everything but the weights. ``weights`` are the files, one, or one per task."""
-
-    format: Literal["holdfast-model"] = "holdfast-model"
-    schema_version: Literal[1] = 1
-    model: str
-    model_options: dict[str, Any]
-    input_shape: list[int]
-    outputs: int | list[int]
-    mean: list[float]
-    std: list[float]
-    tasks: list[TaskDescription]
-    weights: list[str]
-    accuracies: list[float]
-    run: RunConfig
+__all__ = ["Exported", "evaluate", "export", "load"]
 
 
 @dataclass(frozen=True)
@@ -186,9 +144,12 @@ def export(
 ) -> Exported:
     """Write a run's model as ``model.safetensors``, ``config.json`` and a model card ``README.md``.
 
+    Where the method answers each task with weights of its own, as PackNet does, there is no ``model.safetensors`` but
+    one ``model-task-N.safetensors`` per task. A model for texts has its ``tokenizer.json`` beside it.
+
     Args:
         record: of a finished run.
-        folder: made where it is missing; an earlier export in it is replaced.
+        folder: made where it is missing; an earlier export in it is replaced, all of its files and no others.
         data_dir: where the data sets are.
         observer: is told how the run is getting on.
         licence: of the weights, as model hubs name it, for the card.
@@ -197,32 +158,23 @@ def export(
         The model as :func:`load` gives it.
 
     Raises:
-        ConfigurationError: if the folder holds something else.
+        ConfigurationError: if the folder holds something else, such as another library's model.
         StateError: if the run did not finish, does not come out as in the record, or nothing can be written.
     """
     if record.status != "finished":
         raise StateError(f"the run of {record.config.method} is {record.status}; expected a finished one")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigurationError(f"{folder} is a file; expected the name of a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _CONFIG).is_file():
-        raise ConfigurationError(f"the folder {folder} is not empty and holds no exported model: name another one")
+    model_folder.check(folder)
     stream = runner.build_stream(record.config, data_dir=data_dir)
     learner = _repeat(record, stream, observer)
     sets = _weights(learner, stream)
-    names = [_WEIGHTS] if len(sets) == 1 else [f"model-task-{task}.safetensors" for task in range(len(sets))]
-    about = _describe(record, stream, names)
+    names = [f"model-task-{task}.safetensors" for task in range(len(sets))] if len(sets) > 1 else ["model.safetensors"]
     files = {name: to_safetensors(each, metadata={"format": "pt"}) for name, each in zip(names, sets, strict=True)}
-    files[_CONFIG] = (json.dumps(json.loads(about.model_dump_json()), indent=1) + "\n").encode()
     if stream.tokenizer is not None:
-        files[_TOKENIZER] = stream.tokenizer.encode()
-    files[_CARD] = card.render(record, stream, folder.resolve().name, names, licence=licence).encode()
-    for name, content in files.items():
-        write_file(folder / name, partial(_put, content), what="exported model")
+        files[model_folder.TOKENIZER] = stream.tokenizer.encode()
+    shown = folder.resolve().name
+    files[model_folder.CARD] = card.render(record, stream, shown, names, licence=licence).encode()
+    model_folder.write(folder, _describe(record, stream, names), files)
     return load(folder)
-
-
-def _put(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def _weights(learner: Learner, stream: Stream) -> list[dict[str, Tensor]]:
@@ -265,6 +217,7 @@ def _describe(record: Record, stream: Stream, weights: list[str]) -> Description
         std=list(stream.std),
         tasks=tasks,
         weights=weights,
+        tokenizer=None if stream.tokenizer is None else model_folder.TOKENIZER,
         accuracies=record.matrix[-1],
         run=config,
     )
@@ -274,28 +227,23 @@ def load(folder: Path | str) -> Exported:
     """A model from the folder that :func:`export` wrote.
 
     Raises:
-        StateError: if the folder holds none, or one that is damaged.
+        StateError: if the folder holds none, or one that is damaged or was not finished.
     """
     folder = Path(folder)
-    try:
-        about = Description.model_validate_json((folder / _CONFIG).read_bytes())
-        weights = tuple(load_file(folder / name) for name in about.weights)
-    except OSError as error:
-        raise StateError(f"{folder} holds no exported model: {error.filename}: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ascii(".".join(map(str, first["loc"])))[1:-1]
-        raise StateError(f"{folder / _CONFIG} describes no exported model: {where}: {first['msg']}") from error
-    except SafetensorError as error:
-        raise StateError(f"the weights in {folder} are damaged: {error}") from error
+    about, weights, tokenizer = model_folder.read(folder)
     outputs = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
-    model = models.build(about.model, about.input_shape, outputs, seed=0, **about.model_options)
-    tokenizer = folder / _TOKENIZER
-    exported = Exported(model.eval(), about, weights, tokenizer.read_text("utf-8") if tokenizer.is_file() else None)
     try:
-        exported.use(len(about.tasks) - 1)
-    except RuntimeError as error:
-        raise StateError(f"the weights in {folder} are not of the model {about.model}: {error}") from error
+        model = models.build(about.model, about.input_shape, outputs, seed=0, **about.model_options)
+    except Exception as error:  # a description may ask for anything, and options reach a constructor unchecked
+        asked = f"{about.model!a} with {about.model_options!a}"
+        raise StateError(f"{folder / model_folder.CONFIG} describes no model: {asked}: {error}") from error
+    exported = Exported(model.eval(), about, weights, tokenizer)
+    for task, name in enumerate(about.weights):
+        try:
+            exported.use(task)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise StateError(f"the weights {folder / name} are not of the model {about.model}: {reason}") from error
     return exported
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from holdfast.bench import model_folder
 from holdfast.errors import ConfigurationError, DependencyError, HoldfastError
 
 __all__ = ["check", "push"]
@@ -32,7 +33,7 @@ def check(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload an exported folder to a model hub.
+    """Upload an exported model to a model hub: its own files, and nothing else that lies in the folder.
 
     Args:
         folder: as :func:`export` left it; it stays as it is.
@@ -43,6 +44,7 @@ def push(folder: Path, repository: str) -> str:
 
     Raises:
         DependencyError: without huggingface_hub.
+        StateError: if the folder holds no exported model.
         HoldfastError: in a sentence, without credentials or a network.
     """
     try:
@@ -50,12 +52,13 @@ def push(folder: Path, repository: str) -> str:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     except ImportError as error:
         raise DependencyError(_MISSING) from error
+    names = model_folder.file_names(folder)
     # The base of the errors of its HTTP client, which is another one from release to release.
     unreachable: type[Exception] = HfHubHTTPError.__mro__[1]
     try:
         api = HfApi()
         api.create_repo(repository, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=names))
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         reason = "no credentials that it accepts (hf auth login)"
         if isinstance(error, HfHubHTTPError) and error.response.status_code not in (401, 403):
