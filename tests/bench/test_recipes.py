@@ -206,6 +206,10 @@ def test_numbers_published_by_task_are_drawn_as_their_mean_and_other_protocols_a
     marks = recipes.markers(recipes.load("vandeven-fisher"), "")
     assert {mark.stream for mark in marks if "protocol differs: a network of two" in mark.source} == {"split-cifar10"}
     assert {mark.stream for mark in marks if "differs" not in mark.source} == {"split-mnist"}
+    made = make_record("online-ewc", 0)
+    extra = {"recipe": "vandeven-fisher", "part": "split-mnist", "label": "exact", "quick": True}
+    quick = made.model_copy(update={"config": made.config.model_copy(update={"extra": extra})})
+    assert all("protocol differs: a quick version" in mark.source for mark in recipes.markers_of([quick]))
 
 
 @pytest.mark.parametrize(

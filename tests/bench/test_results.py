@@ -19,7 +19,9 @@ from holdfast.bench.results import Cell
 from holdfast.errors import StateError
 
 ROOT = Path(__file__).parents[2]
-NAME = "anastrophic-split-mnist"
+NAME, HSU = "anastrophic-split-mnist", "hsu-split-mnist"
+SIX = "strength=100000.0 99.51%, strength=10.0 97.10%, strength=1000.0 98.41%, strength=100.0 97.50%, "
+SIX += "strength=10000.0 99.10%, strength=1000000.0 failed"
 
 
 def make(label: str, seed: int, row: list[float], /, name: str = NAME, scores: str = "", **extra: Any) -> Record:
@@ -33,7 +35,7 @@ def make(label: str, seed: int, row: list[float], /, name: str = NAME, scores: s
         best = float(tried.split("=")[1].split(" ")[0])
         values[key] = Hyperparameter(value=best, source="grid", detail=detail)
     record = make_record(method.method, seed, tasks=2)
-    given = {"recipe": name, **({"part": "task"} if name != NAME else {}), "label": label, **extra}
+    given = {"recipe": name, **({"part": "task"} if name == HSU else {}), "label": label, **extra}
     old = record.config.model_copy(update={"extra": given, "hyperparameters": values})
     return record.model_copy(update={"config": recipes.as_planned(recipe, old), "matrix": [[0.99, 0.0], row]})
 
@@ -104,7 +106,8 @@ def test_a_row_shows_mean_interval_difference_and_cost(tmp_path: Path) -> None:
         ((70.0, 70.1, 70.2), 71.0, "", "outside the interval, within one point"),
         ((60.0, 60.0, 60.0, 60.0, 60.0, 60.0, 66.0), 65.9, "", "outside the interval, within the seeds' range"),
         ((70.0, 71.0, 72.0), 71.5, "other data", "protocol differs"),
-        ((70.0,), 70.0, "", "one seed says nothing"),
+        ((70.0,), 70.0, "", "too few seeds to say"),
+        ((70.0, 90.0), 70.0, "", "too few seeds to say"),
     ],
 )
 def test_verdicts(ours: tuple[float, ...], theirs: float, differs: str, said: str) -> None:
@@ -142,6 +145,54 @@ def test_what_we_found_is_tied_to_records(tmp_path: Path) -> None:
     assert "of 2 published numbers," in found
     for link in {part.split(")")[0] for part in found.split("](../results/")[1:]}:
         assert (tmp_path / link).is_file()
+
+
+def a_text_row(label: str, *learned: float, name: str = "classp-fpb-imdb") -> list[Record]:
+    """Three seeds with these accuracies right after each of two tasks."""
+    matrix = [[learned[0], 0.3], [learned[0] / 2, learned[1]]]
+    made = [
+        make(label, seed, [0.0, 0.0], name=name, **{"part": "domain", "variant": "honest"}) for seed in range(3)
+    ]  # fmt: skip
+    moved = [[[value + seed / 1000 for value in row] for row in matrix] for seed in range(3)]
+    named = [record.model_copy(update={"task_names": ["phrases", "films"]}) for record in made]
+    return [record.model_copy(update={"matrix": rows}) for record, rows in zip(named, moved, strict=True)]
+
+
+def test_rows_that_learned_nothing_are_not_compared(tmp_path: Path) -> None:
+    found = a_text_row("classp", 0.32, 0.49) + a_text_row("adagrad", 0.8, 0.7) + a_text_row("l2sp", 0.7, 0.501)
+    page = results_page.render(fill(tmp_path, found, "classp-fpb-imdb"))
+    assert "cannot be compared: classp did not learn phrases and films. CLASSP generalises AdaGrad." in page
+    assert "cannot be compared: classp did not learn phrases and films; l2sp did not learn films." in page
+    assert "No better than chance (33.3) right after phrases: classp 32.10 ± 0.25." in page
+    assert "No better than chance (50.0) right after films: classp 49.10 ± 0.25, l2sp 50.20 ± 0.25." in page
+    assert "Pairs of rows that are compared" not in page
+
+
+def test_what_is_to_be_held_against_a_comparison_is_said(tmp_path: Path) -> None:
+    def page(folder: str, scores: str) -> str:
+        found = [make("ewc", seed, [0.99 + seed / 1000] * 2, name=HSU, scores=scores) for seed in range(3)]
+        found += [make("l2", seed, [0.9] * 2, name=HSU) for seed in range(3)]
+        return results_page.render(fill(tmp_path / folder, found, HSU))
+
+    inside = page("inside", SIX)
+    assert "Pairs of rows that are compared: 1, of which are told apart: 1." in inside and "lie beyond" not in inside
+    first = SIX.replace("failed", "99.70%").split(", ")
+    outside = page("outside", ", ".join([first[-1], *first[:-1]]))
+    assert "ewc has the largest strength that was tried: a better one may lie beyond." in outside
+
+
+def test_one_method_under_two_strengths_is_said(tmp_path: Path) -> None:
+    name = "vandeven-fisher"
+    found = []
+    for label, first, second in (("exact", "1000000.0", "100000000.0"), ("sampled", "100000000.0", "1000000.0")):
+        scores = (
+            f"strength={first} 90.00%, strength={second} 80.00%, strength=10000.0 70.00%, strength=10000000000.0 60.00%"
+        )
+        found += [
+            make(label, seed, [0.9 + seed / 100] * 2, name=name, scores=scores, part="split-mnist") for seed in range(3)
+        ]
+    page = results_page.render(fill(tmp_path, found, name))
+    assert "Each has its own strength, 1e+06 and 1e+08. Labels drawn from the model" in page
 
 
 def test_seeds_that_only_one_row_has_are_left_out_and_failures_are_said(tmp_path: Path) -> None:
@@ -219,11 +270,6 @@ def test_the_command_repeats_what_was_run(tmp_path: Path) -> None:
     ]  # fmt: skip
     every = [(row.label, row.seeds or 10) for row in recipes.load(NAME).methods]
     assert commands("d", *every) == [start]
-
-
-HSU = "hsu-split-mnist"
-SIX = "strength=100000.0 99.51%, strength=10.0 97.10%, strength=1000.0 98.41%, strength=100.0 97.50%, "
-SIX += "strength=10000.0 99.10%, strength=1000000.0 failed"
 
 
 def test_a_number_far_from_the_published_one_is_set_against_the_strengths_that_were_tried(tmp_path: Path) -> None:

@@ -54,6 +54,10 @@ def accuracy(record: Record, task: int | None) -> float:
     return metrics.average_accuracy(record.matrix) if task is None else record.matrix[-1][task]
 
 
+FEWEST = 3
+"""Seeds below which an interval is too wide to say anything of a published number."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """How much better one row is than another, seed by seed, in points of average accuracy.
@@ -151,6 +155,20 @@ class Experiment:
         """What was published of this part, and applies to this variant."""
         return self.recipe.reported(part, self.variant)
 
+    def unlearned(self, part: str, label: str) -> dict[int, Estimate]:
+        """The tasks that a row never learned, and its accuracy right after each, in percent: not above chance.
+
+        Chance is one of the task's classes, as the recipe has their numbers; without them nothing is found.
+        """
+        found = {}
+        finished = [record for record in self.of(part, label) if record.status == "finished"]
+        for task, classes in enumerate(self.recipe.parts[part].classes if finished else []):
+            after = [record.matrix[min(task, len(record.matrix) - 1)][task] for record in finished]
+            estimate = Estimate.of(100 * value for value in after)
+            if estimate is not None and estimate.mean - (estimate.half or 0.0) <= 100 / classes:
+                found[task] = estimate
+        return found
+
     def tasks(self, part: str) -> list[int]:
         """The tasks of which something was published."""
         return sorted({each.task for each in self.reported(part) if each.task is not None})
@@ -221,9 +239,9 @@ def verdict(cell: Cell) -> str:
         return ""
     if cell.differs:
         return "protocol differs"
-    if ours.half is None:
-        return "one seed says nothing"
-    if abs(ours.mean - theirs) <= ours.half:
+    if len(ours.values) < FEWEST:
+        return "too few seeds to say"
+    if ours.half is not None and abs(ours.mean - theirs) <= ours.half:
         return "inside the interval"
     found = "outside the interval"
     if min(ours.values) <= theirs <= max(ours.values):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from holdfast.bench.results import Cell, Difference, Experiment, differences, distinct, tried, verdict
+from holdfast.bench.report import Estimate
+from holdfast.bench.results import FEWEST, Cell, Difference, Experiment, differences, distinct, tried, verdict
 
 __all__ = ["Links", "anchor", "behind", "found", "gap", "number_of", "ours", "title"]
 
@@ -25,19 +26,26 @@ class Links:
 
 def found(experiments: Sequence[Experiment], links: Links) -> list[str]:
     """The section's lines, experiment by experiment: the findings alone, what lies behind them is beside the tables."""
-    lines = ["## What we found", ""]
+    lines: list[str] = []
+    told = []
     for experiment in experiments:
         sentences = []
         for part in experiment.recipe.parts:
-            sentences += [_difference(each, experiment, links) for each in differences(experiment, part)]
+            for each in differences(experiment, part):
+                sentences.append(_difference(each, experiment, links))
+                if each.estimate.half is not None and not _failed(each, experiment):
+                    told.append(abs(each.estimate.mean) > each.estimate.half)
             sentences += _counted(_cells(experiment, part), experiment, links)
         if sentences:
             head = f"**[{title(experiment)}](#{anchor(experiment)})**{_incomplete(experiment)}"
             lines += [head, "", *(f"- {sentence}" for sentence in sentences), ""]
-    if len(lines) == 2:
-        lines += ["Nothing yet: no two rows that are to be compared have a seed in common, nor has one a published "
-                  "number.", ""]  # fmt: skip
-    return lines
+    if not lines:
+        nothing = "no two rows that are to be compared have a seed in common, nor has one a published number"
+        lines = [f"Nothing yet: {nothing}.", ""]
+    elif told:
+        many = f"Pairs of rows that are compared: {len(told)}, of which are told apart: {sum(told)}."
+        lines = [f"{many} At 95 %, one in twenty pairs that are equal is told apart by chance.", "", *lines]
+    return ["## What we found", "", *lines]
 
 
 def behind(experiment: Experiment, part: str, links: Links) -> list[str]:
@@ -45,7 +53,27 @@ def behind(experiment: Experiment, part: str, links: Links) -> list[str]:
     cells = _cells(experiment, part)
     by_place = {(cell.label, cell.task): cell for cell in cells}
     sentences = [text for each in differences(experiment, part) if (text := _by_task(each, by_place))]
-    return sentences + _against_published(cells, experiment, links)
+    return sentences + _never_learned(experiment, part) + _against_published(cells, experiment, links)
+
+
+def _never_learned(experiment: Experiment, part: str) -> list[str]:
+    """The rows that were no better than chance right after a task, task by task."""
+    rows = {row.label: experiment.unlearned(part, row.label) for row in experiment.rows(part)}
+    sentences = []
+    for task, classes in enumerate(experiment.recipe.parts[part].classes):
+        shown = [f"{label} {percent(found[task])}" for label, found in rows.items() if task in found]
+        if shown:
+            sentences.append(
+                f"No better than chance ({100 / classes:.1f}) right after {_task(experiment, part, task)}: "
+                f"{', '.join(shown)}."
+            )
+    return sentences
+
+
+def _task(experiment: Experiment, part: str, task: int) -> str:
+    """A task's name, as the records have it."""
+    first = next(record for row in experiment.rows(part) for record in experiment.of(part, row.label))
+    return first.task_names[task]
 
 
 def _cells(experiment: Experiment, part: str) -> list[Cell]:
@@ -67,9 +95,40 @@ def _where(part: str, experiment: Experiment) -> str:
 
 
 def _difference(each: Difference, experiment: Experiment, links: Links) -> str:
-    sentence = each.sentence(lambda label: links.to(experiment, each.part, label))
+    def linked(label: str) -> str:
+        return links.to(experiment, each.part, label)
+
     why = f" {each.paired.why[0].upper()}{each.paired.why[1:]}." if each.paired.why else ""
+    failed = _failed(each, experiment)
+    if failed:
+        shown = "; ".join(
+            f"{label} did not learn {' and '.join(_task(experiment, each.part, task) for task in tasks)}"
+            for label, tasks in failed.items()
+        )
+        sentence = f"{' and '.join(map(linked, each.paired.rows))} cannot be compared: {shown}."
+    else:
+        sentence = each.sentence(linked) + _reservations(each, experiment)
     return f"{_where(each.part, experiment)}{sentence}{why}"
+
+
+def _failed(each: Difference, experiment: Experiment) -> dict[str, dict[int, Estimate]]:
+    """The rows of a pair that never learned some task, and their accuracies there."""
+    return {label: found for label in each.paired.rows if (found := experiment.unlearned(each.part, label))}
+
+
+def _reservations(each: Difference, experiment: Experiment) -> str:
+    """What is to be held against a comparison: a strength at the end of its grid, or one method under two strengths."""
+    said = ""
+    first = [experiment.of(each.part, label)[0] for label in each.paired.rows]
+    searched = [tried(record) for record in first]
+    for label, grid in zip(each.paired.rows, searched, strict=True):
+        if grid is not None and grid.edge:
+            said += f" {label} has the {grid.edge} {grid.name} that was tried: a better one may lie beyond."
+    one, other = searched
+    same = first[0].config.method == first[1].config.method
+    if same and one is not None and other is not None and one.chosen != other.chosen:
+        said += f" Each has its own {one.name}, {one.chosen:g} and {other.chosen:g}."
+    return said
 
 
 def _by_task(each: Difference, cells: Mapping[tuple[str, int | None], Cell]) -> str:
@@ -88,13 +147,9 @@ def _by_task(each: Difference, cells: Mapping[tuple[str, int | None], Cell]) -> 
 
 def _judged(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
     """Where several seeds stand beside a number published under the same protocol, and those of them inside."""
-    judged = [cell for cell in cells if verdict(cell) and not cell.differs and _interval(cell)]
+    judged = [cell for cell in cells if verdict(cell) and not cell.differs and len(cell.records) >= FEWEST]
     inside = [cell for cell in judged if verdict(cell) == "inside the interval"]
     return judged, inside
-
-
-def _interval(cell: Cell) -> bool:
-    return cell.estimate is not None and cell.estimate.half is not None
 
 
 def _counted(cells: Sequence[Cell], experiment: Experiment, links: Links) -> list[str]:
@@ -105,7 +160,9 @@ def _counted(cells: Sequence[Cell], experiment: Experiment, links: Links) -> lis
     near = sum(abs(gap(cell)) <= 1 for cell in judged)
     count = f"{len(judged)} published number{'s' * (len(judged) != 1)}"
     where = _where(judged[0].part, experiment)
-    sentence = f"{where}of {count}, {len(inside)} inside our interval, {near} within one point of our mean."
+    wide = sum(abs(gap(cell)) > 1 for cell in inside)
+    but = f" ({wide} of them more than a point away)" if wide else ""
+    sentence = f"{where}of {count}, {len(inside)} inside our interval{but}, {near} within one point of our mean."
     far = [cell for cell in judged if cell not in inside and abs(gap(cell)) > 1]
     if far:
         sentence += f" Outside and further away (ours less theirs): {_linked(far, experiment, links)}."
@@ -133,9 +190,7 @@ def _against_published(cells: Sequence[Cell], experiment: Experiment, links: Lin
     beside = [cell for cell in cells if verdict(cell)]
     alone = [cell for cell in beside if cell not in judged and not cell.differs]
     if alone:
-        sentences.append(
-            f"One run says nothing of a published number yet (ours less theirs): {_linked(alone, experiment, links)}."
-        )
+        sentences.append(f"Too few seeds to say, yet (ours less theirs): {_linked(alone, experiment, links)}.")
     for reason in distinct([cell.differs for cell in beside]):
         shown = "; ".join(
             f"{links.to(experiment, cell.part, cell.label)} {number_of(cell)} {ours(cell)} here, "
@@ -182,8 +237,12 @@ def number_of(cell: Cell) -> str:
 
 def ours(cell: Cell) -> str:
     """Our mean, with its interval if there are several seeds."""
-    estimate = cell.estimate
-    assert estimate is not None
+    assert cell.estimate is not None
+    return percent(cell.estimate)
+
+
+def percent(estimate: Estimate) -> str:
+    """A mean, with its interval if there are several seeds."""
     return f"{estimate.mean:.2f}" + (f" ± {estimate.half:.2f}" if estimate.half is not None else "")
 
 

@@ -11,13 +11,16 @@ from holdfast.bench.report import PublishedValue
 __all__ = ["markers", "markers_of"]
 
 
-def markers(recipe: Recipe, variant: str, tasks: Mapping[str, int] | None = None) -> list[PublishedValue]:
+def markers(
+    recipe: Recipe, variant: str, tasks: Mapping[str, int] | None = None, *, quick: bool = False
+) -> list[PublishedValue]:
     """The published averages; where every task was published, but no average, the mean over the tasks.
 
     Args:
         recipe: the recipe.
         variant: the one that was run; empty: it has none.
         tasks: part -> how many tasks it has; a part that is missing here has no means over tasks.
+        quick: whether it was the smaller version, whose numbers are not comparable.
     """
     found = []
     for name, part in recipe.parts.items():
@@ -26,7 +29,7 @@ def markers(recipe: Recipe, variant: str, tasks: Mapping[str, int] | None = None
             value = _average([each for each in mine if label in each.values], label, (tasks or {}).get(name))
             if value is not None:
                 about, percent, differs = value
-                differs = differs or part.differs
+                differs = "a quick version" if quick else differs or part.differs
                 source = about + (f"; protocol differs: {differs}" if differs else "")
                 found.append(
                     PublishedValue(label, "average_accuracy", percent / 100, source, part.stream, part.scenario)
@@ -51,11 +54,15 @@ def _average(given: list[Published], label: str, tasks: int | None) -> tuple[str
 
 def markers_of(records: Iterable[Record]) -> list[PublishedValue]:
     """The markers of every recipe and variant that some records are of; none for records of no recipe."""
-    tasks: dict[tuple[str, str], dict[str, int]] = {}
+    tasks: dict[tuple[str, str, bool], dict[str, int]] = {}
     for record in records:
         extra = record.config.extra
         name = extra.get("recipe")
         if name in names():
             part = extra.get("part") or next(iter(load(name).parts))
-            tasks.setdefault((name, extra.get("variant", "")), {})[part] = record.config.tasks
-    return [marker for (name, variant), counts in tasks.items() for marker in markers(load(name), variant, counts)]
+            tasks.setdefault((name, extra.get("variant", ""), bool(extra.get("quick"))), {})[part] = record.config.tasks
+    return [
+        marker
+        for (name, variant, quick), counts in tasks.items()
+        for marker in markers(load(name), variant, counts, quick=quick)
+    ]

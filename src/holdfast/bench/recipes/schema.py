@@ -56,7 +56,10 @@ class Training(_Strict):
 
 
 class Part(_Strict):
-    """One stream of the protocol; ``differs`` says in a sentence why its numbers are no test of the published ones."""
+    """One stream of the protocol; ``differs`` says in a sentence why its numbers are no test of the published ones.
+
+    ``classes`` are the numbers of classes that each task has: where they are given, rows that learned nothing are said.
+    """
 
     stream: str
     scenario: Scenario
@@ -64,6 +67,7 @@ class Part(_Strict):
     stream_options: dict[str, Any] = {}
     train: Training = Training()
     differs: str = ""
+    classes: list[int] = []
 
 
 class Method(_Strict):
