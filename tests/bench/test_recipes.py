@@ -11,6 +11,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from bench.make_records import make_record
 from holdfast.bench import compare, data, recipes, report, runner, streams
 from holdfast.bench import record as records
 from holdfast.bench.data import ImageDataset, TextDataset
