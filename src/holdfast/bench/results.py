@@ -156,16 +156,16 @@ class Experiment:
         return self.recipe.reported(part, self.variant)
 
     def unlearned(self, part: str, label: str) -> dict[int, Estimate]:
-        """The tasks that a row never learned, and its accuracy right after each, in percent: not above chance.
+        """The tasks that a row never learned, and its accuracy right after each: not above the best constant answer's.
 
-        Chance is one of the task's classes, as the recipe has their numbers; without them nothing is found.
+        Where the recipe does not say what that is, nothing is found.
         """
         found = {}
         finished = [record for record in self.of(part, label) if record.status == "finished"]
-        for task, classes in enumerate(self.recipe.parts[part].classes if finished else []):
+        for task, constant in enumerate(self.recipe.parts[part].constant if finished else []):
             after = [record.matrix[min(task, len(record.matrix) - 1)][task] for record in finished]
             estimate = Estimate.of(100 * value for value in after)
-            if estimate is not None and estimate.mean - (estimate.half or 0.0) <= 100 / classes:
+            if estimate is not None and estimate.mean - (estimate.half or 0.0) <= constant:
                 found[task] = estimate
         return found
 

@@ -57,16 +57,14 @@ def behind(experiment: Experiment, part: str, links: Links) -> list[str]:
 
 
 def _never_learned(experiment: Experiment, part: str) -> list[str]:
-    """The rows that were no better than chance right after a task, task by task."""
+    """The rows that were no better than a constant answer right after a task, task by task."""
     rows = {row.label: experiment.unlearned(part, row.label) for row in experiment.rows(part)}
     sentences = []
-    for task, classes in enumerate(experiment.recipe.parts[part].classes):
+    for task, constant in enumerate(experiment.recipe.parts[part].constant):
         shown = [f"{label} {percent(found[task])}" for label, found in rows.items() if task in found]
         if shown:
-            sentences.append(
-                f"No better than chance ({100 / classes:.1f}) right after {_task(experiment, part, task)}: "
-                f"{', '.join(shown)}."
-            )
+            after = f"({constant:.1f}) right after {_task(experiment, part, task)}"
+            sentences.append(f"No better than the best constant answer {after}: {', '.join(shown)}.")
     return sentences
 
 

@@ -58,7 +58,8 @@ class Training(_Strict):
 class Part(_Strict):
     """One stream of the protocol; ``differs`` says in a sentence why its numbers are no test of the published ones.
 
-    ``classes`` are the numbers of classes that each task has: where they are given, rows that learned nothing are said.
+    ``constant`` is each task's accuracy under the best constant answer, in percent: where it is given, rows that
+    learned no more than that are said.
     """
 
     stream: str
@@ -67,7 +68,7 @@ class Part(_Strict):
     stream_options: dict[str, Any] = {}
     train: Training = Training()
     differs: str = ""
-    classes: list[int] = []
+    constant: list[float] = []
 
 
 class Method(_Strict):
