@@ -182,6 +182,18 @@ def test_what_is_to_be_held_against_a_comparison_is_said(tmp_path: Path) -> None
     assert "ewc has the largest strength that was tried: a better one may lie beyond." in outside
 
 
+def test_a_single_run_that_was_reported_is_set_against_single_runs_of_ours(tmp_path: Path) -> None:
+    # The deviation of 60, 61 and 62 is 1: one more run differs from their mean by t sqrt(1 + 1/3) at most.
+    found = [make("anastrophic", seed, [0.60 + seed / 100, 0.60 + seed / 10]) for seed in range(3)]
+    page = results_page.render(fill(tmp_path, found))
+    half = metrics.t_quantile(0.95, 2) * math.sqrt(1 + 1 / 3)
+    reported = "of task 1 (0 and 1) one run was reported, 71.16; at 95 % one more run of ours lies within"
+    assert f"{reported} 61.00 ± {half:.2f}, and theirs is outside." in page
+    wide = [make("anastrophic", seed, [value, 0.8]) for seed, value in enumerate((0.5, 0.51, 0.6))]
+    page = results_page.render(fill(tmp_path / "wide", wide))
+    assert f"{reported} 53.67 ± 27.36, and theirs is inside." in page
+
+
 def test_one_method_under_two_strengths_is_said(tmp_path: Path) -> None:
     name = "vandeven-fisher"
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -183,8 +184,8 @@ def _against_published(cells: Sequence[Cell], experiment: Experiment, links: Lin
         shown = _linked(wide, experiment, links)
         sentences.append(f"Inside our interval, though more than a point away (ours less theirs): {shown}.")
     for cell in judged:
-        text = _strengths(cell) if cell not in inside and abs(gap(cell)) > 1 else ""
-        sentences += [f"{links.to(experiment, cell.part, cell.label)}: {text}"] if text else []
+        for text in (_single_run(cell), _strengths(cell)) if cell not in inside and abs(gap(cell)) > 1 else ():
+            sentences += [f"{links.to(experiment, cell.part, cell.label)}: {text}"] if text else []
     beside = [cell for cell in cells if verdict(cell)]
     alone = [cell for cell in beside if cell not in judged and not cell.differs]
     if alone:
@@ -198,6 +199,19 @@ def _against_published(cells: Sequence[Cell], experiment: Experiment, links: Lin
         )
         sentences.append(f"Not comparable, {reason}: {shown}.")
     return sentences
+
+
+def _single_run(cell: Cell) -> str:
+    """Where one run was reported: whether such a run may come out of ours; empty where it was not one."""
+    assert cell.published is not None and cell.estimate is not None and cell.estimate.half is not None
+    if cell.published.runs != 1:
+        return ""
+    half = cell.estimate.half * math.sqrt(1 + len(cell.records))  # the spread of a run, beside that of our mean
+    where = "inside" if abs(gap(cell)) <= half else "outside"
+    return (
+        f"of {number_of(cell)} one run was reported, {cell.theirs:.2f}; at 95 % one more run of ours lies within "
+        f"{cell.estimate.mean:.2f} ± {half:.2f}, and theirs is {where}."
+    )
 
 
 def _strengths(cell: Cell) -> str:

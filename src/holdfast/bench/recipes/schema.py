@@ -106,13 +106,14 @@ class Method(_Strict):
 class Published(_Strict):
     """Numbers that others reported, in percent: label -> value.
 
-    ``task`` is the task whose accuracy after the last task it is; without it, the average over all tasks. ``differs``
-    says why our protocol is not theirs, where it is not.
+    ``task`` is the task whose accuracy after the last task it is; without it, the average over all tasks. ``runs`` says
+    of how many runs it is the mean, if that is known; ``differs`` why our protocol is not theirs, where it is not.
     """
 
     source: str
     values: dict[str, float]
     task: int | None = Field(default=None, ge=0)
+    runs: int | None = Field(default=None, ge=1)
     part: str | None = None
     variants: list[str] = []
     differs: str = ""
