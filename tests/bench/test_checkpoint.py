@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -194,8 +194,8 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     assert steps_kept(tmp_path) == 2
 
 
-def chosen(strength: float, source: str = "grid", detail: str = "") -> RunConfig:
-    value = Hyperparameter(value=strength, source=source, detail=detail)  # type: ignore[arg-type]
+def chosen(strength: float, source: Literal["grid", "given"] = "grid", detail: str = "") -> RunConfig:
+    value = Hyperparameter(value=strength, source=source, detail=detail)
     return a_config(settings={"strength": value})
 
 

@@ -4,64 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.make_records import make_record
+from bench.make_results import HSU, NAME, SIX, fill, make
 from holdfast.bench import metrics, recipes, report, results, results_page
 from holdfast.bench import record as records
 from holdfast.bench.recipes import Published
-from holdfast.bench.record import Hyperparameter, Record
+from holdfast.bench.record import Record
 from holdfast.bench.results import Cell
 from holdfast.errors import StateError
 
 ROOT = Path(__file__).parents[2]
-NAME, HSU = "anastrophic-split-mnist", "hsu-split-mnist"
-SIX = "strength=100000.0 99.51%, strength=10.0 97.10%, strength=1000.0 98.41%, strength=100.0 97.50%, "
-SIX += "strength=10000.0 99.10%, strength=1000000.0 failed"
-
-
-def make(label: str, seed: int, row: list[float], /, name: str = NAME, scores: str = "", **extra: Any) -> Record:
-    """A record as a recipe has it, whose last row is given; ``scores`` is what its grid tried, the best first."""
-    recipe = recipes.load(name)
-    method = next(each for each in recipe.methods if each.label == label)
-    values = {}
-    for key, candidates in method.grid.items():
-        tried = scores or ", ".join(f"{key}={float(value)} {90 - k}.00%" for k, value in enumerate(candidates))
-        detail = f"best of {tried.count(', ') + 1} by validation accuracy, seed 0: {tried}"
-        best = float(tried.split("=")[1].split(" ")[0])
-        values[key] = Hyperparameter(value=best, source="grid", detail=detail)
-    record = make_record(method.method, seed, tasks=2)
-    given = {"recipe": name, **({"part": "task"} if name == HSU else {}), "label": label, **extra}
-    old = record.config.model_copy(update={"extra": given, "hyperparameters": values})
-    return record.model_copy(update={"config": recipes.as_planned(recipe, old), "matrix": [[0.99, 0.0], row]})
-
-
-def tried(record: Record) -> list[Record]:
-    """The candidates of a record's grid, as its detail has them."""
-    found = []
-    for key in record.config.chosen:
-        chosen = record.config.hyperparameters[key]
-        for value, score in re.findall(rf"{key}=(\S+) ([\d.]+%|failed)", chosen.detail):
-            one = {key: chosen.model_copy(update={"value": float(value), "detail": ""})}
-            config = record.config.model_copy(update={"hyperparameters": {**record.config.hyperparameters, **one}})
-            status = "failed" if score == "failed" else "finished"
-            accuracy = 0.0 if score == "failed" else float(score.rstrip("%")) / 100
-            fields = {"config": config, "status": status, "matrix": [[0.5, 0.5]], "validation": [[accuracy] * 2]}
-            found.append(record.model_copy(update=fields))
-    return found
-
-
-def fill(folder: Path, found: list[Record], name: str = NAME) -> Path:
-    """A folder of results: the records, and beside them what their grids tried."""
-    for record in found:
-        records.save(record, folder / name / "records" / records.filename(record))
-        for number, each in enumerate(tried(record)):
-            records.save(each, folder / name / "choices" / f"{records.row_name(each.config)}-{number}.json")
-    return folder
 
 
 def two_methods(folder: Path, gap: float, spread: float = 0.05) -> Path:
@@ -219,23 +175,6 @@ def test_seeds_that_only_one_row_has_are_left_out_and_failures_are_said(tmp_path
     assert "anastrophic did not finish: seed 2: the loss is nan." in results_page.render(folder)
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        ({"recipe": "unheard-of"}, "no recipe"),
-        ({"label": "gone"}, "no longer has"),
-        ({"quick": True}, "no evidence"),
-        ({"variant": "released"}, "more than one"),
-    ],
-)
-def test_records_that_are_no_evidence_are_refused(tmp_path: Path, extra: dict[str, Any], message: str) -> None:
-    good, made = make("l2sp", 0, [0.6, 0.8]), make("l2sp", 1, [0.6, 0.8])
-    bad = changed(made, extra={**made.config.extra, **extra})
-    found = [bad] if "recipe" in extra else [good, bad]
-    with pytest.raises(StateError, match=message):
-        results_page.render(fill(tmp_path, found))
-
-
 def test_what_differs_by_task_stands_beside_the_published_numbers(tmp_path: Path) -> None:
     # On average nothing is seen: what one task gains, the other loses.
     found = []
@@ -300,71 +239,6 @@ def test_a_number_far_from_the_published_one_is_set_against_the_strengths_that_w
     outside = page("further", ", ".join([first[-1], *first[:-1]]))
     assert "The largest was chosen: a better one may lie beyond." in outside
     assert "strength 1e+06 (by validation, the largest tried)" in outside
-
-
-def changed(record: Record, **fields: Any) -> Record:
-    return record.model_copy(update={"config": record.config.model_copy(update=fields)})
-
-
-def test_what_a_grid_chose_must_be_what_lies_beside_the_records(tmp_path: Path) -> None:
-    good = [make("ewc", seed, [0.9, 0.9], name=HSU, scores=SIX) for seed in range(3)]
-    results.collect(fill(tmp_path / "good", good, HSU))
-
-    other = [*good[:2], make("ewc", 2, [0.9, 0.9], name=HSU, scores=SIX.replace("97.10", "97.20"))]
-    with pytest.raises(StateError, match=r"seed2\.json has another strength, or another choice of it, than s"):
-        results.collect(fill(tmp_path / "mixed", other, HSU))
-
-    (missing, *_) = (fill(tmp_path / "missing", good, HSU) / HSU / "choices").glob("*.json")
-    missing.unlink()
-    with pytest.raises(StateError, match=r"was chosen among other candidates than .*: run its row again"):
-        results.collect(tmp_path / "missing")
-
-    worse = SIX.replace("97.10", "99.90")
-    with pytest.raises(StateError, match=r"has strength=100000\.0, not the best that its grid tried"):
-        results.collect(fill(tmp_path / "worse", [make("ewc", 0, [0.9, 0.9], name=HSU, scores=worse)], HSU))
-
-    fewer = ", ".join(SIX.split(", ")[:-1])
-    with pytest.raises(StateError, match=r"other candidates than .* \(strength=1000000.0\)"):
-        results.collect(fill(tmp_path / "fewer", [make("ewc", 0, [0.9, 0.9], name=HSU, scores=fewer)], HSU))
-
-    further = SIX.replace("strength=1000000.0 failed", "strength=1000000.0 failed, strength=10000000.0 1.00%")
-    results.collect(fill(tmp_path / "further", [make("ewc", 0, [0.9, 0.9], name=HSU, scores=further)], HSU))
-    typed = changed(good[0], hyperparameters={**good[0].config.hyperparameters, "strength": STRENGTH})
-    with pytest.raises(StateError, match="another strength than"):
-        results.collect(fill(tmp_path / "typed", [typed], HSU))
-
-
-STRENGTH = Hyperparameter(value=1e5, source="given")
-
-
-def test_a_file_is_named_after_its_row_and_seed(tmp_path: Path) -> None:
-    folder = fill(tmp_path, [make("l2sp", seed, [0.7, 0.8]) for seed in (0, 1)]) / NAME / "records"
-    (folder / "l2sp-seed0.json").rename(folder / "l2sp-seed2.json")
-    with pytest.raises(StateError, match=r"holds l2sp-seed0\.json, l2sp-seed2\.json under another name"):
-        results.collect(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "said"),
-    [
-        ("lr", 0.1, "another lr"),
-        ("epochs", 1, "another epochs"),
-        ("stream_options", {"mean": 0.1}, "another stream options"),
-        ("hyperparameters", {"strength": Hyperparameter(value=5.0, source="recipe")}, "another strength"),
-        ("training_outputs", "seen", "another training outputs"),
-        ("shuffle", False, "another shuffle"),
-        ("model_options", {"width": 3}, "another model options"),
-        ("extra", {"recipe": NAME, "label": "l2sp", "tested on": "validation data"}, "another extra"),
-        ("precision", "bfloat16", "another precision"),
-    ],
-)
-def test_records_of_an_earlier_version_of_the_recipe_are_refused(
-    tmp_path: Path, field: str, value: Any, said: str
-) -> None:
-    record = make("l2sp", 0, [0.7, 0.8])
-    old = changed(record, **{field: value})
-    with pytest.raises(StateError, match=f"l2sp-seed0.json has {said} than the recipe {NAME} now says"):
-        results.collect(fill(tmp_path, [old]))
 
 
 def test_a_record_that_names_no_part_is_of_the_first() -> None:
