@@ -20,10 +20,10 @@ Made by `holdfast results` (or `make results`) from the records in `{folder}/`; 
 from a record, or is a published one, as its recipe has it with its source.
 
 Accuracy in percent after the last task: the mean over seeds ± half the width of its 95 % interval (Student's t).
-*Inside* means that the published number lies in that interval, which fewer than three seeds cannot say; *3 of 10* seeds,
-that 10 are to be run and 3 have finished, which alone count. A strength that was chosen was chosen by validation accuracy
-on the first seed, before the test set was read; where the best candidate lay at an end of its grid, further ones were
-tried. *State* is what a method remembers, in bytes per parameter of the model.
+*Inside* means that the published number lies in that interval, which fewer than three seeds cannot say; *3 of 10*
+seeds, that 10 are to be run and 3 have finished, which alone count. A strength that was chosen was chosen by validation
+accuracy on the first seed, before the test set was read; where the best candidate lay at an end of its grid, further
+ones were tried. *State* is what a method remembers, in bytes per parameter of the model.
 """
 
 
