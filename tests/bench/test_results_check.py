@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.make_results import HSU, NAME, SIX, changed, fill, make
+from bench.make_results import HSU, NAME, SIX, changed, fill, make, tried
+from holdfast.bench import record as records
 from holdfast.bench import results, results_page
 from holdfast.bench.record import Hyperparameter
 from holdfast.errors import StateError
@@ -44,6 +45,12 @@ def test_what_a_grid_chose_must_be_what_lies_beside_the_records(tmp_path: Path) 
     missing.unlink()
     with pytest.raises(StateError, match=r"was chosen among other candidates than .*: run its row again"):
         results.collect(tmp_path / "missing")
+
+    more = fill(tmp_path / "more", [make("ewc", 0, [0.9, 0.9], name=HSU, scores=SIX)], HSU)
+    unsaid = make("ewc", 0, [0.9, 0.9], name=HSU, scores=SIX + ", strength=10000000.0 1.00%")
+    records.save(tried(unsaid)[-1], more / HSU / "choices" / "more.json")
+    with pytest.raises(StateError, match=r"holds strength=10000000\.0 of the row of .*, or delete what its grid"):
+        results.collect(more)
 
     worse = SIX.replace("97.10", "99.90")
     with pytest.raises(StateError, match=r"has strength=100000\.0, not the best that its grid tried"):

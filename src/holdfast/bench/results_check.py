@@ -116,12 +116,19 @@ def _check_choice(folder: Path, row: Method, record: Record, tried: Sequence[Rec
         mine = all(record.config.hyperparameters[key].value == found for key, found in values.items())
         if mine and score < max(map(compare.score, tried)):
             raise StateError(f"{folder / records.filename(record)} has {label}, not the best that its grid tried")
+    path, choices = folder / records.filename(record), folder.parent / "choices"
+    more = [label for label in shown if f"{label} " not in value.detail]
+    if more:
+        raise StateError(
+            f"{choices} holds {', '.join(more)} of the row of {path}, which does not say that it was tried: run the "
+            "row again, or delete what its grid no longer tries"
+        )
     said = re.search(r"best of (\d+) ", value.detail)
     missing = [label for label, score in shown.items() if f"{label} {score}" not in value.detail]
     wanted = [f"{key}={plan.typed(entry, key, str(one))}" for key, values in row.grid.items() for one in values]
     missing += [text for text in wanted if not any(text in label.split(", ") for label in shown)]
     if missing or said is None or int(said[1]) != len(shown):
         raise StateError(
-            f"{folder / records.filename(record)} was chosen among other candidates than {folder.parent / 'choices'} "
-            f"holds{' (' + missing[0] + ')' if missing else ''}: run its row again"
+            f"{path} was chosen among other candidates than {choices} holds"
+            f"{' (' + missing[0] + ')' if missing else ''}: run its row again"
         )
