@@ -154,9 +154,7 @@ def test_one_method_under_two_strengths_is_said(tmp_path: Path) -> None:
     name = "vandeven-fisher"
     found = []
     for label, first, second in (("exact", "1000000.0", "100000000.0"), ("sampled", "100000000.0", "1000000.0")):
-        scores = (
-            f"strength={first} 90.00%, strength={second} 80.00%, strength=10000.0 70.00%, strength=100.0 60.00%"
-        )
+        scores = f"strength={first} 90.00%, strength={second} 80.00%, strength=10000.0 70.00%, strength=100.0 60.00%"
         found += [
             make(label, seed, [0.9 + seed / 100] * 2, name=name, scores=scores, part="split-mnist") for seed in range(3)
         ]
