@@ -216,6 +216,19 @@ def test_a_checkpoint_of_a_value_that_is_no_longer_chosen_is_set_aside_and_said(
         Checkpoints(tmp_path, chosen(9.0, source="given")).load()
 
 
+def test_a_chosen_learning_rate_may_have_been_another_but_its_decay_may_not(tmp_path: Path) -> None:
+    def config(lr: float, **fields: Any) -> RunConfig:
+        value = Hyperparameter(value=lr, source="grid")
+        return small_config(small_stream(), "adagrad", settings={"lr": value}, **fields)
+
+    Checkpoints(tmp_path, config(0.1), share=float("inf")).keep(lambda: a_snapshot(1), must=True)
+    said: list[str] = []
+    assert Checkpoints(tmp_path, config(0.3), warn=said.append).load() is None
+    assert len(said) == 1 and "has what was chosen before: lr was 0.1 and is 0.3 now" in said[0]
+    with pytest.raises(OtherRunError, match="lr_decay was 1"):
+        Checkpoints(tmp_path, config(0.3, lr_decay=0.5)).load()
+
+
 @pytest.mark.parametrize("code", ["holdfast", "torch"])
 def test_a_checkpoint_of_other_code_is_refused(tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from holdfast.bench import checkpoint

@@ -182,7 +182,7 @@ def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str,
     if found == expected:
         return
     differing = dict(_differences(found, expected, ""))
-    if {key.removeprefix("config.hyperparameters.").split(".")[0] for key in differing} <= _follow(chosen):
+    if all(f"{place}.".startswith(_follow(chosen)) for place in differing):
         raise StateError(f"{path} has what was chosen before: {'; '.join(differing.values())}.")
     shown = "; ".join([*differing.values()][:3]) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
     raise OtherRunError(
@@ -191,9 +191,10 @@ def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str,
     )
 
 
-def _follow(chosen: Collection[str]) -> set[str]:
-    """What may differ where values were chosen anew: these values, and an optimizer's learning rate, which is one."""
-    return {*chosen, *(["config.lr"] if "lr" in chosen else [])}
+def _follow(chosen: Collection[str]) -> tuple[str, ...]:
+    """Where values that were chosen anew may differ: at their own places, and an optimizer's learning rate at its."""
+    own = [f"config.hyperparameters.{key}." for key in chosen]
+    return (*own, *(["config.lr."] if "lr" in chosen else []))
 
 
 def _differences(found: Any, expected: Any, path: str) -> Iterator[tuple[str, str]]:

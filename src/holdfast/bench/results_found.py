@@ -144,16 +144,16 @@ def _by_task(each: Difference, cells: Mapping[tuple[str, int | None], Cell]) -> 
     return f"{one} and {other}: {'; '.join(tasks)}."
 
 
-def _judged(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
-    """Where several seeds stand beside a number published under the same protocol, and those of them inside."""
+def _judged(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell], list[Cell]]:
+    """Rows with several seeds beside a number of the same protocol; those inside; those more than a point outside."""
     judged = [cell for cell in cells if verdict(cell) and not cell.differs and len(cell.records) >= FEWEST]
     inside = [cell for cell in judged if verdict(cell) == "inside the interval"]
-    return judged, inside
+    return judged, inside, [cell for cell in judged if cell not in inside and abs(gap(cell)) > 1]
 
 
 def _counted(cells: Sequence[Cell], experiment: Experiment, links: Links) -> list[str]:
     """How many published numbers of a part are met, and which are not."""
-    judged, inside = _judged(cells)
+    judged, inside, far = _judged(cells)
     if not judged:
         return []
     near = sum(abs(gap(cell)) <= 1 for cell in judged)
@@ -162,7 +162,6 @@ def _counted(cells: Sequence[Cell], experiment: Experiment, links: Links) -> lis
     wide = sum(abs(gap(cell)) > 1 for cell in inside)
     but = f" ({wide} of them more than a point away)" if wide else ""
     sentence = f"{where}of {count}, {len(inside)} inside our interval{but}, {near} within one point of our mean."
-    far = [cell for cell in judged if cell not in inside and abs(gap(cell)) > 1]
     if far:
         sentence += f" Outside and further away (ours less theirs): {_linked(far, experiment, links)}."
     return [sentence]
@@ -177,15 +176,15 @@ def _linked(some: Iterable[Cell], experiment: Experiment, links: Links) -> str:
 
 def _against_published(cells: Sequence[Cell], experiment: Experiment, links: Links) -> list[str]:
     """What can be said of the published numbers that our mean is not close to."""
-    judged, inside = _judged(cells)
+    judged, inside, far = _judged(cells)
     sentences = []
     wide = [cell for cell in inside if abs(gap(cell)) > 1]
     if wide:
         shown = _linked(wide, experiment, links)
         sentences.append(f"Inside our interval, though more than a point away (ours less theirs): {shown}.")
-    for cell in judged:
-        for text in (_single_run(cell), _strengths(cell)) if cell not in inside and abs(gap(cell)) > 1 else ():
-            sentences += [f"{links.to(experiment, cell.part, cell.label)}: {text}"] if text else []
+    for cell in far:
+        for text in filter(None, (_single_run(cell), _strengths(cell))):
+            sentences.append(f"{links.to(experiment, cell.part, cell.label)}: {text}")
     beside = [cell for cell in cells if verdict(cell)]
     alone = [cell for cell in beside if cell not in judged and not cell.differs]
     if alone:

@@ -191,6 +191,5 @@ def _place(config: RunConfig) -> tuple[Any, ...]:
 
 def _by_grid(config: RunConfig) -> set[str]:
     """The fields that a grid chose: of an optimizer also the learning rate, which stands there and among its values."""
-    chosen = {key for key, value in config.hyperparameters.items() if value.source == "grid"}
-    own = chosen & {"lr"} if registry.lookup(config.method).kind == "optimizer" else set()
-    return own | ({"hyperparameters"} if chosen else set())
+    own = config.chosen & {"lr"} if registry.lookup(config.method).kind == "optimizer" else set()
+    return own | ({"hyperparameters"} if config.chosen else set())
