@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -204,7 +203,7 @@ class _Wrapper:
     def __init__(self, optimizer):
         self.__dict__ = {**optimizer.__dict__}
         self.optimizer = optimizer
-        self.__class__ = type("Wrapped", (_Wrapper, type(optimizer)), {"step": lambda self: self.optimizer.step()})
+        self.__class__ = type("Wrapped", (type(self), type(optimizer)), {"step": lambda self: self.optimizer.step()})
 
 
 def test_a_wrapper_that_shares_the_hooks_is_noticed():
@@ -215,11 +214,10 @@ def test_a_wrapper_that_shares_the_hooks_is_noticed():
         _step(model, optimizer)
 
 
-def test_lightnings_wrapper_is_looked_through(monkeypatch):
-    module = type("module", (), {"LightningOptimizer": _Wrapper})
-    monkeypatch.setitem(sys.modules, "lightning.pytorch.core.optimizer", module)
+def test_lightnings_wrapper_is_looked_through():
+    lightnings = type("LightningOptimizer", (_Wrapper,), {"__module__": "lightning.pytorch.core.optimizer"})
     model = _model()
-    optimizer = _Wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    optimizer = lightnings(torch.optim.SGD(model.parameters(), lr=0.1))
     method = L2SP(model, strength=1.0)
     method.consolidate()
     method.attach(optimizer)

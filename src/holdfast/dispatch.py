@@ -6,7 +6,6 @@ and a deep-copied optimizer (which loses its hooks) has none.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from holdfast.errors import ConfigurationError, ProtectionError
+from holdfast.wrappers import unwrapped
 
 __all__ = ["PHASES_AFTER", "PHASES_BEFORE", "Dispatcher", "Phased", "Step", "unwrap_optimizer"]
 
@@ -69,27 +69,13 @@ class Phased(Protocol):
         ...
 
 
-# What stands around an optimizer: Accelerate's has no hook tables of its own; Lightning's shares those of the one
-# inside, which is the one that steps. If nobody imported the module, nobody has such a wrapper.
-_WRAPPERS = (
-    ("accelerate.optimizer", "AcceleratedOptimizer"),
-    ("lightning.pytorch.core.optimizer", "LightningOptimizer"),
-    ("pytorch_lightning.core.optimizer", "LightningOptimizer"),
-    ("lightning.fabric.wrappers", "_FabricOptimizer"),
-    ("lightning_fabric.wrappers", "_FabricOptimizer"),
-)
-
-
 def unwrap_optimizer(optimizer: Any) -> Optimizer:
-    """The optimizer whose ``step`` really runs, inside Accelerate's or Lightning's wrapper if there is one.
+    """The optimizer whose ``step`` really runs, inside its wrappers if there are any: see :mod:`holdfast.wrappers`.
 
     Raises:
         ConfigurationError: if it is no optimizer, or one that cannot be hooked.
     """
-    for module, name in _WRAPPERS:
-        kind = getattr(sys.modules.get(module), name, None)
-        if kind is not None and isinstance(optimizer, kind):
-            optimizer = optimizer.optimizer
+    optimizer = unwrapped(optimizer)
     if not isinstance(optimizer, Optimizer):
         raise ConfigurationError(f"attach got a {type(optimizer).__name__}; expected a torch.optim.Optimizer")
     if isinstance(optimizer, LBFGS):

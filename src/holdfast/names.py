@@ -5,35 +5,21 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils.parametrize import ParametrizationList
 
 from holdfast.errors import ConfigurationError
+from holdfast.wrappers import canonical_name, unwrapped
 
 __all__ = ["Select", "canonical_buffers", "canonical_modules", "canonical_parameters", "selected", "unwrap"]
 
 Select: TypeAlias = "str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None"
 
 
-def _inner(module: nn.Module) -> nn.Module | None:
-    """The module inside a wrapper, recognised by type; ``None`` for anything that is not a wrapper."""
-    # By type, not by attribute: a user's own attribute called `module` must survive.
-    if isinstance(module, DistributedDataParallel | DataParallel):
-        return cast("nn.Module", module.module)
-    # torch.compile's class lives in a module that is slow to import; it is only there once someone compiled.
-    if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo"):
-        inner = module._modules["_orig_mod"]
-        assert inner is not None
-        return inner
-    if type(module).__name__ == "_FabricModule" and type(module).__module__.startswith("lightning"):
-        return module._modules["_forward_module"]
-    return None
-
-
 def unwrap(module: nn.Module) -> nn.Module:
-    """Strip ``torch.compile``, ``DistributedDataParallel``, ``DataParallel`` and Fabric from the outside of a model.
+    """Strip what third parties wrap around a model from its outside: see :mod:`holdfast.wrappers`.
 
     Example:
         >>> import torch
@@ -41,9 +27,9 @@ def unwrap(module: nn.Module) -> nn.Module:
         >>> unwrap(torch.nn.DataParallel(plain)) is plain
         True
     """
-    while (inner := _inner(module)) is not None:
-        module = inner
-    return module
+    found = unwrapped(module)
+    assert isinstance(found, nn.Module)
+    return found
 
 
 def canonical_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -70,8 +56,17 @@ def canonical_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from walk("", model)
 
 
+def _tensor_name(prefix: str, module: nn.Module, name: str) -> str:
+    """A module's own parameter or buffer; one that is parametrised goes by the name that it has without."""
+    full = f"{prefix}.{name}" if prefix else name
+    return canonical_name(full) if isinstance(module, ParametrizationList) else full
+
+
 def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Every parameter once, by canonical name; a shared parameter goes by the first of its names.
+
+    What ``torch.nn.utils.parametrize`` computes a weight from goes by the weight's own name; where it is computed from
+    several, these are ``weight.original0`` and so on.
 
     Args:
         model: any module, wrapped or not.
@@ -90,7 +85,7 @@ def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
-                found[f"{prefix}.{name}" if prefix else name] = parameter
+                found[_tensor_name(prefix, module, name)] = parameter
     return found
 
 
@@ -109,7 +104,7 @@ def canonical_buffers(model: nn.Module) -> dict[str, Tensor]:
         ['running_mean', 'running_var', 'num_batches_tracked']
     """
     return {
-        f"{prefix}.{name}" if prefix else name: buffer
+        _tensor_name(prefix, module, name): buffer
         for prefix, module in canonical_modules(model)
         for name, buffer in module._buffers.items()
         if buffer is not None and name not in module._non_persistent_buffers_set

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import NumericsError, ProtectionError, StateError
+from holdfast.wrappers import canonical_name
 
 __all__ = [
     "anchor_of",
@@ -137,10 +138,12 @@ def unpack(
         StateError: for another method's or version's state, a missing part, an unknown name or another shape.
     """
     check_form(saved, method, version)
-    check_fits(saved["state"], params)
+    # A state from when a wrapper's mark was still part of a name.
+    named = {name if name in params else canonical_name(name): held for name, held in saved["state"].items()}
+    check_fits(named, params)
     state = {
         name: {k: t.detach().to(params[name].device, copy=True) for k, t in tensors.items()}
-        for name, tensors in saved["state"].items()
+        for name, tensors in named.items()
     }
     device = next(iter(params.values())).device
     buffers = {name: t.detach().to(device, copy=True) for name, t in saved["buffers"].items()}

@@ -1,0 +1,82 @@
+"""What third parties wrap around models and optimizers: one table, of modules and of optimizers alike.
+
+A wrapper is known by its type, never by an attribute: a user's own attribute called ``module`` must survive.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import nn
+
+__all__ = ["canonical_name", "inner", "unwrapped"]
+
+_T = TypeVar("_T")
+
+# (where its type is defined, the type) -> the attribute under which it keeps what it wraps. By name, so that nobody's
+# library is imported for it: whoever has such a wrapper has imported it. A subclass counts, for Lightning makes one of
+# each optimizer. Accelerate's optimizer has no hook tables of its own; Lightning's shares those of the one inside.
+_WRAPPERS = {
+    ("torch.nn.parallel.distributed", "DistributedDataParallel"): "module",
+    ("torch.nn.parallel.data_parallel", "DataParallel"): "module",
+    ("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod",
+    ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel"): "_fsdp_wrapped_module",
+    (
+        "torch.distributed.algorithms._checkpoint.checkpoint_wrapper",
+        "CheckpointWrapper",
+    ): "_checkpoint_wrapped_module",
+    ("torch.optim.swa_utils", "AveragedModel"): "module",
+    ("lightning.fabric.wrappers", "_FabricModule"): "_forward_module",
+    ("lightning_fabric.wrappers", "_FabricModule"): "_forward_module",
+    ("accelerate.optimizer", "AcceleratedOptimizer"): "optimizer",
+    ("lightning.pytorch.core.optimizer", "LightningOptimizer"): "optimizer",
+    ("pytorch_lightning.core.optimizer", "LightningOptimizer"): "optimizer",
+    ("lightning.fabric.wrappers", "_FabricOptimizer"): "optimizer",
+    ("lightning_fabric.wrappers", "_FabricOptimizer"): "optimizer",
+}
+
+# What they leave in the names of a state dict. ``module`` is left out: it may be a user's own.
+_MARKS = frozenset(_WRAPPERS.values()) - {"module", "optimizer"}
+
+
+def inner(wrapper: object) -> Any:
+    """What a wrapper wraps; ``None`` for anything that is none.
+
+    Args:
+        wrapper: a module or an optimizer.
+    """
+    for kind in type(wrapper).__mro__:
+        attribute = _WRAPPERS.get((kind.__module__, kind.__name__))
+        if attribute is not None:
+            # A module keeps what it wraps among its modules; looked up there, its own __getattr__ has no say.
+            return wrapper._modules[attribute] if isinstance(wrapper, nn.Module) else getattr(wrapper, attribute)
+    return None
+
+
+def unwrapped(wrapper: _T) -> _T | Any:
+    """What stands inside all wrappers, however many.
+
+    Args:
+        wrapper: a module, an optimizer, or anything else, which is returned as it is.
+    """
+    while (within := inner(wrapper)) is not None:
+        wrapper = within
+    return wrapper
+
+
+def canonical_name(name: str) -> str:
+    """A name as PyTorch writes it into a state dict, without the marks of wrappers and parametrisations.
+
+    Args:
+        name: of a parameter or buffer.
+
+    Example:
+        >>> canonical_name("_orig_mod.layers.0._fsdp_wrapped_module.parametrizations.weight.original")
+        'layers.0.weight'
+        >>> canonical_name("head.parametrizations.weight.original1")
+        'head.weight.original1'
+    """
+    parts = [part for part in name.split(".") if part not in _MARKS]
+    if len(parts) >= 3 and parts[-3] == "parametrizations" and parts[-1].startswith("original"):
+        parts = [*parts[:-3], parts[-2], *([] if parts[-1] == "original" else parts[-1:])]
+    return ".".join(parts)
