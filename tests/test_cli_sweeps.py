@@ -170,8 +170,8 @@ def test_a_record_cannot_send_control_characters_to_the_terminal(tmp_path):
     [
         (["nowhere"], "nowhere is not a folder"),
         (["--where", "method"], "--where got 'method'"),
-        (["--where", "metod = ewc"], "unknown column 'metod'"),
-        (["--sort", "size"], "unknown column 'size'"),
+        (["--where", "metod = ewc"], "there is no column 'metod'"),
+        (["--sort", "size"], "there is no column 'size'"),
         (["--table", "xml"], "--table is 'xml'"),
         (["--compare", "--sort", "seed"], "leave out --sort"),
     ],

@@ -70,6 +70,15 @@ def test_all_is_the_public_surface() -> None:
     assert list(holdfast.__all__) == sorted(set(holdfast.__all__))
 
 
+def test_type_checkers_read_what_is_imported() -> None:
+    """The table of homes, and the imports that type checkers read in its place, name the same."""
+    (checked,) = (node for node in ast.parse(Path(holdfast.__file__).read_text()).body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == holdfast._HOMES
+
+
 def test_import_needs_the_core_dependencies_only() -> None:
     extras = {canonicalize_name(r.name) for r in requirements() if not is_core(r)} - {"holdfast"}
     # torch itself imports numpy where it finds it.

@@ -8,98 +8,64 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from holdfast.distillation.lwf import LwF
-    from holdfast.errors import (
-        ConfigurationError,
-        DataError,
-        DependencyError,
-        HoldfastError,
-        NumericsError,
-        ProtectionError,
-        StateError,
-    )
-    from holdfast.files import load_state, save_state
-    from holdfast.method import Method, Step
-    from holdfast.objectives import CausalLM, Classification, MultiLabel, Objective, Regression
-    from holdfast.optim import CLASSP
-    from holdfast.penalties.anastrophic import Anastrophic
-    from holdfast.penalties.anpyc import ANPyC
-    from holdfast.penalties.ewc import EWC, OnlineEWC
-    from holdfast.penalties.l2sp import L2SP
-    from holdfast.penalties.mas import MAS
-    from holdfast.penalties.rwalk import RWalk
-    from holdfast.penalties.si import SI
-    from holdfast.projections.freeze import Freeze
-    from holdfast.projections.packnet import PackNet
-    from holdfast.projections.pruning import AnpycPruning
-    from holdfast.strength import AutoStrength
+if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`; tests/test_package.py holds the two equal
+    from holdfast.distillation.lwf import LwF as LwF
+    from holdfast.errors import ConfigurationError as ConfigurationError
+    from holdfast.errors import DataError as DataError
+    from holdfast.errors import DependencyError as DependencyError
+    from holdfast.errors import HoldfastError as HoldfastError
+    from holdfast.errors import NumericsError as NumericsError
+    from holdfast.errors import ProtectionError as ProtectionError
+    from holdfast.errors import StateError as StateError
+    from holdfast.files import load_state as load_state
+    from holdfast.files import save_state as save_state
+    from holdfast.method import Method as Method
+    from holdfast.method import Step as Step
+    from holdfast.objectives import CausalLM as CausalLM
+    from holdfast.objectives import Classification as Classification
+    from holdfast.objectives import MultiLabel as MultiLabel
+    from holdfast.objectives import Objective as Objective
+    from holdfast.objectives import Regression as Regression
+    from holdfast.optim import CLASSP as CLASSP
+    from holdfast.penalties.anastrophic import Anastrophic as Anastrophic
+    from holdfast.penalties.anpyc import ANPyC as ANPyC
+    from holdfast.penalties.ewc import EWC as EWC
+    from holdfast.penalties.ewc import OnlineEWC as OnlineEWC
+    from holdfast.penalties.l2sp import L2SP as L2SP
+    from holdfast.penalties.mas import MAS as MAS
+    from holdfast.penalties.rwalk import RWalk as RWalk
+    from holdfast.penalties.si import SI as SI
+    from holdfast.projections.freeze import Freeze as Freeze
+    from holdfast.projections.packnet import PackNet as PackNet
+    from holdfast.projections.pruning import AnpycPruning as AnpycPruning
+    from holdfast.strength import AutoStrength as AutoStrength
 
-__all__ = [
-    "ANPyC",
-    "Anastrophic",
-    "AnpycPruning",
-    "AutoStrength",
-    "CLASSP",
-    "CausalLM",
-    "Classification",
-    "ConfigurationError",
-    "DataError",
-    "DependencyError",
-    "EWC",
-    "Freeze",
-    "HoldfastError",
-    "L2SP",
-    "LwF",
-    "MAS",
-    "Method",
-    "MultiLabel",
-    "NumericsError",
-    "Objective",
-    "OnlineEWC",
-    "PackNet",
-    "ProtectionError",
-    "RWalk",
-    "Regression",
-    "SI",
-    "StateError",
-    "Step",
-    "load_state",
-    "save_state",
-]
-
+# Where each public name lives.
 _HOMES = {
-    "ANPyC": "holdfast.penalties.anpyc",
-    "Anastrophic": "holdfast.penalties.anastrophic",
-    "AnpycPruning": "holdfast.projections.pruning",
-    "AutoStrength": "holdfast.strength",
-    "CLASSP": "holdfast.optim",
-    "CausalLM": "holdfast.objectives",
-    "Classification": "holdfast.objectives",
-    "ConfigurationError": "holdfast.errors",
-    "DataError": "holdfast.errors",
-    "DependencyError": "holdfast.errors",
-    "EWC": "holdfast.penalties.ewc",
-    "Freeze": "holdfast.projections.freeze",
-    "HoldfastError": "holdfast.errors",
-    "L2SP": "holdfast.penalties.l2sp",
-    "LwF": "holdfast.distillation.lwf",
-    "MAS": "holdfast.penalties.mas",
-    "Method": "holdfast.method",
-    "MultiLabel": "holdfast.objectives",
-    "NumericsError": "holdfast.errors",
-    "Objective": "holdfast.objectives",
-    "OnlineEWC": "holdfast.penalties.ewc",
-    "PackNet": "holdfast.projections.packnet",
-    "ProtectionError": "holdfast.errors",
-    "RWalk": "holdfast.penalties.rwalk",
-    "Regression": "holdfast.objectives",
-    "SI": "holdfast.penalties.si",
-    "StateError": "holdfast.errors",
-    "Step": "holdfast.method",
-    "load_state": "holdfast.files",
-    "save_state": "holdfast.files",
+    name: f"holdfast.{home}"
+    for home, names in {
+        "distillation.lwf": "LwF",
+        "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError StateError",
+        "files": "load_state save_state",
+        "method": "Method Step",
+        "objectives": "CausalLM Classification MultiLabel Objective Regression",
+        "optim": "CLASSP",
+        "penalties.anastrophic": "Anastrophic",
+        "penalties.anpyc": "ANPyC",
+        "penalties.ewc": "EWC OnlineEWC",
+        "penalties.l2sp": "L2SP",
+        "penalties.mas": "MAS",
+        "penalties.rwalk": "RWalk",
+        "penalties.si": "SI",
+        "projections.freeze": "Freeze",
+        "projections.packnet": "PackNet",
+        "projections.pruning": "AnpycPruning",
+        "strength": "AutoStrength",
+    }.items()
+    for name in names.split()
 }
+
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 
 from holdfast.errors import ConfigurationError
 
-__all__ = ["check_interval", "check_not_negative", "check_positive"]
+__all__ = ["check_interval", "check_not_negative", "check_positive", "unknown_name"]
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
+    """The error for a name that is not there, with the nearest ones that are, or all where none is near.
+
+    Args:
+        kind: of what, in the singular.
+        name: as it was given.
+        known: those there are.
+
+    Example:
+        >>> print(unknown_name("method", "ewk", ["ewc", "finetune"]))
+        there is no method 'ewk'; the nearest are ewc
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    found = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(names) or 'none'}"
+    return ConfigurationError(f"there is no {kind} {name!r}; {found}")
 
 
 def check_not_negative(name: str, value: float) -> float:

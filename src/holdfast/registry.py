@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from holdfast.checks import unknown_name
 from holdfast.distillation.lwf import LwF
-from holdfast.errors import ConfigurationError
 from holdfast.optim import CLASSP
 from holdfast.penalties.anastrophic import Anastrophic
 from holdfast.penalties.anpyc import ANPyC
@@ -195,6 +194,5 @@ def lookup(name: str) -> Entry:
         True
     """
     if name not in _BY_NAME:
-        near = difflib.get_close_matches(name, _BY_NAME, n=3, cutoff=0.4) or sorted(_BY_NAME)
-        raise ConfigurationError(f"there is no method {name!r}; the nearest are {', '.join(near)}")
+        raise unknown_name("method", name, _BY_NAME)
     return _BY_NAME[name]

@@ -200,7 +200,7 @@ def test_a_wrong_import_path_gets_one_sentence(own_module: str, name: str, messa
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet-18", {}, "unknown model 'resnet-18'; did you mean resnet18"),
+        ("resnet-18", {}, "there is no model 'resnet-18'; the nearest are resnet18"),
         ("mlp-", {}, "must read mlp-A-B"),
         ("mlp-0", {}, "must read mlp-A-B"),
         ("mlp", {"dropout": 1.0}, "dropout is 1.0; expected at least 0 and less than 1"),

@@ -268,11 +268,11 @@ def test_samples_without_a_scale_go_to_the_model_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("split-digit", {}, r"unknown stream 'split-digit'; did you mean split-digits"),
-        ("spilt-digits", {}, r"unknown stream 'spilt-digits'; did you mean split-digits"),
-        ("split-imdb", {}, "unknown stream 'split-imdb'"),
-        ("split", {}, "unknown stream 'split'"),
-        ("sequence-mnist", {}, "unknown stream 'sequence-mnist'; did you mean"),
+        ("split-digit", {}, r"there is no stream 'split-digit'; the nearest are split-digits"),
+        ("spilt-digits", {}, r"there is no stream 'spilt-digits'; the nearest are split-digits"),
+        ("split-imdb", {}, "there is no stream 'split-imdb'"),
+        ("split", {}, "there is no stream 'split'"),
+        ("sequence-mnist", {}, "there is no stream 'sequence-mnist'; the nearest are"),
         ("split-digits-0", {}, "0 classes per task"),
         ("split-digits", {"scenario": "tasks"}, "scenario is 'tasks'; expected one of task, domain, class"),
         ("split-digits", {"training_outputs": "seen"}, "training_outputs='seen' needs scenario='class', got 'task'"),

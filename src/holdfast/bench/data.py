@@ -7,10 +7,8 @@ never touched), else from the Hugging Face Hub.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +17,10 @@ from torch import Tensor
 
 from holdfast.bench import cache, seeding, sources
 from holdfast.bench.sources import SOURCES, Source
+from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError, DataError, DependencyError
 
-__all__ = ["ImageDataset", "TextDataset", "holdout", "load", "load_text", "names", "unknown_name"]
+__all__ = ["ImageDataset", "TextDataset", "holdout", "load", "load_text", "names"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,13 +152,6 @@ def holdout(labels: Tensor, fraction: float, generator: torch.Generator) -> tupl
             count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
             aside[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
     return (~aside).nonzero().flatten(), aside.nonzero().flatten()
-
-
-def unknown_name(kind: str, name: str, known: Sequence[str]) -> ConfigurationError:
-    """The error for a name that is not there, with the nearest ones that are."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return ConfigurationError(f"unknown {kind} {name!r}; {hint}")
 
 
 def _find(name: str, *, text: bool) -> Source:

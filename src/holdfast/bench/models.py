@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.bench import residual, text_models
-from holdfast.bench.data import unknown_name
+from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError
 
 __all__ = ["Heads", "build", "names"]

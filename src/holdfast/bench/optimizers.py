@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError
 from holdfast.optim import CLASSP
 
@@ -45,8 +45,7 @@ def build(
         ConfigurationError: for an unknown name or option, or a value that the optimizer refuses.
     """
     if name not in _OPTIMIZERS:
-        near = difflib.get_close_matches(name, _OPTIMIZERS, n=3, cutoff=0.4) or list(_OPTIMIZERS)
-        raise ConfigurationError(f"there is no optimizer {name!r}; the nearest are {', '.join(near)}")
+        raise unknown_name("optimizer", name, _OPTIMIZERS)
     kind = _OPTIMIZERS[name]
     options = dict(options or {})
     valid = [key for key in inspect.signature(kind).parameters if key not in ("params", "lr")]

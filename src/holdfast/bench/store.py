@@ -6,7 +6,6 @@ diagnoses, most of the file, are not. A file in any other layout is parsed whole
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import os
@@ -19,6 +18,7 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from holdfast.bench import metrics
+from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError, HoldfastError, StateError
 
 __all__ = ["COLUMNS", "Condition", "Group", "Row", "grouped", "parse_where", "read", "select", "sort"]
@@ -207,9 +207,7 @@ def parse_where(texts: Iterable[str]) -> list[Condition]:
 def _known(rows: Sequence[Row], column: str) -> None:
     if column not in COLUMNS and not any(column in row.cells for row in rows):
         names = dict.fromkeys([*COLUMNS, *(name for row in rows for name in row.cells)])
-        near = difflib.get_close_matches(column, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-        raise ConfigurationError(f"unknown column {column!r}; {hint}")
+        raise unknown_name("column", column, names)
 
 
 def select(rows: Sequence[Row], conditions: Iterable[Condition]) -> list[Row]:

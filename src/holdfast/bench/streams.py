@@ -20,6 +20,7 @@ from holdfast.bench import data, drafts, seeding, text_data
 from holdfast.bench.data import ImageDataset
 from holdfast.bench.drafts import Draft, Permutation
 from holdfast.bench.tasks import Split, Stream, Task
+from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError
 from holdfast.objectives import Classification
 
@@ -171,7 +172,7 @@ def _parse(name: str) -> tuple[str, list[str], int | None]:
     fits = len(rest) >= 2 if kind == "sequence" else kind in ("split", "permuted") and len(rest) == 1
     known = [*data.names(), *data.names(text=kind == "sequence")]
     if not fits or any(each not in known for each in rest):
-        raise data.unknown_name("stream", name, list(names()))
+        raise unknown_name("stream", name, names())
     if classes == 0:
         raise ConfigurationError(f"the stream {name!r} has 0 classes per task; expected at least 1")
     return kind, rest, classes

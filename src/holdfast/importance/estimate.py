@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError, DataError, NumericsError
 from holdfast.importance.engine import Terms
 from holdfast.importance.statistic import accumulation_dtype
@@ -73,10 +73,7 @@ def wanted_parameters(model: nn.Module, names: Iterable[str] | None) -> dict[str
     found = {}
     for name in names:
         if name not in everything:
-            near = difflib.get_close_matches(name, everything, n=3)
-            raise ConfigurationError(
-                f"the model has no parameter {name!r}" + (f"; the nearest are {', '.join(near)}" if near else "")
-            )
+            raise unknown_name("parameter", name, everything)
         if not everything[name].is_floating_point():
             raise ConfigurationError(f"parameter {name!r} is of {everything[name].dtype}; it can have no gradient")
         found[name] = everything[name]

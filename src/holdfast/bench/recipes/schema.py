@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,8 @@ from typing_extensions import Self
 
 from holdfast import registry
 from holdfast.bench.record import Scenario
-from holdfast.errors import ConfigurationError, StateError
+from holdfast.checks import unknown_name
+from holdfast.errors import StateError
 
 __all__ = ["Method", "Paired", "Part", "Published", "Quick", "Recipe", "Training", "Variant", "load", "names", "read"]
 
@@ -238,8 +238,7 @@ def load(name: str) -> Recipe:
         ConfigurationError: if there is none of that name.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4) or names()
-        raise ConfigurationError(f"there is no recipe {name!r}; the nearest are {', '.join(near)}")
+        raise unknown_name("recipe", name, names())
     return read(_FOLDER / f"{name}.yaml")
 
 
