@@ -15,7 +15,7 @@ esac; done
 
 SHELL := /bin/bash
 
-.PHONY: setup demo test lint bench results floor clean
+.PHONY: setup demo test lint speed results floor clean
 
 setup: $(READY)
 
@@ -31,8 +31,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
 
-bench: setup
-	$(BIN)/python -m benchmarks $(ARGS)
+speed: setup
+	$(BIN)/python -m speed $(ARGS)
 
 results: setup
 	$(BIN)/holdfast results $(ARGS)

@@ -10,8 +10,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from holdfast import registry
-from holdfast.bench import compare, record, streams
-from holdfast.bench.record import Record, without_times
+from holdfast.bench.comparing import compare
+from holdfast.bench.data import streams
+from holdfast.bench.records import record
+from holdfast.bench.records.record import Record, without_times
 from holdfast.cli import app
 
 FAST = ["--model", "mlp-8", "--epochs", "1", "--batch-size", "32"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from holdfast.bench import record
+from holdfast.bench.records import record
 
 PROGRAM = [sys.executable, "-m", "holdfast"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -10,10 +10,11 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from bench.test_recipes import TINY
-from holdfast.bench import recipes, record
+from holdfast.bench import recipes
 from holdfast.bench.recipes import schema
+from holdfast.bench.records import record
 from holdfast.cli import app
+from tests.bench.recipes.test_recipes import TINY
 
 
 def holdfast(*words: str) -> Result:

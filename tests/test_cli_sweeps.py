@@ -12,9 +12,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from bench.make_records import make_record
-from holdfast.bench import record, store, streams
+from holdfast.bench.data import streams
+from holdfast.bench.records import query as store
+from holdfast.bench.records import record
 from holdfast.cli import app
+from tests.bench.records.make import make_record
 
 QUICK = ["--model", "mlp-8", "--epochs", "1", "--batch-size", "64"]
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import holdfast
-from disks import files_in, fill, make_read_only, small_disk
 from holdfast.errors import StateError
 from holdfast.files import NewerFileError, load_state, remove_leftovers, save_state, write_file
+from tests.disks import files_in, fill, make_read_only, small_disk
 
 DTYPES = [
     torch.float64,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fractions
-from holdfast.bench import record, report
+from holdfast.bench import report
+from holdfast.bench.records import record
+from speed import fractions
 
 pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 

@@ -14,7 +14,7 @@ from holdfast.importance import engine, fisher
 from holdfast.importance._reference import per_sample_sum_reference
 from holdfast.names import canonical_parameters
 from holdfast.objectives import Classification, MultiLabel, Objective, Regression
-from importance.cases import Doubled
+from tests.importance.cases import Doubled
 
 
 def equals_one_backward_per_sample(model: nn.Module, data: list[Any], objective: Objective) -> None:

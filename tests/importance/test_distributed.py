@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from importance.distributed_worker import data, estimates, model
+from tests.importance.distributed_worker import data, estimates, model
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 

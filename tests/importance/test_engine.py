@@ -14,7 +14,7 @@ from holdfast.importance._reference import per_sample_sum_reference
 from holdfast.importance.statistic import ABSOLUTE, SQUARE
 from holdfast.names import canonical_parameters
 from holdfast.objectives import LossOnly
-from importance.cases import ALONE, CASES, LOOP, RULES, VMAP, Case
+from tests.importance.cases import ALONE, CASES, LOOP, RULES, VMAP, Case
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from holdfast.importance import engine, fallback, fisher, mas, rules, taylor
 from holdfast.objectives import MultiLabel
-from importance.cases import Apply, Doubled
-from importance.test_check import equals_one_backward_per_sample, real
+from tests.importance.cases import Apply, Doubled
+from tests.importance.test_check import equals_one_backward_per_sample, real
 
 
 class Images(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from holdfast import EWC, ConfigurationError, OnlineEWC
-from penalties.paths import DOUBLE, batches, close, network, sgd, train
+from tests.penalties.paths import DOUBLE, batches, close, network, sgd, train
 
 
 def exact_fisher(model: nn.Module, data) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from holdfast import EWC, ConfigurationError, DataError, NumericsError, OnlineEWC
 from holdfast.penalties.foreign import foreign, initialised_anew, learning_rates
-from penalties.paths import DOUBLE, batches, close, network, sgd, task_loss, train
+from tests.penalties.paths import DOUBLE, batches, close, network, sgd, task_loss, train
 
 
 def seeded(seed: int = 3) -> torch.Generator:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from holdfast import L2SP, ConfigurationError
-from penalties.paths import batches, close, network, sgd, train
+from tests.penalties.paths import batches, close, network, sgd, train
 
 
 @pytest.mark.parametrize("anchors", ["latest", "all"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from holdfast import MAS, Classification, ConfigurationError
-from penalties.paths import batches, close, network, sgd, train
+from tests.penalties.paths import batches, close, network, sgd, train
 
 
 def sensitivity(model, data, form, columns=slice(None)):

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from holdfast import registry
 from holdfast.dispatch import PHASES_AFTER, PHASES_BEFORE, Step
-from penalties.paths import batches, network, sgd, task_loss, train
+from tests.penalties.paths import batches, network, sgd, task_loss, train
 
 PENALTIES = [e.name for e in registry.entries() if e.kind == "method" and e.family == "penalty"]
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from contract import cases
 from holdfast import EWC, L2SP, MAS, SI, Anastrophic, ANPyC, ConfigurationError, OnlineEWC, RWalk
 from holdfast.penalties.resources import lent, placed
 from holdfast.pieces import neighbours
+from tests.contract import cases
 
 WEIGHTED = [EWC, OnlineEWC, MAS, ANPyC, SI, RWalk]
 

@@ -10,7 +10,7 @@ import torch
 from holdfast import L2SP, ConfigurationError, ProtectionError, RWalk
 from holdfast.dispatch import Step
 from holdfast.penalties.rwalk import normalised
-from penalties.paths import Walk, batches, close, network, sgd, train
+from tests.penalties.paths import Walk, batches, close, network, sgd, train
 
 STRENGTH, ALPHA, INTERVAL, DAMPING = 0.6, 0.7, 3, 0.02
 TASKS = (7, 6, 4)  # the last interval is cut short, is not, is cut short

@@ -10,7 +10,7 @@ from torch import nn
 
 from holdfast import EWC, L2SP, SI, ConfigurationError, NumericsError, ProtectionError, RWalk
 from holdfast.dispatch import Step
-from penalties.paths import DOUBLE, Walk, batches, close, network, sgd, task_loss, train
+from tests.penalties.paths import DOUBLE, Walk, batches, close, network, sgd, task_loss, train
 
 STRENGTH, DAMPING, TASKS = 0.8, 0.05, (6, 5, 4)
 

@@ -12,7 +12,7 @@ from holdfast.objectives import Classification
 from holdfast.projections.freeze import Freeze
 from holdfast.projections.packnet import PackNet
 from holdfast.projections.pruning import AnpycPruning
-from projections.cases import data, heads, train
+from tests.projections.cases import data, heads, train
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "item", "is_nonzero"}
 

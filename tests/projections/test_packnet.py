@@ -10,7 +10,7 @@ from torch import nn
 
 from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.projections.packnet import PackNet
-from projections.cases import OPTIMIZERS, data, heads, train
+from tests.projections.cases import OPTIMIZERS, data, heads, train
 
 
 def learn(model, optimizer, keep, task: int, *, last: bool = False) -> None:

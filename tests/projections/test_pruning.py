@@ -12,7 +12,7 @@ from holdfast.errors import ConfigurationError, DataError, ProtectionError
 from holdfast.objectives import Classification
 from holdfast.penalties.anpyc import ANPyC
 from holdfast.projections.pruning import AnpycPruning, percentage, rounds, to_prune
-from projections.cases import OPTIMIZERS, data, heads, train
+from tests.projections.cases import OPTIMIZERS, data, heads, train
 
 STATED = [50, 40, 32, 25, 20, 16, 12, 9, 7]
 

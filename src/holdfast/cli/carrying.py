@@ -12,14 +12,14 @@ import typer
 from holdfast.errors import ConfigurationError, HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast.bench.compare import Comparison
-    from holdfast.bench.executing import Executor, Stop
-    from holdfast.bench.folder import Folder
-    from holdfast.bench.jobs import Monitor
-    from holdfast.bench.record import Record
-    from holdfast.bench.tasks import Stream
-    from holdfast.bench.trackers import Track
-    from holdfast.bench.tuning import Search
+    from holdfast.bench.comparing.compare import Comparison
+    from holdfast.bench.comparing.tuning import Search
+    from holdfast.bench.data.tasks import Stream
+    from holdfast.bench.jobs.folder import Folder
+    from holdfast.bench.jobs.handing_out import Executor, Stop
+    from holdfast.bench.jobs.job import Monitor
+    from holdfast.bench.jobs.trackers import Track
+    from holdfast.bench.records.record import Record
 
 __all__ = ["How", "carry_out", "changes", "say_untuned", "say_where", "search_for", "stream", "use_threads"]
 
@@ -33,10 +33,10 @@ class How:
         data_dir: where the data sets are.
         checkpoint_every: seconds.
         search: how hyperparameters are chosen; ``None``: as given.
-        executor: a name of :data:`holdfast.bench.executors.NAMES`.
+        executor: a name of :data:`holdfast.bench.jobs.processes.NAMES`.
         workers: runs at once.
         ray_address: of a Ray cluster that runs already.
-        track: a name of :data:`holdfast.bench.trackers.NAMES`.
+        track: a name of :data:`holdfast.bench.jobs.trackers.NAMES`.
         threads: of each run in another process.
     """
 
@@ -52,7 +52,7 @@ class How:
 
     def tracking(self, comparison: Comparison) -> Track | None:
         """Where measurements are sent."""
-        from holdfast.bench import trackers
+        from holdfast.bench.jobs import trackers
 
         if self.track is None:
             return None
@@ -72,7 +72,7 @@ def use_threads(threads: int | None, stream: str) -> int:
     """Set the number of CPU threads, and return it."""
     import torch
 
-    from holdfast.bench import plan
+    from holdfast.bench.comparing import plan
 
     wanted = plan.threads(stream) if threads is None else threads
     if wanted is not None:
@@ -84,7 +84,8 @@ def stream(
     name: str, seed: int, scenario: Any, training_outputs: Any, validation: float | None, data_dir: Path | None
 ) -> Stream:
     """The stream as the options have it."""
-    from holdfast.bench import plan, streams
+    from holdfast.bench.comparing import plan
+    from holdfast.bench.data import streams
 
     fraction = plan.protocol(name).validation_fraction if validation is None else validation
     return streams.build(
@@ -103,7 +104,7 @@ def search_for(trials: int, tasks: str, storage: str | None, out: Path) -> Searc
     Raises:
         ConfigurationError: for a number of tasks that is none.
     """
-    from holdfast.bench import studies, tuning
+    from holdfast.bench.comparing import studies, tuning
 
     words = tasks.strip().lower().removeprefix("k=")
     if words != "all" and not words.isdecimal():
@@ -114,7 +115,7 @@ def search_for(trials: int, tasks: str, storage: str | None, out: Path) -> Searc
 
 def say_untuned(comparison: Comparison) -> None:
     """Name the methods for which a search has nothing to choose: they run as they are, and are shown as untuned."""
-    from holdfast.bench import tuning
+    from holdfast.bench.comparing import tuning
     from holdfast.cli import show
 
     names = [name for name in comparison.methods if not tuning.space(comparison, name) and name not in comparison.grids]
@@ -124,10 +125,13 @@ def say_untuned(comparison: Comparison) -> None:
 
 def carry_out(comparison: Comparison, how: How, context: typer.Context) -> list[Record]:
     """Check everything, run everything, and leave a report of what is finished whatever happens."""
-    from holdfast.bench import compare, executing, executors, manifest, tuning
-    from holdfast.bench.folder import Folder, Memory
-    from holdfast.bench.interrupt import asked_to_stop
-    from holdfast.bench.progress import monitor
+    from holdfast.bench.comparing import compare, tuning
+    from holdfast.bench.jobs import handing_out as executing
+    from holdfast.bench.jobs import manifest
+    from holdfast.bench.jobs import processes as executors
+    from holdfast.bench.jobs.folder import Folder, Memory
+    from holdfast.bench.jobs.interrupt import asked_to_stop
+    from holdfast.bench.jobs.progress import monitor
     from holdfast.cli import show
 
     compare.check(comparison)
@@ -163,8 +167,9 @@ def carry_out(comparison: Comparison, how: How, context: typer.Context) -> list[
 def _executor(
     how: How, comparison: Comparison, folder: Folder, watching: Monitor, stop: Stop, track: Track | None
 ) -> Executor:
-    from holdfast.bench import compare, executors
-    from holdfast.bench.work import Elsewhere
+    from holdfast.bench.comparing import compare
+    from holdfast.bench.jobs import processes as executors
+    from holdfast.bench.jobs.work import Elsewhere
 
     work = compare.here(folder, watching, data_dir=how.data_dir, track=track)
     if how.executor != "local":

@@ -19,7 +19,8 @@ def _results(
     check: Annotated[bool, typer.Option("--check", help="Only say whether the page is up to date.")] = False,
 ) -> None:
     """Make the page of results from records, published numbers beside ours."""
-    from holdfast.bench import record, results_page
+    from holdfast.bench.evidence import page as results_page
+    from holdfast.bench.records import record
 
     if not folder.is_dir():
         raise StateError(f"there is no folder {folder}; expected one with the records of 'holdfast recipe run'")

@@ -22,9 +22,10 @@ def _export(
     """Write a run's weights, configuration and model card, after the run was repeated to the last digit."""
     import torch
 
-    from holdfast.bench import export, hub, record
-    from holdfast.bench.jobs import Job
-    from holdfast.bench.progress import monitor
+    from holdfast.bench.export import export, hub
+    from holdfast.bench.jobs.job import Job
+    from holdfast.bench.jobs.progress import monitor
+    from holdfast.bench.records import record
     from holdfast.cli import show
 
     if push is not None:
@@ -46,7 +47,7 @@ def _evaluate(
     data_dir: options.DataDir = None,
 ) -> None:
     """Test an exported model on every task of a stream."""
-    from holdfast.bench import export
+    from holdfast.bench.export import export
 
     exported = export.load(folder)
     about = exported.description

@@ -28,10 +28,13 @@ def _importance(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the record and the report go.")] = None,
 ) -> None:
     """Learn a stream's first task and show how importances are spread, before and after pruning."""
-    from holdfast.bench import importance_record, plan, report, streams
-    from holdfast.bench.folder import check_writable
-    from holdfast.bench.importance_study import check, study
+    from holdfast.bench import report
+    from holdfast.bench.comparing import plan
+    from holdfast.bench.data import streams
+    from holdfast.bench.jobs.folder import check_writable
+    from holdfast.bench.records import spreads as importance_record
     from holdfast.bench.report.importance import extra_sections
+    from holdfast.bench.study.importance import check, study
     from holdfast.cli import show
 
     if threads is not None:

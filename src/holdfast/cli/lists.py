@@ -36,7 +36,7 @@ def _methods(
 
 def _streams() -> None:
     """List the ready streams of tasks."""
-    from holdfast.bench import streams
+    from holdfast.bench.data import streams
     from holdfast.cli import show
 
     show.streams(streams.names())
@@ -49,7 +49,8 @@ def _report(
     ] = "text",
 ) -> None:
     """Make the report of a folder's records again, and show their table."""
-    from holdfast.bench import recipes, record, report
+    from holdfast.bench import recipes, report
+    from holdfast.bench.records import record
     from holdfast.bench.report.importance import extra_sections
     from holdfast.cli import show
     from holdfast.errors import ConfigurationError, StateError

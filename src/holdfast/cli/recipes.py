@@ -12,7 +12,7 @@ from holdfast.errors import ConfigurationError, HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.bench.recipes import Table
-    from holdfast.bench.record import Record
+    from holdfast.bench.records.record import Record
     from holdfast.cli.carrying import How
 
 __all__ = ["register"]
@@ -57,7 +57,9 @@ def _run(
     """Run a published protocol, and put the published numbers beside ours."""
     import torch
 
-    from holdfast.bench import executors, plan, recipes
+    from holdfast.bench import recipes
+    from holdfast.bench.comparing import plan
+    from holdfast.bench.jobs import processes as executors
     from holdfast.cli import show
     from holdfast.cli.carrying import How
 
@@ -101,11 +103,14 @@ def _default(table: Table) -> Path:
 
 
 def _carry_out(table: Table, how: How, context: typer.Context) -> list[Record]:
-    from holdfast.bench import compare, executors, manifest, recipes
-    from holdfast.bench.folder import Folder
-    from holdfast.bench.interrupt import asked_to_stop
-    from holdfast.bench.progress import monitor
-    from holdfast.bench.work import Elsewhere
+    from holdfast.bench import recipes
+    from holdfast.bench.comparing import compare
+    from holdfast.bench.jobs import manifest
+    from holdfast.bench.jobs import processes as executors
+    from holdfast.bench.jobs.folder import Folder
+    from holdfast.bench.jobs.interrupt import asked_to_stop
+    from holdfast.bench.jobs.progress import monitor
+    from holdfast.bench.jobs.work import Elsewhere
     from holdfast.cli import show
 
     assert how.out is not None

@@ -38,7 +38,7 @@ def _run(
 ) -> None:
     """Run one method over a stream once, and show the accuracy on every task after every task."""
     from holdfast import registry
-    from holdfast.bench.compare import Comparison, per_method
+    from holdfast.bench.comparing.compare import Comparison, per_method
     from holdfast.cli import show
 
     entry = registry.lookup(method)
@@ -117,8 +117,8 @@ def _compare(
     track: options.Track = None,
 ) -> None:
     """Compare methods over a stream under one protocol, and write a report."""
-    from holdfast.bench import plan
-    from holdfast.bench.compare import Comparison, per_method, with_controls
+    from holdfast.bench.comparing import plan
+    from holdfast.bench.comparing.compare import Comparison, per_method, with_controls
     from holdfast.cli import show
 
     asked, added = with_controls(name.strip() for name in methods.split(",") if name.strip())
@@ -176,7 +176,7 @@ def _resume(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of results of the command.")],
 ) -> None:
     """Go on with a command that was stopped, killed or unplugged, from where it was."""
-    from holdfast.bench import manifest
+    from holdfast.bench.jobs import manifest
 
     folder = folder.absolute()
     asked = manifest.read(folder)

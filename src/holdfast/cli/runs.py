@@ -13,7 +13,7 @@ import typer
 from holdfast.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from holdfast.bench.store import Cell, Group, Row
+    from holdfast.bench.records.query import Cell, Group, Row
 
 __all__ = ["register"]
 
@@ -37,7 +37,7 @@ def _runs(
     table: Annotated[str, typer.Option(help="text, csv or json.")] = "text",
 ) -> None:
     """List the runs whose records lie below a folder."""
-    from holdfast.bench import store
+    from holdfast.bench.records import query as store
     from holdfast.cli import show
 
     if table not in _FORMATS:
@@ -63,7 +63,7 @@ def _runs(
 
 
 def _listed(rows: list[Row], folder: Path) -> tuple[list[str], list[list[Cell]]]:
-    from holdfast.bench.store import COLUMNS
+    from holdfast.bench.records.query import COLUMNS
 
     return [*COLUMNS, "file"], [[*(row[name] for name in COLUMNS), str(row.path.relative_to(folder))] for row in rows]
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # a list of records must not wait for PyTorch
-    from holdfast.bench.importance_record import ImportanceRecord
     from holdfast.bench.recipes import Recipe
-    from holdfast.bench.record import Record
+    from holdfast.bench.records.record import Record
+    from holdfast.bench.records.spreads import ImportanceRecord
     from holdfast.registry import Entry
 
 __all__ = [

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.bench import models
-from holdfast.bench.footprint import footprint, has_importances
+from holdfast.bench.models import named as models
+from holdfast.bench.study.footprint import footprint, has_importances
 from holdfast.errors import ConfigurationError
 from holdfast.registry import Entry
 

@@ -46,8 +46,8 @@ def _tune(
 
     The search runs with the first seed and sees no test data; the test set is read once, by the chosen setting.
     """
-    from holdfast.bench import plan
-    from holdfast.bench.compare import Comparison, per_method
+    from holdfast.bench.comparing import plan
+    from holdfast.bench.comparing.compare import Comparison, per_method
     from holdfast.cli import show
 
     changes = carrying.changes(model, optimizer, lr, optimizer_between_tasks, epochs, batch_size, validation_fraction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from holdfast.bench.recipes.schema import Published, Recipe, load, names
-from holdfast.bench.record import Record
+from holdfast.bench.records.record import Record
 from holdfast.bench.report import PublishedValue
 
 __all__ = ["markers", "markers_of"]

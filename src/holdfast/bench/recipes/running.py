@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import registry
-from holdfast.bench import compare, grids, streams
-from holdfast.bench.executing import Executor
-from holdfast.bench.jobs import Job, Monitor, Store
+from holdfast.bench.comparing import compare, grids
+from holdfast.bench.data import streams
+from holdfast.bench.jobs.handing_out import Executor
+from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.recipes.schema import Recipe
 from holdfast.bench.recipes.settling import Row, Settled
-from holdfast.bench.record import Record, RunConfig
+from holdfast.bench.records.record import Record, RunConfig
 from holdfast.errors import ConfigurationError
 
 __all__ = ["Table", "check", "command", "differing", "resolve", "run"]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 from holdfast import registry
-from holdfast.bench.record import Scenario
+from holdfast.bench.records.record import Scenario
 from holdfast.checks import unknown_name
 from holdfast.errors import StateError
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast import registry
-from holdfast.bench import plan
-from holdfast.bench.compare import Comparison
+from holdfast.bench.comparing import plan
+from holdfast.bench.comparing.compare import Comparison
+from holdfast.bench.data.tasks import Stream
 from holdfast.bench.recipes.schema import Method, Recipe
-from holdfast.bench.record import Hyperparameter, RunConfig
-from holdfast.bench.tasks import Stream
+from holdfast.bench.records.record import Hyperparameter, RunConfig
 
 __all__ = ["Row", "Settled", "as_planned"]
 

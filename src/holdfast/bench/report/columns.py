@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.bench import metrics
+from holdfast import metrics
 
 __all__ = ["METRICS", "Estimate", "Metric"]
 

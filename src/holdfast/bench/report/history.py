@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holdfast.bench.record import Record
+from holdfast.bench.records.record import Record
 from holdfast.bench.report.charts import Series
 from holdfast.bench.report.columns import Estimate
 from holdfast.bench.report.summary import Group, SummaryRow

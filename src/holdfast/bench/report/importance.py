@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.bench import importance_record
-from holdfast.bench.importance_record import ImportanceRecord, Spread
+from holdfast.bench.records import spreads as importance_record
+from holdfast.bench.records.spreads import ImportanceRecord, Spread
 from holdfast.bench.report.svg import Scale, axes, el, figure, text, ticks
 
 __all__ = ["extra_sections", "importance_section"]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 
-from holdfast.bench.record import Record, write_whole
+from holdfast.bench.records.record import Record, write_whole
 from holdfast.bench.report import sections
 from holdfast.bench.report.charts import series_of
 from holdfast.bench.report.history import STEPS

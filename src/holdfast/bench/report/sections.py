@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from holdfast.bench.record import Record
+from holdfast.bench.records.record import Record
 from holdfast.bench.report import charts, history
 from holdfast.bench.report.charts import Series, swatch
 from holdfast.bench.report.columns import METRICS, Estimate, Metric

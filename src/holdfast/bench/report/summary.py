@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from holdfast.bench import metrics
-from holdfast.bench.record import Hyperparameter, Record, RunConfig
+from holdfast import metrics
+from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.report.columns import METRICS, Estimate
 from holdfast.errors import DataError
 

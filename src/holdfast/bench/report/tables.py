@@ -7,7 +7,7 @@ import io
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.bench.record import Record
+from holdfast.bench.records.record import Record
 from holdfast.bench.report.columns import METRICS, Estimate, Metric
 from holdfast.bench.report.summary import CONTROLS, Group, SummaryRow, groups
 

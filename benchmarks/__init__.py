@@ -1,1 +1,0 @@
-"""Speed and memory of Holdfast beside plain PyTorch, measured in one run: ``python -m benchmarks``."""

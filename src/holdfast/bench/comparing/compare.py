@@ -1,0 +1,276 @@
+"""Methods x seeds under one protocol: a list of independent jobs, and what chooses a grid's value without the test set.
+
+A comparison runs in two rounds. First every candidate of a grid is trained on the first seed with the test parts taken
+away, and the best by validation accuracy is chosen. Then every method runs on every seed with what was chosen; only
+these runs read the test set, once each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast import registry
+from holdfast.bench.comparing import plan
+from holdfast.bench.data.tasks import Stream
+from holdfast.bench.jobs import trackers
+from holdfast.bench.jobs.handing_out import Executor, Local, Stop, Work, carry_out
+from holdfast.bench.jobs.job import Job, Monitor, Store
+from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
+from holdfast.bench.training import runner
+from holdfast.bench.training.runner import Observer
+from holdfast.bench.training.snapshot import Keeper
+from holdfast.errors import ConfigurationError
+
+__all__ = [
+    "Comparison",
+    "candidates",
+    "check",
+    "choose",
+    "execute",
+    "here",
+    "jobs",
+    "per_method",
+    "run",
+    "run_job",
+    "score",
+    "with_controls",
+]
+
+Settings = Mapping[str, Hyperparameter | str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Args:
+        stream: the stream as the first seed has it.
+        methods: names of the registry, in the order in which they run.
+        seeds: at least one.
+        settings: method -> hyperparameter -> what the user typed.
+        grids: method -> hyperparameter -> the candidates that the user typed.
+        changes: fields of the stream's default protocol that are not to be the default.
+        fields: further fields of every configuration.
+        threads: what the user set, for the commands that repeat the runs.
+    """
+
+    stream: Stream
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    settings: Mapping[str, Settings] = field(default_factory=dict)
+    grids: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+    def config(self, method: str, seed: int, chosen: Settings | None = None) -> RunConfig:
+        """The configuration of one run, with some hyperparameters chosen."""
+        settings = {**self.settings.get(method, {}), **(chosen or {})}
+        return plan.plan(self.stream, method, seed=seed, settings=settings, changes=self.changes, **self.fields)
+
+
+def with_controls(methods: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The methods, each once, and the controls that some of them must be held against and that are missing.
+
+    Example:
+        >>> with_controls(["classp", "l2sp"])
+        (('classp', 'l2sp'), ('adagrad',))
+    """
+    asked = tuple(dict.fromkeys(methods))
+    wanted = dict.fromkeys(control for method in asked for control in registry.lookup(method).controls)
+    return asked, tuple(control for control in wanted if control not in asked)
+
+
+def per_method(option: str, texts: list[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``METHOD.KEY=VALUE`` texts as method -> key -> value; with one method, ``KEY=VALUE`` will do.
+
+    Raises:
+        ConfigurationError: for a text that is no such thing, a key given twice, or a method that is not compared.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, value in plan.pairs(option, texts):
+        method, dot, key = name.partition(".")
+        if not dot and len(methods) == 1:
+            method, key = methods[0], name
+        elif not dot:
+            raise ConfigurationError(
+                f"{option} got {name}={value}; expected METHOD.KEY=VALUE, such as ewc.{name}={value}"
+            )
+        if method not in methods:
+            raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(methods)}")
+        if key in found.get(method, {}):
+            raise ConfigurationError(f"{option} gives {method}.{key} twice")
+        found.setdefault(method, {})[key] = value
+    return found
+
+
+def _combinations(comparison: Comparison, method: str) -> list[dict[str, Hyperparameter]]:
+    """Every candidate of a method's grid, in the order in which they were typed."""
+    entry = registry.lookup(method)
+    grid = comparison.grids[method]
+    for key in grid:
+        if key in comparison.settings.get(method, {}):
+            raise ConfigurationError(f"{method}.{key} is given by --set and by --grid; expected one of them")
+    values = [[plan.typed(entry, key, text) for text in texts] for key, texts in grid.items()]
+    for key, found in zip(grid, values, strict=True):
+        if len(set(found)) < len(found):
+            raise ConfigurationError(f"--grid {method}.{key} has a value twice: {', '.join(map(str, found))}")
+    return [
+        {key: Hyperparameter(value=value, source="grid") for key, value in zip(grid, combination, strict=True)}
+        for combination in itertools.product(*values)
+    ]
+
+
+def candidates(comparison: Comparison) -> dict[str, list[Job]]:
+    """Method -> the jobs among which its grid chooses; they never see the test set.
+
+    Raises:
+        ConfigurationError: for a wrong grid, or one without validation data to choose by.
+    """
+    found = {}
+    for method in comparison.grids:
+        trials = []
+        for chosen in _combinations(comparison, method):
+            config = comparison.config(method, comparison.seeds[0], chosen)
+            if config.validation_fraction == 0:
+                raise ConfigurationError(f"--grid {method} chooses by validation data; validation_fraction is 0")
+            config = config.model_copy(update={"extra": {**config.extra, "tested on": "validation data"}})
+            label = ", ".join(f"{key}={parameter.value}" for key, parameter in chosen.items())
+            trials.append(Job(config, read_test=False, label=label))
+        found[method] = trials
+    return found
+
+
+def score(record: Record) -> float:
+    """Average validation accuracy after the last task that was learned; -1 for a run that failed."""
+    if record.status != "finished":
+        return -1.0
+    row = record.validation[-1]
+    return math.fsum(row) / len(row)
+
+
+def choose(trials: Sequence[Job], records: Sequence[Record], keys: Iterable[str]) -> dict[str, Hyperparameter]:
+    """The candidate with the best average validation accuracy after the last task; the first of equals.
+
+    Args:
+        trials: a method's candidates.
+        records: their records, in the same order; a failed one cannot win.
+        keys: the hyperparameters that are chosen.
+
+    Returns:
+        Hyperparameter -> its value, and in ``detail`` every candidate with its score.
+    """
+    found = [score(record) for record in records]
+    best = found.index(max(found))
+    shown = ", ".join(
+        f"{trial.label} {'failed' if value < 0 else f'{value:.2%}'}" for trial, value in zip(trials, found, strict=True)
+    )
+    seed = trials[best].config.seed
+    detail = f"best of {len(trials)} by validation accuracy, seed {seed}: {shown}"
+    taken = trials[best].config.hyperparameters
+    return {key: taken[key].model_copy(update={"detail": detail}) for key in keys}
+
+
+def jobs(comparison: Comparison, chosen: Mapping[str, Settings] | None = None) -> list[Job]:
+    """The runs that read the test set: every method on every seed.
+
+    Args:
+        comparison: what is compared.
+        chosen: method -> hyperparameter -> what its grid or a search chose.
+    """
+    found = []
+    for method in comparison.methods:
+        for seed in comparison.seeds:
+            config = comparison.config(method, seed, (chosen or {}).get(method))
+            found.append(Job(config, command=plan.command(config, threads=comparison.threads)))
+    return found
+
+
+def check(comparison: Comparison) -> None:
+    """Refuse, before anything is trained, whatever would be refused later.
+
+    Raises:
+        ConfigurationError: in one sentence.
+    """
+    trials = candidates(comparison)
+    for method in comparison.methods:
+        configs = [job.config for job in trials.get(method, ())] or [comparison.config(method, comparison.seeds[0])]
+        for config in configs:
+            plan.check(config, comparison.stream)
+
+
+def run_job(
+    job: Job,
+    *,
+    data_dir: Path | str | None = None,
+    observer: Observer | None = None,
+    keeper: Keeper | None = None,
+) -> Record:
+    """Do one job, from its last checkpoint where there is one."""
+    return runner.run(
+        job.config,
+        data_dir=data_dir,
+        read_test=job.read_test,
+        observer=observer,
+        keeper=keeper,
+        command=job.command,
+    )
+
+
+def here(
+    store: Store, monitor: Monitor, *, data_dir: Path | str | None = None, track: trackers.Track | None = None
+) -> Work:
+    """What does a job in this process: its steps are shown, and its checkpoints kept where its record will be."""
+
+    def work(job: Job, stop: Stop) -> Record:
+        with trackers.observer(track, job, monitor) as watching:
+            return run_job(job, data_dir=data_dir, observer=watching, keeper=store.keeper(job))
+
+    return work
+
+
+def execute(todo: Sequence[Job], executor: Executor, store: Store, monitor: Monitor) -> list[Record]:
+    """Do jobs, leaving out those whose record is kept already.
+
+    Returns:
+        The records, in the order of the jobs.
+    """
+    found = {key: record for key, _, record in carry_out(todo, executor, store, monitor)}
+    return [found[key] for key in range(len(todo))]
+
+
+def run(
+    comparison: Comparison,
+    store: Store,
+    monitor: Monitor,
+    *,
+    data_dir: Path | str | None = None,
+    executor: Executor | None = None,
+    chosen: Mapping[str, Settings] | None = None,
+) -> list[Record]:
+    """Run a comparison: choose where there is a grid, then run every method on every seed.
+
+    Args:
+        comparison: what is compared.
+        store: keeps every record as soon as it is there, and knows those of an earlier call.
+        monitor: is told how it is getting on.
+        data_dir: where the data sets are.
+        executor: does the runs; ``None``: this process, one after the other.
+        chosen: method -> hyperparameter -> what a search has chosen already.
+
+    Returns:
+        The records of the runs that read the test set.
+    """
+    executor = executor or Local(here(store, monitor, data_dir=data_dir))
+    trials = candidates(comparison)
+    monitor.planned(sum(map(len, trials.values())) + len(comparison.methods) * len(comparison.seeds))
+    settled = dict(chosen or {})
+    for method, tried in trials.items():
+        records = execute(tried, executor, store, monitor)
+        settled[method] = choose(tried, records, comparison.grids[method])
+    return execute(jobs(comparison, settled), executor, store, monitor)

@@ -1,0 +1,350 @@
+"""From what a user asks for to the configuration of a run: default protocols, typed settings, refusals up front."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from holdfast import registry
+from holdfast.bench.data.tasks import Outline, Stream
+from holdfast.bench.records.record import Hyperparameter, RunConfig
+from holdfast.bench.training.learner import Learner
+from holdfast.bench.training.session import Session
+from holdfast.errors import ConfigurationError
+from holdfast.objectives import SharedForward
+from holdfast.penalties.quadratic import QuadraticPenalty
+from holdfast.registry import Entry, Value
+from holdfast.strength import AutoStrength
+
+__all__ = [
+    "AUTO",
+    "Protocol",
+    "check",
+    "command",
+    "keep_their_own",
+    "pairs",
+    "plan",
+    "protocol",
+    "refusal",
+    "threads",
+    "typed",
+]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a stream is trained unless the user says otherwise; every method of a comparison is trained alike."""
+
+    model: str
+    optimizer: str
+    lr: float
+    epochs: int
+    batch_size: int
+    optimizer_between_tasks: Literal["fresh", "kept"] = "kept"
+    validation_fraction: float = 0.1
+
+
+# Small enough that a demo takes seconds, and a step size at which plain fine-tuning visibly forgets.
+_DIGITS = Protocol("mlp", "adam", 1e-2, 10, 32)
+_GREY = Protocol("mlp", "adam", 1e-3, 2, 128)  # 28x28 grey images: van de Ven 2025 and others train Split-MNIST so
+_COLOUR = Protocol("resnet-small", "adam", 1e-3, 5, 128)
+
+
+def protocol(stream: str) -> Protocol:
+    """The default protocol of a stream, by the data sets in its name.
+
+    Example:
+        >>> protocol("split-mnist").model
+        'mlp'
+    """
+    parts = stream.split("-")
+    return _COLOUR if "cifar10" in parts else _DIGITS if "digits" in parts else _GREY
+
+
+def threads(stream: str) -> int | None:
+    """CPU threads to use where the user does not say; ``None`` for PyTorch's own choice.
+
+    One for small networks: more gain little there, cost much on a busy machine, and could change the last digits.
+    """
+    return None if protocol(stream) is _COLOUR else 1
+
+
+def refusal(entry: Entry, scenario: str) -> str | None:
+    """Why a method does not apply to a scenario, as a sentence; ``None`` where it does."""
+    if entry.needs_task_id and scenario != "task":
+        return (
+            f"{entry.name} must be told at test which task a sample belongs to, and the scenario {scenario!r} does not "
+            "tell: use the scenario 'task', or leave it out"
+        )
+    return None
+
+
+def typed(entry: Entry, key: str, text: str) -> Value:
+    """The value of a method's hyperparameter, of the type of its default.
+
+    Args:
+        entry: the method.
+        key: the hyperparameter.
+        text: what the user typed.
+
+    Raises:
+        ConfigurationError: for an unknown key, naming the valid ones, or a text of another type.
+    """
+    if key not in entry.settings:
+        valid = f"it has {', '.join(entry.settings)}" if entry.settings else "it has none"
+        raise ConfigurationError(f"{entry.name} has no setting {key!r}; {valid}")
+    default = entry.settings[key]
+    if key == "strength" and text == AUTO:
+        return AUTO
+    found, expected = _parse(text, default)
+    if found is _WRONG:
+        raise ConfigurationError(
+            f"{entry.name}.{key} is {text!r}; expected {expected}, such as its default {_shown(default)}"
+        )
+    value: Value = found
+    return value
+
+
+def _automatic(entry: Entry) -> str:
+    """How an automatic strength is found, for the record; nothing for a method that will refuse it."""
+    if isinstance(entry.build, type) and issubclass(entry.build, QuadraticPenalty):
+        return AutoStrength().describe(entry.build.auto_fraction)
+    return ""
+
+
+AUTO = "auto"
+"""In place of a strength: to be found from the first batches of each task, by the methods that can."""
+
+_WRONG: Any = object()
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _parse(text: str, default: Value) -> tuple[Any, str]:
+    """The value, or `_WRONG`, and what was expected."""
+    if isinstance(default, bool):
+        return _TRUTH.get(text.strip().lower(), _WRONG), "true or false"
+    if isinstance(default, int):
+        return _number(text, int), "a whole number"
+    if isinstance(default, float):
+        number = _number(text, float)
+        return (number if number is _WRONG or math.isfinite(number) else _WRONG), "a finite number"
+    if default is None:
+        if text.strip().lower() in ("none", ""):
+            return None, ""
+        candidates = [_number(text, int), _number(text, float), text]
+        return next(value for value in candidates if value is not _WRONG), ""
+    return text, "a word"
+
+
+def _number(text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return _WRONG
+
+
+def _shown(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
+    """``KEY=VALUE`` texts, split.
+
+    Args:
+        option: the option that they were given to, for the message.
+        texts: as typed.
+
+    Raises:
+        ConfigurationError: for a text that is no such pair.
+    """
+    found = []
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise ConfigurationError(f"{option} got {text!r}; expected KEY=VALUE")
+        found.append((key.strip(), value.strip()))
+    return found
+
+
+def plan(
+    stream: Outline,
+    method: str,
+    *,
+    seed: int = 0,
+    settings: Mapping[str, str | Hyperparameter] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> RunConfig:
+    """The configuration of one run.
+
+    Args:
+        stream: its stream; the scenario and the number of tasks are read off it.
+        method: a name of the registry.
+        seed: of the run.
+        settings: hyperparameter -> what the user typed, or a value that was chosen; the others stay at the
+            registry's defaults.
+        changes: fields of the stream's default :class:`Protocol` that are not to be the default; ``None`` values
+            are left out. A method that is itself the optimizer keeps its own optimizer, step size and state.
+        fields: further fields of the configuration.
+
+    Raises:
+        ConfigurationError: for an unknown method or setting, a value of another type or out of range, or a method
+            that does not apply to the scenario.
+    """
+    entry = registry.lookup(method)
+    why_not = refusal(entry, stream.scenario)
+    if why_not is not None:
+        raise ConfigurationError(why_not)
+    given = {key: value for key, value in (changes or {}).items() if value is not None}
+    chosen = {key: Hyperparameter(value=value, source="default") for key, value in entry.defaults.items()}
+    for key, value in (settings or {}).items():
+        if isinstance(value, str):
+            found = typed(entry, key, value)
+            automatic = (key, found) == ("strength", AUTO)
+            value = Hyperparameter(
+                value=found,
+                source="auto" if automatic else "given",
+                detail=_automatic(entry) if automatic else "",
+            )
+        chosen[key] = value
+    trained = dataclasses.replace(protocol(stream.name), **given)
+    if entry.kind == "optimizer":
+        lr = chosen["lr"].value
+        assert isinstance(lr, float)
+        trained = dataclasses.replace(trained, optimizer=method, lr=lr)
+    if entry.keeps_optimizer:
+        trained = dataclasses.replace(trained, optimizer_between_tasks="kept")
+    return _config(
+        stream=stream.name,
+        scenario=stream.scenario,
+        training_outputs=stream.training_outputs,
+        tasks=len(stream),
+        method=method,
+        seed=seed,
+        hyperparameters=chosen,
+        **dataclasses.asdict(trained),
+        **fields,
+    )
+
+
+def keep_their_own(methods: Sequence[str], changes: Mapping[str, Any]) -> list[str]:
+    """The methods that some of these changes do not reach, because they are the optimizer themselves."""
+    asked = {name for name, value in changes.items() if value is not None}
+    found = []
+    for entry in map(registry.lookup, methods):
+        fresh = entry.keeps_optimizer and changes.get("optimizer_between_tasks") == "fresh"
+        if fresh or (entry.kind == "optimizer" and asked & {"optimizer", "lr"}):
+            found.append(entry.name)
+    return found
+
+
+def _config(**fields: Any) -> RunConfig:
+    try:
+        return RunConfig(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from error
+
+
+def check(config: RunConfig, stream: Stream) -> None:
+    """Build everything that a run needs, before anything is trained, so that what is wrong is said at once.
+
+    Args:
+        config: what is asked for.
+        stream: its stream.
+
+    Raises:
+        ConfigurationError: if the model, the optimizer or the method refuses a value, the model does not fit the
+            stream, or the device is not there.
+    """
+    try:
+        device = torch.device(config.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigurationError(f"the device {config.device!r} cannot be used: {reason}") from error
+    try:
+        learner = Learner(config, stream)
+        learner.begin(Session(0, (stream.tasks[0],)))
+    except ConfigurationError as error:
+        raise type(error)(f"{config.method}: {error}") from error
+    except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own
+        raise ConfigurationError(f"{config.method}: {error}") from error
+    _check_outputs(config, learner.model, stream)
+    if isinstance(learner.method, QuadraticPenalty):
+        _check_long_enough(config, learner.method.measured_steps, stream)
+
+
+def _check_long_enough(config: RunConfig, measured: int, stream: Stream) -> None:
+    """Refuse a task that would end before ``strength="auto"`` is found: it would be learned without protection."""
+    for task in stream.tasks[1 : config.tasks]:
+        epochs = config.epochs_per_task[task.index] if config.epochs_per_task else config.epochs
+        steps = epochs * Session(task.index, (task,)).num_batches(config.batch_size)
+        if steps < measured:
+            raise ConfigurationError(
+                f"{config.method}.strength is 'auto', found over the first {measured} steps of a task, but the task "
+                f"{task.name!r} has {steps}: expected more epochs, a smaller batch size, or the strength as a number"
+            )
+
+
+@torch.no_grad()
+def _check_outputs(config: RunConfig, model: nn.Module, stream: Stream) -> None:
+    """Ask the model about two samples of every task: one of the user's own may not fit the stream.
+
+    Raises:
+        ConfigurationError: if it fails on them, or has too few outputs.
+    """
+    was_training = model.training
+    model.eval()
+    for task in stream.tasks:
+        inputs, _ = task.batch(task.train, torch.arange(min(2, len(task.train))))
+        objective, needed = task.objective, max(task.classes) + 1
+        assert isinstance(objective, SharedForward)
+        try:
+            shape = tuple(objective.select(model(inputs.to(config.device))).shape)
+        except Exception as error:  # the user's own code, which may raise anything
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigurationError(
+                f"the model {config.model!r} fails on inputs {tuple(inputs.shape)} of the task {task.name!r}: {reason}"
+            ) from error
+        if len(shape) != 2 or shape[0] != len(inputs) or shape[1] < needed:
+            raise ConfigurationError(
+                f"the model {config.model!r} gives outputs {shape} for the task {task.name!r}; expected "
+                f"({len(inputs)}, {needed}){_one_per_head(stream)}"
+            )
+    model.train(was_training)
+
+
+def _one_per_head(stream: Stream) -> str:
+    return "" if stream.heads is None else f", in a list of {len(stream.heads)}: one head per task"
+
+
+def command(config: RunConfig, *, threads: int | None = None) -> str:
+    """What to type to repeat a run: everything that differs from the defaults."""
+    entry = registry.lookup(config.method)
+    words = ["holdfast", "run", config.stream, "--method", config.method]
+    for key, chosen in config.hyperparameters.items():
+        if chosen.value != entry.settings.get(key):
+            words += ["--set", f"{key}={_shown(chosen.value)}"]
+    words += ["--seed", str(config.seed), "--scenario", config.scenario]
+    if config.training_outputs != "all":
+        words += ["--training-outputs", config.training_outputs]
+    for name, default in dataclasses.asdict(protocol(config.stream)).items():
+        own = entry.kind == "optimizer" and name in ("optimizer", "lr")
+        own |= entry.keeps_optimizer and name == "optimizer_between_tasks"
+        if not own and getattr(config, name) != default:
+            words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    if config.device != "cpu":
+        words += ["--device", config.device]
+    if threads is not None:
+        words += ["--threads", str(threads)]
+    return shlex.join(words)

@@ -1,0 +1,171 @@
+"""Everything that Optuna does for a search: where values may lie, what to try next, what has been tried.
+
+What a study needs to go on lies in a database. The sampler's state does not: each trial has a sampler of its own, made
+from the search's seed and the trial's number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from holdfast.bench.records import seeding
+from holdfast.errors import DependencyError, StateError
+from holdfast.registry import Choice, Range, Value
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+__all__ = ["Finished", "Space", "Study", "Values", "distribution", "file_url", "suggest"]
+
+Values: TypeAlias = Mapping[str, Value]
+Finished: TypeAlias = "Mapping[int, tuple[Values, float]]"
+"""Trial -> its values and its score."""
+Space: TypeAlias = "Mapping[str, BaseDistribution]"
+
+
+@contextmanager
+def _quiet() -> Iterator[Any]:
+    """Optuna without its line for each trial, for as long as we use it."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise DependencyError("searching needs Optuna: pip install 'holdfast[bench]'") from error
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield optuna
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def distribution(where: Range | Choice, default: Value) -> BaseDistribution:
+    """A range of the registry as Optuna has it; whole numbers where the default is one."""
+    with _quiet() as optuna:
+        found: BaseDistribution
+        if isinstance(where, Choice):
+            found = optuna.distributions.CategoricalDistribution(where.values)
+        elif isinstance(default, int):
+            found = optuna.distributions.IntDistribution(int(where.low), int(where.high), log=where.log)
+        else:
+            found = optuna.distributions.FloatDistribution(where.low, where.high, log=where.log)
+    return found
+
+
+def suggest(
+    space: Space, index: int, *, seed: int, finished: Finished, under_way: Sequence[Values] = ()
+) -> dict[str, Value]:
+    """The values of one trial, from nothing but the arguments: the tree-structured Parzen estimator's.
+
+    Args:
+        space: hyperparameter -> where it is searched.
+        index: the number of the trial, from 0.
+        seed: of the search.
+        finished: what has been tried; only trials before this one count.
+        under_way: values that are being tried at this moment.
+
+    Returns:
+        Hyperparameter -> value; numbers have three significant digits.
+    """
+    with _quiet() as optuna:
+        sampler = optuna.samplers.TPESampler(
+            seed=seeding.derive_seed(seed, "trial", index), constant_liar=bool(under_way)
+        )
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for number, (values, score) in sorted(finished.items()):
+            if number < index:
+                study.add_trial(_trial(optuna, space, values, value=score))
+        for values in under_way:
+            study.add_trial(_trial(optuna, space, values, state=optuna.trial.TrialState.RUNNING))
+        drawn: dict[str, Value] = study.ask(dict(space)).params
+    return {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in drawn.items()}
+
+
+def _trial(optuna: Any, space: Space, values: Values, **fields: Any) -> Any:
+    return optuna.trial.create_trial(params=dict(values), distributions=dict(space), **fields)
+
+
+class Study:
+    """What is remembered of finished trials: in a database, or by its user alone.
+
+    Args:
+        url: of the database; ``None``: none.
+        name: of the study in it.
+        space: hyperparameter -> where it is searched.
+
+    Raises:
+        StateError: if the database cannot be used.
+    """
+
+    def __init__(self, url: str | None, name: str, space: Space) -> None:
+        self._space = space
+        self._study: Any = None
+        self._storage: Any = None
+        if url is not None:
+            self._open(url, name)
+
+    def _open(self, url: str, name: str) -> None:
+        with _quiet() as optuna:
+            from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+
+            try:
+                self._storage = optuna.storages.RDBStorage(url)
+                self._study = optuna.create_study(
+                    storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+                )
+            except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+                self.close()
+                reason = str(error).strip().split("\n")[0]
+                if type(error) is DatabaseError and url.startswith("sqlite"):  # not one of its subclasses
+                    reason += "; delete it to go on from the trials' own records"
+                raise StateError(f"the database of searches {_shown(url)} cannot be used: {reason}") from error
+
+    def finished(self) -> dict[int, tuple[Values, float]]:
+        """What earlier calls have finished."""
+        found: dict[int, tuple[Values, float]] = {}
+        for one in [] if self._study is None else self._study.get_trials(deepcopy=False):
+            values = MappingProxyType({key: one.params[key] for key in self._space})
+            found.setdefault(one.user_attrs["index"], (values, one.value))
+        return found
+
+    def write(self, index: int, values: Values, score: float) -> None:
+        """Remember a finished trial: one transaction, so that it is there whole or not at all.
+
+        Args:
+            index: its number.
+            values: what was tried.
+            score: what came of it; higher is better.
+        """
+        if self._study is not None:
+            with _quiet() as optuna:
+                attributes = {"index": index}
+                self._study.add_trial(_trial(optuna, self._space, values, value=score, user_attrs=attributes))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._storage is not None:
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+            self._storage = None
+
+
+def _shown(url: str) -> str:
+    """Without a password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return repr(url)
+
+
+def file_url(path: Path) -> str:
+    """The URL of a database in a file, whatever characters its path has."""
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=os.path.abspath(path)).render_as_string()

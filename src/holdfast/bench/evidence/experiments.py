@@ -1,0 +1,293 @@
+"""Records -> ``docs/results.md``: published numbers beside ours. No number in that page is typed by hand.
+
+A folder of results holds one folder per recipe, or per variant of a recipe, each with the records of its runs. The same
+records give the same page byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from holdfast import metrics
+from holdfast.bench import recipes
+from holdfast.bench.evidence import check as results_check
+from holdfast.bench.recipes import Method, Paired, Part, Published, Recipe
+from holdfast.bench.records import record as records
+from holdfast.bench.records.record import Record
+from holdfast.bench.report import Estimate
+from holdfast.errors import StateError
+
+__all__ = ["Cell", "Difference", "Experiment", "Tried", "collect", "differences", "tried", "verdict"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of ours: the accuracy of one row in one part, on average or on one task, and what was published.
+
+    ``planned`` is the number of seeds that the recipe says.
+    """
+
+    label: str
+    part: str
+    task: int | None
+    records: tuple[Record, ...]
+    failed: tuple[Record, ...] = ()
+    published: Published | None = None
+    differs: str = ""
+    planned: int = 0
+
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """Over the seeds, in percent; ``None`` where no run has finished."""
+        return Estimate.of(100 * accuracy(record, self.task) for record in self.records)
+
+    @property
+    def theirs(self) -> float | None:
+        """The published number, in percent."""
+        return None if self.published is None else self.published.values[self.label]
+
+
+def accuracy(record: Record, task: int | None) -> float:
+    """Accuracy at the end, on average or on one task, as a fraction."""
+    return metrics.average_accuracy(record.matrix) if task is None else record.matrix[-1][task]
+
+
+FEWEST = 3
+"""Seeds below which an interval is too wide to say anything of a published number."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better one row is than another, seed by seed, in points of average accuracy.
+
+    ``by_task`` is the same for the accuracy of single tasks; ``planned`` are the seeds that both rows are to have.
+    """
+
+    paired: Paired
+    part: str
+    seeds: tuple[int, ...]
+    estimate: Estimate
+    by_task: Mapping[int, Estimate] = field(default_factory=dict)
+    planned: int = 0
+
+    def sentence(self, shown: Callable[[str], str] = str) -> str:
+        """The difference in words, as far as the seeds bear it out.
+
+        Args:
+            shown: gives a row's label as it is to stand there, such as a link.
+        """
+        one, other = map(shown, self.paired.rows)
+        mean, half = self.estimate.mean, self.estimate.half
+        if half is None:
+            return f"{one} is {mean:+.2f} points from {other} in one run, which shows nothing yet."
+        if not any(self.estimate.values):
+            return f"{one} and {other} have the same accuracy on each of {_of(len(self.seeds), self.planned)} seeds."
+        over = f"{mean:+.2f} ± {half:.2f} points, paired over {_of(len(self.seeds), self.planned)} seeds"
+        if abs(mean) <= half:
+            return f"{one} and {other} are not told apart ({over})."
+        return f"{one} is {'better' if mean > 0 else 'worse'} than {other} ({over})."
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The records of one recipe in one variant, and the folder that they lie in."""
+
+    recipe: Recipe
+    variant: str
+    folder: str
+    records: tuple[Record, ...] = field(repr=False)
+
+    @property
+    def commands(self) -> list[str]:
+        """What to type to make all of its records again: these rows, with as many seeds as they have."""
+        name, variant = self.recipe.name, self.variant
+        rows = {
+            (part, row.label): (found[-1].config.seed + 1, self.recipe.seeds_of(row, variant))
+            for part in self.recipe.parts
+            for row in self.rows(part)
+            if (found := self.of(part, row.label))
+        }
+        counts = {count for count, _ in rows.values()}
+        if all(count == planned for count, planned in rows.values()):
+            wanted: dict[int | None, list[tuple[str, str]]] = {None: list(rows)}
+        elif len(counts) == 1:
+            wanted = {counts.pop(): list(rows)}
+        else:
+            wanted = {}
+            for place, (count, planned) in rows.items():
+                wanted.setdefault(None if count == planned else count, []).append(place)
+        return [
+            recipes.command(name, variant, labels, parts, seeds)
+            for seeds, places in wanted.items()
+            for labels, parts in self._selections(places)
+        ]
+
+    def _selections(self, places: Iterable[tuple[str, str]]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Rows as pairs of labels and parts, each empty where it means all."""
+        labels_of: dict[str, list[str]] = {}
+        for part, label in places:
+            labels_of.setdefault(part, []).append(label)
+        parts_of: dict[tuple[str, ...], list[str]] = {}
+        for part, labels in labels_of.items():
+            every = [row.label for row in self.rows(part)]
+            parts_of.setdefault(() if labels == every else tuple(labels), []).append(part)
+        return [
+            (labels, () if parts == list(self.recipe.parts) else tuple(parts)) for labels, parts in parts_of.items()
+        ]
+
+    def of(self, part: str, label: str) -> list[Record]:
+        """The records of a row, by seed."""
+        first = next(iter(self.recipe.parts))
+        found = [
+            record
+            for record in self.records
+            if (record.config.extra.get("part", first), record.config.extra["label"]) == (part, label)
+        ]
+        return sorted(found, key=lambda record: record.config.seed)
+
+    def rows(self, part: str) -> list[Method]:
+        """The rows that this part has in this variant."""
+        return self.recipe.rows_of(part, self.variant)
+
+    def reported(self, part: str) -> list[Published]:
+        """What was published of this part, and applies to this variant."""
+        return self.recipe.reported(part, self.variant)
+
+    def unlearned(self, part: str, label: str) -> dict[int, Estimate]:
+        """The tasks that a row never learned, and its accuracy right after each: not above the best constant answer's.
+
+        Where the recipe does not say what that is, nothing is found.
+        """
+        found = {}
+        finished = [record for record in self.of(part, label) if record.status == "finished"]
+        for task, constant in enumerate(self.recipe.parts[part].constant if finished else []):
+            after = [record.matrix[min(task, len(record.matrix) - 1)][task] for record in finished]
+            estimate = Estimate.of(100 * value for value in after)
+            if estimate is not None and estimate.mean - (estimate.half or 0.0) <= constant:
+                found[task] = estimate
+        return found
+
+    def tasks(self, part: str) -> list[int]:
+        """The tasks of which something was published."""
+        return sorted({each.task for each in self.reported(part) if each.task is not None})
+
+    def cells(self, name: str, part: Part) -> Iterator[Cell]:
+        """Every number of a part: each row's average, and the tasks for which something was published."""
+        reported = self.reported(name)
+        for row in self.rows(name):
+            found = self.of(name, row.label)
+            finished = tuple(record for record in found if record.status == "finished")
+            failed = tuple(record for record in found if record.status != "finished")
+            planned = self.recipe.seeds_of(row, self.variant)
+            for task in [None, *self.tasks(name)]:
+                theirs = next((each for each in reported if each.task == task and row.label in each.values), None)
+                differs = (theirs.differs or part.differs) if theirs is not None else ""
+                yield Cell(row.label, name, task, finished, failed, theirs, differs, planned)
+
+
+def collect(folder: Path) -> list[Experiment]:
+    """The experiments in a folder of results, in the order of their names.
+
+    Raises:
+        StateError: if a record belongs to no recipe, to one whose folder is another, or to an earlier version of it.
+    """
+    found: list[Experiment] = []
+    for inner in sorted(folder.glob("**/records")):
+        name = inner.parent.relative_to(folder).as_posix()
+        loaded = records.load_all(inner)
+        if not loaded:
+            continue
+        first = loaded[0].config.extra
+        if first.get("recipe") not in recipes.names():
+            raise StateError(f"{inner} holds records of no recipe; expected those of 'holdfast recipe run'")
+        recipe = recipes.load(first["recipe"])
+        variant = first.get("variant", "")
+        results_check.check(inner, recipe, variant, loaded)
+        twin = next((each for each in found if (each.recipe.name, each.variant) == (recipe.name, variant)), None)
+        if twin is not None:
+            raise StateError(f"{folder / twin.folder} and {inner.parent} hold records of one experiment; expected one")
+        found.append(Experiment(recipe, variant, name, tuple(loaded)))
+    return found
+
+
+def differences(experiment: Experiment, part: str) -> list[Difference]:
+    """The recipe's pairs of rows in one part, wherever both have finished runs of the same seeds."""
+    found = []
+    for paired in experiment.recipe.paired:
+        one, other = (
+            {r.config.seed: r for r in experiment.of(part, label) if r.status == "finished"} for label in paired.rows
+        )
+        seeds = tuple(sorted(one.keys() & other.keys()))
+        whole, *rest = (
+            Estimate.of(100 * (accuracy(one[s], task) - accuracy(other[s], task)) for s in seeds)
+            for task in [None, *experiment.tasks(part)]
+        )
+        by_task = {task: each for task, each in zip(experiment.tasks(part), rest, strict=True) if each is not None}
+        rows = [row for row in experiment.rows(part) if row.label in paired.rows]
+        planned = min((experiment.recipe.seeds_of(row, experiment.variant) for row in rows), default=0)
+        if whole is not None:
+            found.append(Difference(paired, part, seeds, whole, by_task, planned))
+    return found
+
+
+def verdict(cell: Cell) -> str:
+    """What our number says of the published one, in a few words; empty where there is nothing to compare."""
+    ours, theirs = cell.estimate, cell.theirs
+    if ours is None or theirs is None:
+        return ""
+    if cell.differs:
+        return "protocol differs"
+    if len(ours.values) < FEWEST:
+        return "too few seeds to say"
+    if ours.half is not None and abs(ours.mean - theirs) <= ours.half:
+        return "inside the interval"
+    found = "outside the interval"
+    if min(ours.values) <= theirs <= max(ours.values):
+        found += ", within the seeds' range"
+    if abs(ours.mean - theirs) <= 1:
+        found += ", within one point"
+    return found
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A grid of one hyperparameter: the candidates from small to large, and each one's validation accuracy in percent.
+
+    A candidate whose run failed has -1.
+    """
+
+    name: str
+    chosen: float
+    scores: Mapping[float, float]
+
+    @property
+    def edge(self) -> str:
+        """``largest`` or ``smallest`` where the chosen value is that: a better one may lie beyond; else empty."""
+        if len(self.scores) < 2:
+            return ""
+        return {min(self.scores): "smallest", max(self.scores): "largest"}.get(self.chosen, "")
+
+
+def tried(record: Record) -> Tried | None:
+    """What a grid tried, as the record has it; ``None`` unless one hyperparameter had a grid of numbers."""
+    grids = [(name, value) for name, value in record.config.hyperparameters.items() if value.source == "grid"]
+    if len(grids) != 1 or isinstance(grids[0][1].value, bool | str | None):
+        return None
+    ((name, value),) = grids
+    found = re.findall(rf"\b{name}=(\S+) (?:([\d.]+)%|failed)", value.detail)
+    scores = {float(one): float(score or -1) for one, score in found}
+    assert not isinstance(value.value, str | None)
+    return Tried(name, float(value.value), dict(sorted(scores.items())))
+
+
+def _of(count: int, planned: int) -> str:
+    return f"{count} of {planned}" if count < planned else str(count)
+
+
+def distinct(values: Sequence[str]) -> list[str]:
+    """Each once, in the order of first appearance, without the empty ones."""
+    return [value for value in dict.fromkeys(values) if value]

@@ -1,0 +1,230 @@
+"""The model card of an exported run: what it is, how well it does, task by task, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from holdfast import metrics, registry
+from holdfast.bench.data.sources import SOURCES
+from holdfast.bench.data.tasks import Stream
+from holdfast.bench.records.record import Record
+
+__all__ = ["render"]
+
+_ABOUT = {
+    "task": "It has a head of outputs per task and must be told which task a sample belongs to.",
+    "domain": "All tasks share its outputs.",
+    "class": "Every task has outputs of its own, and all outputs compete; nobody tells it the task.",
+}
+
+_HOW = {
+    "default": "the default, untuned",
+    "given": "given",
+    "grid": "chosen on validation data",
+    "tuned": "searched on validation data",
+    "auto": "found in training",
+    "recipe": "from the recipe",
+}
+
+
+def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *, licence: str | None = None) -> str:
+    """The card as Markdown with the metadata that model hubs read in front.
+
+    Args:
+        record: the run.
+        stream: its stream.
+        name: of the folder.
+        weights: the files of weights.
+        licence: of the weights, as hubs name it.
+
+    Returns:
+        ``README.md``.
+    """
+    kind = "text-classification" if stream.tokenizer is not None else "image-classification"
+    front = yaml.safe_dump(_metadata(record, name, kind, licence), sort_keys=False, allow_unicode=True, width=1000)
+    config = record.config
+    parts = [
+        f"---\n{front}---\n",
+        f"# {name}\n",
+        f"`{config.model}`, trained on {len(stream)} tasks one after the other ({config.stream}, "
+        f"{config.scenario}-incremental) and kept from forgetting by `{config.method}`. {_ABOUT[config.scenario]}\n"
+        if config.method not in ("finetune", "joint")
+        else f"`{config.model}`, trained on {len(stream)} tasks ({config.stream}, {config.scenario}-incremental), "
+        f"{'all at once' if config.method == 'joint' else 'one after the other without any protection'}. "
+        f"{_ABOUT[config.scenario]}\n",
+        *_quick(record),
+        "## Accuracy\n",
+        _accuracy(record),
+        "## How it was trained\n",
+        _protocol(record),
+        "## Data\n",
+        _data(record, stream),
+        "## Limits\n",
+        _limits(record),
+        "## Files\n",
+        _files(record, stream, weights),
+        "## Loading it\n",
+        _snippet(record, stream, name, weights),
+    ]
+    return "\n".join(parts)
+
+
+def _sets(record: Record) -> list[str]:
+    """The data set of every task."""
+    kind, *names = record.config.stream.split("-")
+    tasks = len(record.task_names)
+    return names[:tasks] if kind == "sequence" else names[:1] * tasks
+
+
+def _metadata(record: Record, title: str, kind: str, licence: str | None) -> dict[str, Any]:
+    config = record.config
+    sets = _sets(record)
+    results = [
+        {
+            "task": {"type": kind, "name": f"{task}, after all tasks"},
+            "dataset": {
+                "type": SOURCES[name].hub_id if name in SOURCES else name,
+                "name": f"{config.stream}: {task}",
+                "config": task,  # hubs merge results that differ in no type, config or split
+                "split": config.evaluate_on,
+            },
+            "metrics": [{"type": "accuracy", "value": value, "name": "accuracy"}],
+        }
+        for task, name, value in zip(record.task_names, sets, record.matrix[-1], strict=True)
+    ]
+    found: dict[str, Any] = {"license": licence} if licence else {}
+    found |= {
+        "library_name": "holdfast",
+        "pipeline_tag": kind,
+        "tags": ["continual-learning", "pytorch", config.method],
+        "datasets": [SOURCES[name].hub_id for name in dict.fromkeys(sets) if name in SOURCES],
+        "metrics": ["accuracy"],
+        "model-index": [{"name": title, "results": results}],
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _accuracy(record: Record) -> str:
+    single = len(record.matrix) == 1
+    header = ["after learning", *record.task_names, "average"]
+    rows = [
+        ["all tasks" if single else name, *(f"{100 * value:.2f}" for value in row), f"{100 * sum(row) / len(row):.2f}"]
+        for name, row in zip(record.task_names, record.matrix, strict=False)
+    ]
+    lines = [f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows]]
+    config = record.config
+    on = f"{config.evaluate_on} data" + (" with dropout on" if config.evaluate_mode == "train" else "")
+    text = f"In percent, on the {on}, one run with seed {config.seed}; columns are tasks.\n\n" + "\n".join(lines) + "\n"
+    forgotten = metrics.forgetting(record.matrix)
+    if forgotten is not None:
+        text += f"\nForgetting: {100 * forgotten:.2f} points on average over the earlier tasks.\n"
+    return text
+
+
+def _quick(record: Record) -> list[str]:
+    if not record.config.extra.get("quick"):
+        return []
+    return ["**This run is a quick version, on few samples or for few epochs: its numbers mean little.**\n"]
+
+
+def _protocol(record: Record) -> str:
+    config = record.config
+    entry = registry.lookup(config.method)
+    lines = [f"- Method: `{config.method}` ({entry.source})."]
+    for key, value in config.hyperparameters.items():
+        how = _HOW[value.source]
+        lines.append(f"- `{key}`: {value.value} ({how}{': ' + value.detail if value.detail else ''}).")
+    where = record.environment
+    kept = f"{config.optimizer_between_tasks} between tasks"
+    lines += [
+        f"- Optimizer: {config.optimizer}, learning rate {config.lr:g}, {kept}.",
+        f"- Epochs per task: {_epochs(record)}; {config.batch_size} samples a step; seed {config.seed}.",
+        f"- {where.device_name}, PyTorch {where.torch}, holdfast {where.holdfast}.",
+    ]
+    again = f"\nAgain:\n\n```\n{record.command}\n```\n" if record.command else ""
+    return "\n".join(lines) + "\n" + again
+
+
+def _epochs(record: Record) -> str:
+    config = record.config
+    epochs = ", ".join(map(str, config.epochs_per_task)) or str(config.epochs)
+    if not config.stop_losses:
+        return epochs
+    stops = ", ".join(f"{stop:g}" for stop in config.stop_losses)
+    return (
+        f"at most {epochs}; a task ends after an epoch whose last batch has a loss, penalty included, of at most "
+        f"{stops} (task by task)"
+    )
+
+
+def _data(record: Record, stream: Stream) -> str:
+    lines = []
+    for name in dict.fromkeys(_sets(record)):
+        source = SOURCES.get(name)
+        about = f"{source.about} ({source.hub_id})" if source else "embedded in scikit-learn"
+        lines.append(f"- `{name}`: {about}.")
+    tasks = "; ".join(f"{task.name} ({len(task.train):,} training samples)" for task in stream)
+    kept = "" if record.config.method == "joint" else " No sample of an earlier task was kept."
+    options = "; ".join(f"`{key}`: {value}" for key, value in record.config.stream_options.items())
+    asked = f"\nOptions of the stream: {options}.\n" if options else ""
+    return "\n".join(lines) + f"\n\nTasks, in order: {tasks}.{kept}\n{asked}"
+
+
+def _limits(record: Record) -> str:
+    config = record.config
+    lines = [
+        "- One run of an experiment on a small benchmark, to study forgetting; it is no model for use.",
+        "- Another seed gives other weights, and accuracies that may differ by much.",
+    ]
+    limit, test_limit = (config.stream_options.get(name) for name in ("limit_per_class", "test_limit_per_class"))
+    if limit is not None:
+        lines.append(f"- Of every class, only the first {limit} training samples were used.")
+    if test_limit is not None and config.evaluate_on == "test":
+        lines.append(f"- The accuracies are on the first {test_limit} test samples of every class only.")
+    if config.scenario == "task":
+        lines.append("- The accuracies hold only where the task of each sample is known.")
+    if config.evaluate_on == "train":
+        lines.append("- The accuracies are those on the training data, as the published protocol has it.")
+    return "\n".join([*lines, *(f"- {warning}." for warning in record.warnings)]) + "\n"
+
+
+def _files(record: Record, stream: Stream, weights: Sequence[str]) -> str:
+    others = "`config.json` says what they are the weights of, and what the tasks ask"
+    if stream.tokenizer is not None:
+        others += "; `tokenizer.json` has the words that it knows"
+    if len(weights) == 1:
+        return f"`{weights[0]}` holds the weights. {others}.\n"
+    lines = [f"- `{file}`: {task.name} (task {task.index})." for file, task in zip(weights, stream, strict=True)]
+    return (
+        f"`{record.config.method}` answers each task with weights of its own. So there is no `model.safetensors`, but "
+        "a whole set of weights per task, which any reader of safetensors opens:\n\n" + "\n".join(lines) + "\n\n"
+        f"{others}.\n"
+    )
+
+
+def _snippet(record: Record, stream: Stream, name: str, weights: Sequence[str]) -> str:
+    shape = ", ".join(map(str, stream.input_shape))
+    answered = f"  # answered with {weights[0]}" if len(weights) > 1 else ""
+    code = f"""\
+import torch
+from holdfast.bench.export.export import load
+
+exported = load("{name}")  # the folder that this file is in
+images = torch.zeros(1, {shape}, dtype=torch.uint8)  # pixels from 0 to 255
+print(exported.predict(images, task=0)){answered}"""
+    if stream.tokenizer is not None:
+        code = f"""\
+from holdfast.bench.export.export import load
+
+exported = load("{name}")  # the folder that this file is in
+print(exported.predict(["a text"], task=0)){answered}"""
+    return f"""\
+```python
+{code}
+```
+
+The accuracies again, from the weights: `holdfast evaluate {name} {record.config.stream}`.
+"""

@@ -1,0 +1,245 @@
+"""The folder of an exported model: what its ``config.json`` says, and how its files are read and replaced.
+
+``config.json`` is written last. While files are exchanged it says that the export is unfinished and lists them, so a
+folder is at every moment the earlier export, the new one, or one that says that it is neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Size, Tensor
+from typing_extensions import Self
+
+from holdfast.bench.data import text as text_data
+from holdfast.bench.records.record import RunConfig
+from holdfast.errors import ConfigurationError, StateError
+from holdfast.files import remove_leftovers, write_file
+
+__all__ = ["CARD", "CONFIG", "TOKENIZER", "Description", "TaskDescription", "check", "file_names", "read", "write"]
+
+CARD = "README.md"
+CONFIG = "config.json"
+TOKENIZER: Final = "tokenizer.json"
+
+# No other names, lest a description have files elsewhere removed.
+_WeightsFile = Annotated[str, Field(pattern=r"^model(-task-[0-9]+)?\.safetensors$")]
+_TokenizerFile = Literal["tokenizer.json"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Files(BaseModel):
+    """What every ``config.json`` of ours says, of whatever version: the files that belong to it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal["holdfast-model", "holdfast-model-unfinished"]
+    weights: list[_WeightsFile]
+    tokenizer: _TokenizerFile | None
+
+
+class TaskDescription(_Frozen):
+    """What a task asks: the names of its answers and the columns of the outputs in which they stand."""
+
+    name: str
+    answers: list[str] = Field(min_length=1)
+    columns: list[int]
+    head: int | None = None
+    pixel_order: list[int] | None = None
+
+
+class Description(_Frozen):
+    """``config.json``: everything but the weights. ``weights`` are the files, one, or one per task."""
+
+    format: Literal["holdfast-model"] = "holdfast-model"
+    schema_version: Literal[1] = 1
+    model: str
+    model_options: dict[str, Any]
+    input_shape: list[PositiveInt] = Field(min_length=1)
+    outputs: PositiveInt | list[PositiveInt]
+    mean: list[float]
+    std: list[PositiveFloat]
+    tasks: list[TaskDescription] = Field(min_length=1)
+    weights: list[_WeightsFile]
+    tokenizer: _TokenizerFile | None
+    accuracies: list[float]
+    run: RunConfig
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        tasks = len(self.tasks)
+        if len(self.weights) not in (1, tasks):
+            raise ValueError(f"weights has {len(self.weights)} files for {tasks} tasks; expected 1, or 1 per task")
+        if len(self.accuracies) != tasks:
+            raise ValueError(f"accuracies has {len(self.accuracies)} values for {tasks} tasks")
+        if self.run.tasks != tasks:
+            raise ValueError(f"run.tasks is {self.run.tasks} for {tasks} tasks")
+        channels = 0 if self.tokenizer is not None else self.input_shape[0]
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mean and std have {len(self.mean)} and {len(self.std)} values for {channels} channels")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks(self) -> Self:
+        pixels = Size(self.input_shape[1:]).numel()
+        for index, task in enumerate(self.tasks):
+            where = f"tasks.{index}"
+            if isinstance(self.outputs, int) != (task.head is None):
+                raise ValueError(f"{where}.head is {task.head} where outputs is {self.outputs}")
+            width = self.outputs
+            if not isinstance(width, int):
+                if task.head is None or task.head not in range(len(width)):
+                    raise ValueError(f"{where}.head is {task.head}; expected 0 to {len(width) - 1}")
+                width = width[task.head]
+            if len(task.columns) != len(task.answers) or not set(task.columns) <= set(range(width)):
+                raise ValueError(f"{where}.columns must be one of {width} outputs for each of the task's answers")
+            if task.pixel_order is not None and sorted(task.pixel_order) != list(range(pixels)):
+                raise ValueError(f"{where}.pixel_order must hold every number from 0 to {pixels - 1} once")
+        return self
+
+
+def _files(text: bytes) -> _Files | None:
+    try:
+        return _Files.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that holds anything but an export of ours, finished or not, or what a killed one left.
+
+    Raises:
+        ConfigurationError: naming it.
+    """
+    _earlier(folder)
+
+
+def _earlier(folder: Path) -> _Files | None:
+    """The files of the export that a folder holds; ``None`` if the folder is empty or missing."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{folder} is a file; expected the name of a folder")
+    remove_leftovers(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    config = folder / CONFIG
+    found = _files(config.read_bytes()) if config.is_file() else None
+    if found is None:
+        raise ConfigurationError(f"the folder {folder} is not empty and holds no exported model: name another one")
+    return found
+
+
+def write(folder: Path, about: Description, files: Mapping[str, bytes]) -> None:
+    """Write an export in place of an earlier one, whose other files are removed; nothing else is touched.
+
+    Args:
+        folder: made where it is missing.
+        about: becomes ``config.json``.
+        files: name -> contents of every other file.
+
+    Raises:
+        ConfigurationError: if the folder holds something else.
+        StateError: if a file cannot be written or removed; the folder then says that it is unfinished.
+    """
+    earlier = _earlier(folder)
+    weights, tokenizer = list(about.weights), about.tokenizer
+    if earlier is not None:
+        weights += [name for name in earlier.weights if name not in weights]
+        tokenizer = tokenizer or earlier.tokenizer
+    unfinished = _Files(format="holdfast-model-unfinished", weights=weights, tokenizer=tokenizer)
+    _put(folder / CONFIG, _as_json(unfinished))
+    for name in {*weights, tokenizer} - {None, *files}:
+        try:
+            (folder / str(name)).unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"Cannot remove {folder / str(name)} of an earlier export: {error.strerror}.") from error
+    for name, content in files.items():
+        _put(folder / name, content)
+    _put(folder / CONFIG, _as_json(about))
+
+
+def _as_json(model: BaseModel) -> bytes:
+    return (json.dumps(json.loads(model.model_dump_json()), indent=1) + "\n").encode()
+
+
+def _put(path: Path, content: bytes) -> None:
+    write_file(path, partial(_all, content), what="exported model")
+
+
+def _all(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def _describe(folder: Path) -> Description:
+    config = folder / CONFIG
+    try:
+        text = config.read_bytes()
+    except OSError as error:
+        raise StateError(f"{folder} holds no exported model: {config}: {error.strerror}") from error
+    files = _files(text)
+    if files is not None and files.format != "holdfast-model":
+        raise StateError(f"the export into {folder} did not finish: export the run again")
+    try:
+        return Description.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        said = first["msg"].removeprefix("Value error, ")
+        # ascii(): the file may be anything, and its bytes must not reach a terminal as control characters
+        problem = ascii(f"{where}: {said}" if where else said)[1:-1]
+        raise StateError(f"{config} describes no exported model: {problem}") from error
+
+
+def file_names(folder: Path) -> list[str]:
+    """The files of the export that a folder holds.
+
+    Raises:
+        StateError: if it holds none.
+    """
+    about = _describe(folder)
+    return [CARD, CONFIG, *about.weights, *([about.tokenizer] if about.tokenizer is not None else [])]
+
+
+def read(folder: Path) -> tuple[Description, tuple[dict[str, Tensor], ...], str | None]:
+    """All that is needed to build an exported model: its description, its weights, and the tokenizer of one for texts.
+
+    Raises:
+        StateError: if the folder holds no export, or a file of it is missing or damaged.
+    """
+    about = _describe(folder)
+    weights = tuple(_weights(folder / name) for name in about.weights)
+    return about, weights, None if about.tokenizer is None else _tokenizer(folder / about.tokenizer, about.input_shape)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise StateError(f"{path} is missing, which {path.with_name(CONFIG)} lists")
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise StateError(f"the weights {path} cannot be read: {error}") from error
+    except SafetensorError as error:
+        raise StateError(f"the weights {path} are damaged: {error}") from error
+
+
+def _tokenizer(path: Path, shape: list[int]) -> str:
+    if not path.is_file():
+        raise StateError(f"{path} is missing, which {path.with_name(CONFIG)} lists")
+    try:
+        text = path.read_bytes().decode("utf-8")
+        width = list(text_data.encode(text, [""]).shape[1:])
+    except Exception as error:  # the library raises no class of its own for what it cannot read
+        reason = str(error) or type(error).__name__
+        raise StateError(f"{path} is not the tokenizer of the model, or is damaged: {reason}") from error
+    if width != shape:
+        raise StateError(f"{path} is not the tokenizer of the model: it gives {width} numbers; expected {shape}")
+    return text

@@ -1,0 +1,230 @@
+"""A model that learns a stream, and what protects it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from holdfast import registry
+from holdfast.bench.data.tasks import Split, Stream, Task
+from holdfast.bench.models import named as models
+from holdfast.bench.records import seeding
+from holdfast.bench.records.record import RunConfig
+from holdfast.bench.training import optimizers
+from holdfast.bench.training.session import Part, Session
+from holdfast.method import Method
+from holdfast.objectives import SharedForward
+from holdfast.optim import CLASSP
+from holdfast.penalties.quadratic import QuadraticPenalty
+
+__all__ = ["Learner"]
+
+_EVALUATION_BATCH = 1000
+
+
+class Learner:
+    """Model, optimizer and method of one run, and the few things that are done with them.
+
+    Args:
+        config: what was asked for.
+        stream: the tasks, on the device.
+    """
+
+    def __init__(self, config: RunConfig, stream: Stream) -> None:
+        self.config = config
+        self.stream = stream
+        self.entry = registry.lookup(config.method)
+        model = models.build(
+            config.model,
+            stream.input_shape,
+            stream.outputs,
+            seed=seeding.derive_seed(config.seed, "model"),
+            **config.model_options,
+        )
+        self.model: nn.Module = model.to(config.device)
+        self._show_heads(0)
+        values: Mapping[str, Any] = {key: chosen.value for key, chosen in config.hyperparameters.items()}
+        self._values = values
+        self.method: Method | None = None
+        if self.entry.kind == "method":
+            assert self.entry.build is not None
+            self.method = self.entry.build(self.model, **values)
+        self.optimizer = self._new_optimizer()
+        self.penalty_norms = (0.0, 0.0)  # of a penalty in the loss, and of the loss itself, when last watched
+        self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        if self.entry.kind == "optimizer":
+            assert self.entry.build is not None
+            optimizer: torch.optim.Optimizer = self.entry.build(self.model.parameters(), **self._values)
+            return optimizer
+        return optimizers.build(config.optimizer, self.model.parameters(), config.lr, config.optimizer_options)
+
+    def _show_heads(self, latest: int) -> None:
+        """Only heads of tasks that have arrived can be trained: a later one would be protected in its random state."""
+        if self.entry.name == "joint" or not isinstance(self.model, models.Heads) or self.model.single:
+            return
+        for index, head in enumerate(self.model.heads):
+            for parameter in head.parameters():
+                parameter.requires_grad_(index <= latest)
+
+    def begin(self, session: Session) -> None:
+        """Get ready for a session: its head, a fresh or the kept optimizer, the method attached to it."""
+        self._show_heads(session.last.index)
+        if session.index > 0 and self.config.optimizer_between_tasks == "fresh":
+            self.optimizer = self._new_optimizer()
+        if self.method is not None:
+            self.method.attach(self.optimizer)
+
+    def set_learning_rate(self, epoch: int) -> None:
+        """The learning rate of an epoch, from nothing but its number."""
+        config = self.config
+        if config.lr_decay_every:
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.lr * config.lr_decay ** (epoch // config.lr_decay_every)
+
+    def step(self, parts: list[Part], *, watched: bool = False) -> Tensor:
+        """One training step.
+
+        Args:
+            parts: the batch, task by task.
+            watched: whether to measure how much of the gradient is that of a penalty in the loss.
+
+        Returns:
+            The mean loss, ``[]``, without any penalty's share; not yet waited for.
+        """
+        inputs = parts[0].inputs if len(parts) == 1 else torch.cat([part.inputs for part in parts])
+        raw = self.model(inputs)
+        total, start = None, 0
+        for part in parts:
+            rows = raw if len(parts) == 1 else _rows(raw, start, start + len(part.inputs))
+            # All tasks are there at once for joint training, so all of their outputs compete as they will at test.
+            wanted = part.task.objective if self.entry.name == "joint" else part.task.training_objective
+            outputs = cast("SharedForward", wanted).select(rows)  # asking a protocol costs as much as a small layer
+            each = wanted.losses(outputs, (part.inputs, part.targets)).sum()
+            total = each if total is None else total + each
+            start += len(part.inputs)
+        assert total is not None
+        loss: Tensor = total / start
+        trained = loss
+        if self.method is not None and self.method.needs_penalty:
+            penalty = self.method.penalty((parts[0].inputs, parts[0].targets), raw)
+            trained = loss + penalty
+            self.penalty_value = penalty.detach()
+            if watched:
+                self.penalty_norms = (self._gradient_norm(penalty), self._gradient_norm(loss))
+        self.optimizer.zero_grad()
+        torch.autograd.backward(trained)
+        self.optimizer.step()
+        return loss.detach()
+
+    def penalty(self) -> float:
+        """The penalty at the present weights, whatever its coupling; 0 for a method that has none."""
+        return float(self.method.value().detach()) if isinstance(self.method, QuadraticPenalty) else 0.0
+
+    def _gradient_norm(self, term: Tensor) -> float:
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = (
+            torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True) if term.requires_grad else ()
+        )
+        norms = [g.double().norm() for g in gradients if g is not None]
+        return float(torch.stack(norms).norm()) if norms else 0.0
+
+    def next_round(self, session: Session, round_: int, *, last: bool) -> bool:
+        """Whether the session's task must be retrained for another round."""
+        if self.method is None:
+            return False
+        return self.method.next_round(
+            self.importance_batches(session.last), objective=session.last.training_objective, last=last
+        )
+
+    def consolidate(self, session: Session) -> None:
+        """Remember what was just learned."""
+        task = session.last
+        draw = seeding.generator(self.config.seed, "consolidate", task.index)
+        if self.method is not None:
+            self.method.consolidate(self.importance_batches(task), objective=task.training_objective, generator=draw)
+        elif isinstance(self.optimizer, CLASSP) and task.index < len(self.config.optimizer_phases):
+            self.optimizer.consolidate(**self.config.optimizer_phases[task.index])
+
+    def importance_batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training data that importances are estimated from, without any of the validation or test data."""
+        size = self.config.importance_batch_size
+        limit = self.config.importance_samples
+        if limit is None:
+            return task.batches(task.train, size)
+        draw = seeding.generator(self.config.seed, "importance samples", task.index)
+        return islice(task.batches(task.train, min(size, limit), generator=draw), -(-limit // size))
+
+    def accuracies(self, part: str) -> list[float]:
+        """Accuracy on one part (``"test"``, ``"valid"`` or ``"train"``) of every task, fractions in [0, 1].
+
+        Where the configuration says so, the training data stand in for the test part, or dropout stays on.
+        """
+        config = self.config
+        if part == "test":
+            part = config.evaluate_on
+        if config.evaluate_mode == "eval":
+            return [self.accuracy(task, getattr(task, part)) for task in self.stream.tasks]
+        device = torch.device(config.device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seeding.derive_seed(config.seed, "dropout in tests"))
+            return [self.accuracy(task, getattr(task, part)) for task in self.stream.tasks]
+
+    @torch.no_grad()
+    def accuracy(self, task: Task, split: Split) -> float:
+        """Share of a part's samples whose largest output is the right one, in eval mode."""
+        was_training = self.model.training
+        self.model.eval()
+        if self.config.evaluate_mode == "train":  # dropout alone: no statistic may learn from a test
+            for module in self.model.modules():
+                if isinstance(module, _DropoutNd):
+                    module.train()
+        objective = task.objective
+        assert isinstance(objective, SharedForward)
+        right = torch.zeros((), dtype=torch.int64, device=split.targets.device)
+        protected = self.method is not None and task.index < self.method.num_tasks
+        context = self.method.task(task.index) if self.method is not None and protected else nullcontext()
+        with context:
+            for inputs, targets in task.batches(split, _EVALUATION_BATCH):
+                right += (objective.select(self.model(inputs)).argmax(1) == targets).sum()
+        self.model.train(was_training)
+        return int(right) / max(1, len(split))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Model, optimizer and method, as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": None if self.method is None else self.method.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, with_optimizer: bool) -> None:
+        """Take over what :meth:`state_dict` returned; a fresh optimizer of the next task needs none of it."""
+        self.model.load_state_dict(state["model"])
+        if self.method is not None:
+            self.method.load_state_dict(state["method"])
+        if with_optimizer:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def state_bytes(self) -> int:
+        """Bytes that the method remembers, or the state of an optimizer that is itself the memory."""
+        if self.method is not None:
+            tensors = [t for held in self.method.state.values() for t in held.values()]
+            tensors += self.method.buffers.values()
+        elif self.entry.keeps_optimizer:
+            tensors = [t for held in self.optimizer.state.values() for t in held.values() if isinstance(t, Tensor)]
+        else:
+            tensors = []
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _rows(raw: Any, start: int, stop: int) -> Any:
+    return raw[start:stop] if isinstance(raw, Tensor) else [head[start:stop] for head in raw]

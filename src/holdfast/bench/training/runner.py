@@ -1,0 +1,318 @@
+"""The plain loop: tasks, epochs, batches; then consolidate, then test.
+
+Everything random derives from the run's seed and the place in the run, so a run that is stopped and resumed makes
+the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from holdfast.bench.data import streams
+from holdfast.bench.data.tasks import Stream
+from holdfast.bench.records import seeding
+from holdfast.bench.records.record import Costs, Curves, Record, RunConfig
+from holdfast.bench.training import environment, memory
+from holdfast.bench.training.diagnostics import Diagnosis
+from holdfast.bench.training.health import Health
+from holdfast.bench.training.learner import Learner
+from holdfast.bench.training.session import Session, sessions
+from holdfast.bench.training.snapshot import Cursor, Keeper, Ledger, Snapshot
+from holdfast.errors import NumericsError, ProtectionError, StateError
+
+__all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Snapshot", "build_stream", "run"]
+
+_CURVE_POINTS = 200
+_TIMED_STEPS = 5000  # more would not move the median, but would weigh on every checkpoint
+
+
+class Observer(Protocol):
+    """Who wants to know how a run is getting on."""
+
+    def begin(self, config: RunConfig, steps: int) -> None:
+        """A run begins (or goes on) that has this many training steps, pruning rounds left out."""
+        ...
+
+    def advance(self, steps: int) -> None:
+        """So many more steps are done."""
+        ...
+
+    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
+        """A point of the curves: the task that is learned, the step from 1, and what was measured there."""
+        ...
+
+    def tested(self, task: int, accuracies: list[float]) -> None:
+        """A task was learned and all were tested (or validated)."""
+        ...
+
+
+class _Silent:
+    def begin(self, config: RunConfig, steps: int) -> None:
+        pass
+
+    def advance(self, steps: int) -> None:
+        pass
+
+    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
+        pass
+
+    def tested(self, task: int, accuracies: list[float]) -> None:
+        pass
+
+    def load(self) -> Snapshot | None:
+        return None
+
+    def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
+        pass
+
+
+def build_stream(config: RunConfig, *, data_dir: Path | str | None = None) -> Stream:
+    """The stream that a configuration asks for, on its device; a search asks for the first of its tasks only."""
+    stream = streams.build(
+        config.stream,
+        seed=config.seed,
+        scenario=config.scenario,
+        training_outputs=config.training_outputs,
+        validation_fraction=config.validation_fraction,
+        data_dir=data_dir,
+        **config.stream_options,
+    )
+    return dataclasses.replace(stream, tasks=stream.tasks[: config.tasks]).to(config.device)
+
+
+def run(
+    config: RunConfig,
+    *,
+    stream: Stream | None = None,
+    data_dir: Path | str | None = None,
+    read_test: bool = True,
+    observer: Observer | None = None,
+    keeper: Keeper | None = None,
+    command: str = "",
+) -> Record:
+    """One run: learn every task of a stream, and test after each.
+
+    Args:
+        config: what is asked for.
+        stream: its stream, if it is built already.
+        data_dir: where the data sets are.
+        read_test: ``False`` while hyperparameters are chosen: then only the validation parts are looked at, and the
+            record's matrix is theirs.
+        observer: who wants to know how it is getting on.
+        keeper: who keeps checkpoints.
+        command: how to repeat it, for the record.
+
+    Returns:
+        The record: finished, or failed with the reason: a number stopped being finite, or nothing was to be protected.
+    """
+    stream = stream or build_stream(config, data_dir=data_dir)
+    if not read_test:
+        stream = stream.without_test()
+    with torch.random.fork_rng(devices=_cuda_devices(config)):
+        torch.manual_seed(seeding.derive_seed(config.seed, "training"))
+        return _Run(config, stream, read_test, observer or _Silent(), keeper or _Silent(), command).record()
+
+
+def _cuda_devices(config: RunConfig) -> list[torch.device]:
+    device = torch.device(config.device)
+    return [device] if device.type == "cuda" else []
+
+
+class _Run:
+    def __init__(
+        self, config: RunConfig, stream: Stream, read_test: bool, observer: Observer, keeper: Keeper, command: str
+    ) -> None:
+        self.config, self.stream, self.read_test = config, stream, read_test
+        self.observer, self.keeper, self.command = observer, keeper, command
+        self.learner = Learner(config, stream)
+        self.diagnosis = Diagnosis(self.learner)
+        self.cursor, self.ledger = Cursor(), Ledger()
+        self.sessions = list(sessions(stream, joint=config.method == "joint"))
+        self.health = Health(self.learner, self.diagnosis.explain)
+
+    def record(self) -> Record:
+        """Run, from wherever the keeper left off, to the end."""
+        memory.reset_peak(torch.device(self.config.device))
+        status, failure = "finished", ""
+        snapshot = self.keeper.load()
+        if snapshot is not None:
+            try:
+                self._go_on_from(snapshot)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                # Of the same code and configuration, so it is the user's own model that has changed, or its data.
+                first = str(error).strip().split("\n")[0]
+                raise StateError(f"the checkpoint of {self.config.method} does not fit this run: {first}") from error
+        planned = self._planned_steps()
+        self.point_every = max(1, planned // _CURVE_POINTS)
+        self.observer.begin(self.config, planned)
+        self.observer.advance(self.ledger.steps)
+        self.clock = time.perf_counter()
+        try:
+            if not self.ledger.initial:
+                self.ledger.initial = self.learner.accuracies("test" if self.read_test else "valid")
+            for session in self.sessions[self.cursor.session :]:
+                self._learn(session)
+                self._remember_and_test(session)
+        except (NumericsError, ProtectionError) as error:
+            status, failure = "failed", str(error)
+        self._tick()
+        return self._record(status, failure)
+
+    def _go_on_from(self, snapshot: Snapshot) -> None:
+        self.cursor, self.ledger = snapshot.cursor, snapshot.ledger
+        within = not self.cursor.between_sessions
+        if within:
+            self.learner.begin(self.sessions[self.cursor.session])
+        kept = within or self.config.optimizer_between_tasks == "kept"
+        self.learner.load_state_dict(snapshot.learner, with_optimizer=kept)
+        self.diagnosis.load_state_dict(snapshot.diagnosis)
+        self.health.load_state_dict(snapshot.health)
+        torch.set_rng_state(snapshot.random_states["cpu"])
+        for device in _cuda_devices(self.config):
+            torch.cuda.set_rng_state(snapshot.random_states[str(device)], device)
+
+    def _take(self) -> Snapshot:
+        self._tick()
+        states = {"cpu": torch.get_rng_state()}
+        states |= {str(device): torch.cuda.get_rng_state(device) for device in _cuda_devices(self.config)}
+        learner, diagnosis, health = self.learner, self.diagnosis, self.health
+        return Snapshot(
+            self.cursor, self.ledger, learner.state_dict(), diagnosis.state_dict(), health.state_dict(), states
+        )
+
+    def _tick(self) -> None:
+        """Book the time since the last look; a resumed run goes on counting."""
+        now = time.perf_counter()
+        self.ledger.seconds["total"] += now - self.clock
+        self.clock = now
+        self.ledger.peak_memory = max(self.ledger.peak_memory, memory.peak_bytes(torch.device(self.config.device)))
+
+    def _epochs(self, session: Session, round_: int) -> int:
+        config = self.config
+        if round_ > 0 and config.retrain_epochs is not None:
+            return config.retrain_epochs
+        return config.epochs_per_task[session.index] if config.epochs_per_task else config.epochs
+
+    def _planned_steps(self) -> int:
+        return sum(self._epochs(s, 0) * s.num_batches(self.config.batch_size) for s in self.sessions)
+
+    def _learn(self, session: Session) -> None:
+        cursor, learner = self.cursor, self.learner
+        if cursor.between_sessions:
+            learner.begin(session)
+        last = session.index == len(self.sessions) - 1
+        while True:
+            for epoch in range(cursor.epoch, self._epochs(session, cursor.round)):
+                cursor.epoch = epoch
+                self._epoch(session)
+                cursor.batch = 0
+                if self._low_enough(session):
+                    break
+            cursor.epoch, cursor.batch = 0, 0
+            with self._explaining():
+                again = learner.next_round(session, cursor.round, last=last)
+            if not again:
+                return
+            cursor.round += 1
+
+    def _low_enough(self, session: Session) -> bool:
+        stops, loss = self.config.stop_losses, self.ledger.epoch_loss
+        return bool(stops) and loss is not None and loss <= stops[session.index]
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say when and why, where a method says only what is no longer finite."""
+        try:
+            yield
+        except NumericsError as error:
+            cause = self.diagnosis.likely_cause()
+            raise NumericsError(f"{error}, after step {self.ledger.steps}: {cause}") from error
+
+    def _epoch(self, session: Session) -> None:
+        cursor, learner, size = self.cursor, self.learner, self.config.batch_size
+        learner.set_learning_rate(cursor.epoch)
+        order = session.order(self.config, cursor.round, cursor.epoch)
+        learner.model.train()
+        for batch in range(cursor.batch, session.num_batches(size)):
+            positions = order[batch * size : (batch + 1) * size]
+            watched = self.diagnosis.before_step(self.ledger.steps)
+            start = time.perf_counter()
+            with self._explaining():
+                loss = learner.step(session.parts(positions), watched=watched)
+            seconds = time.perf_counter() - start
+            self.diagnosis.after_step()
+            cursor.batch = batch + 1
+            self._note(session, loss, seconds, watched)
+            self.observer.advance(1)
+            self.keeper.keep(self._take, must=False)
+        self.health.look(self.ledger.steps)
+
+    def _note(self, session: Session, loss: Tensor, seconds: float, watched: bool) -> None:
+        ledger = self.ledger
+        ledger.steps += 1
+        ledger.seconds["training"] += seconds
+        if not watched and len(ledger.step_seconds) < _TIMED_STEPS:
+            ledger.step_seconds.append(seconds)
+        self.health.note(loss, ledger.steps)
+        if self.config.stop_losses and self.cursor.batch == session.num_batches(self.config.batch_size):
+            ledger.epoch_loss = float(loss) + self.learner.penalty()
+        if ledger.steps % self.point_every == 0:  # the one other place where a step waits for the device
+            point = (session.last.index, ledger.steps, float(loss), self.diagnosis.latest_share)
+            for column, value in zip(("task", "step", "loss", "penalty_share"), point, strict=True):
+                ledger.curves[column].append(value)
+            self.observer.measured(*point)
+
+    def _remember_and_test(self, session: Session) -> None:
+        cursor, ledger, learner = self.cursor, self.ledger, self.learner
+        start = time.perf_counter()
+        self.diagnosis.end_of_task(session.last.index, ledger.diagnostics)
+        with self._explaining():
+            learner.consolidate(session)
+        tested = time.perf_counter()
+        ledger.seconds["consolidate"] += tested - start
+        if self.config.validation_fraction > 0:
+            ledger.validation.append(learner.accuracies("valid"))
+        ledger.matrix.append(learner.accuracies("test") if self.read_test else ledger.validation[-1])
+        ledger.seconds["evaluate"] += time.perf_counter() - tested
+        self.observer.tested(session.last.index, ledger.matrix[-1])
+        cursor.session, cursor.round, cursor.epoch, cursor.batch = session.index + 1, 0, 0, 0
+        self._tick()
+        self.keeper.keep(self._take, must=True)
+
+    def _record(self, status: Any, failure: str) -> Record:
+        config, ledger, learner = self.config, self.ledger, self.learner
+        seconds = ledger.seconds
+        return Record(
+            status=status,
+            failure=failure,
+            config=config,
+            environment=environment.describe(config.device),
+            task_names=[task.name for task in self.stream.tasks],
+            initial=ledger.initial,
+            matrix=ledger.matrix,
+            validation=ledger.validation,
+            curves=Curves(**ledger.curves),
+            costs=Costs(
+                steps=ledger.steps,
+                seconds_total=seconds["total"],
+                seconds_training=seconds["training"],
+                seconds_per_step=statistics.median(ledger.step_seconds) if ledger.step_seconds else 0.0,
+                seconds_consolidate=seconds["consolidate"],
+                seconds_evaluate=seconds["evaluate"],
+                peak_memory_bytes=ledger.peak_memory,
+                parameters=sum(p.numel() for p in learner.model.parameters()),
+                state_bytes=learner.state_bytes(),
+            ),
+            diagnostics=ledger.diagnostics,
+            warnings=list(dict.fromkeys(ledger.warnings + self.diagnosis.warnings())),
+            command=self.command,
+        )

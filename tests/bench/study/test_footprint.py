@@ -1,0 +1,149 @@
+"""The estimate of memory against what is really held."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from holdfast import SI, ConfigurationError, RWalk, registry
+from holdfast.bench.models import named as models
+from holdfast.bench.study import footprint as footprints
+from holdfast.bench.study.footprint import footprint
+from holdfast.cli import sizes
+from holdfast.pieces import scratch
+from tests.contract import cases
+from tests.live_bytes import LiveBytes
+
+KEPT = [entry.name for entry in registry.entries() if entry.kind == "method"]
+
+
+def held_bytes(method) -> int:
+    tensors = [t for held in method.state.values() for t in held.values()]
+    return sum(t.nbytes for t in [*tensors, *method.buffers.values()])
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_the_estimate_is_within_a_tenth_of_what_is_held(name):
+    entry = registry.lookup(name)
+    model = models.build("mlp-40-40", (1, 6, 6), 10, seed=0)
+    optimizer = cases.sgd(model)
+    assert entry.build is not None
+    method = entry.build(model, **{**entry.defaults, **({"strength": 0.01} if "strength" in entry.defaults else {})})
+    expected = footprint(entry, model)
+    method.attach(optimizer)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        batches = [(torch.randn(8, 1, 6, 6, generator=draw), torch.randint(10, (8,), generator=draw))]
+        cases.train(model, optimizer, batches, method)
+        cases.consolidate(model, optimizer, batches, method)
+    assert held_bytes(method) == pytest.approx(expected.state_bytes, rel=0.1)
+
+
+@pytest.fixture
+def nothing_but_sums(monkeypatch):
+    """Without what the estimate of importances works with, and with pieces as small beside a model as in earnest."""
+    for module in ("pieces", "penalties.gradient", "bench.study.footprint"):
+        for size in ("PIECE", "LARGE"):
+            monkeypatch.setattr(f"holdfast.{module}.{size}", 1 << 9)
+    for entries in (511, 768):  # of both lengths that occur: made once, for every step there will be
+        scratch(entries, torch.float32)
+    monkeypatch.setattr(footprints, "MAX_BYTES", 0)
+
+    def per_sample_sum(model, batches, *, parameters, **options):
+        return {name: torch.ones_like(p, requires_grad=False) for name, p in parameters.items()}, 1
+
+    for name in ("fisher", "mas", "taylor"):  # the package's own attributes of these names are functions
+        monkeypatch.setattr(sys.modules[f"holdfast.importance.{name}"], "per_sample_sum", per_sample_sum)
+
+
+@pytest.mark.parametrize("name", ["ewc", "online-ewc", "si", "rwalk", "mas", "l2sp", "anpyc"])
+@pytest.mark.parametrize("layers", ["mlp-60", "mlp-60-60-60-60"])  # one large tensor, several
+def test_the_peak_is_within_a_tenth_of_what_is_measured(name, layers, nothing_but_sums):
+    entry = registry.lookup(name)
+    model = models.build(layers, (1, 12, 12), 10, seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    batches = [(torch.randn(2, 1, 12, 12), torch.randint(10, (2,)))]
+    cases.train(model, optimizer, batches)  # the gradients are not the method's
+    assert entry.build is not None
+    expected = footprint(entry, model)
+    live = LiveBytes()
+    method = entry.build(model, **{**entry.defaults, "strength": 0.01}).attach(optimizer)
+    peaks = {"training": 0, "consolidating": 0}
+    for _ in range(3):
+        with live:
+            live.peak = live.now
+            for _ in range(12):  # an interval of RWalk's ends among them
+                optimizer.step()
+            peaks["training"] = max(peaks["training"], live.peak)
+            live.peak = live.now
+            method.consolidate(batches)
+            peaks["consolidating"] = max(peaks["consolidating"], live.peak)
+    state = expected.state_bytes
+    assert live.now == pytest.approx(held_bytes(method), rel=0.01)  # nothing else is left
+    assert max(peaks.values()) == pytest.approx(expected.peak_bytes, rel=0.1)
+    assert peaks["consolidating"] == pytest.approx(state + expected.consolidating_bytes, rel=0.1)
+    assert peaks["training"] == pytest.approx(state + expected.training_bytes + expected.stepping_bytes, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [SI, RWalk])
+def test_what_is_held_in_training_only_is_let_go(kind):
+    model = models.build("mlp-40", (1, 6, 6), 10, seed=0)
+    optimizer = cases.sgd(model)
+    batches = [(torch.randn(2, 1, 6, 6), torch.randint(10, (2,)))]
+    method = kind(model, strength=0.01).attach(optimizer)
+    for end in (method.consolidate, method.detach):
+        cases.train(model, optimizer, batches)
+        assert method._before
+        end()
+        assert not method._before
+
+
+def test_what_is_the_memory_itself_has_nothing_to_do_at_a_tasks_end():
+    model = models.build("mlp-40", (1, 6, 6), 10, seed=0)
+    for name in ("classp", "adagrad", "finetune"):
+        assert footprint(registry.lookup(name), model).consolidating_bytes == 0
+
+
+@pytest.mark.parametrize("name", ["classp", "adagrad"])
+def test_the_estimate_of_an_optimizer_that_is_the_memory(name):
+    entry = registry.lookup(name)
+    model = models.build("mlp-40-40", (1, 6, 6), 10, seed=0)
+    assert entry.build is not None
+    optimizer = entry.build(model.parameters(), **entry.defaults)
+    cases.step(model, optimizer, (torch.randn(8, 1, 6, 6), torch.randint(10, (8,))))
+    held = sum(t.nbytes for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t))
+    assert held == pytest.approx(footprint(entry, model).state_bytes, rel=0.1)
+
+
+def test_bfloat16_importances_and_models_without_memory():
+    with torch.device("meta"):
+        model = models.build("resnet18", (3, 224, 224), 1000, seed=0)
+    count = sum(p.numel() for p in model.parameters())
+    assert footprint(registry.lookup("ewc"), model).state_bytes == 8 * count
+    assert footprint(registry.lookup("ewc"), model, torch.bfloat16).state_bytes == 6 * count
+    assert footprint(registry.lookup("si"), model).training_bytes == 8 * count
+    assert footprint(registry.lookup("finetune"), model).peak_bytes == 0
+    with pytest.raises(ConfigurationError, match="l2sp has no importances"):
+        footprint(registry.lookup("l2sp"), model, torch.bfloat16)
+
+
+def test_half_precision_weights_are_anchored_in_float32():
+    model = models.build("mlp-40", (1, 6, 6), 10, seed=0).bfloat16()
+    count = sum(p.numel() for p in model.parameters())
+    assert footprint(registry.lookup("ewc"), model).state_bytes == 8 * count
+
+
+def test_the_command_prints_each_method_for_a_model(capsys):
+    sizes.show(registry.entries(), "resnet18", None, None, "bfloat16")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert all(entry.name in lines for entry in registry.entries())
+    assert f"{6 * 11_689_512 / 2**20:.1f} MiB" in lines["ewc"]
+    assert f"{4 * 11_689_512 / 2**20:.1f} MiB" in lines["l2sp"]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [("3,x,1", "float32"), ("0", "float32"), (None, "float16")])
+def test_the_command_refuses_what_it_cannot_read(shape, dtype):
+    with pytest.raises(ConfigurationError, match="--i"):
+        sizes.show(registry.entries(), "mlp", shape, None, dtype)
