@@ -27,7 +27,15 @@ from torch import Tensor
 from holdfast.errors import StateError
 from holdfast.structure import decode, encode
 
-__all__ = ["SCHEMA_VERSION", "NewerFileError", "load_state", "remove_leftovers", "save_state", "write_file"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "NewerFileError",
+    "bytes_of",
+    "load_state",
+    "remove_leftovers",
+    "save_state",
+    "write_file",
+]
 
 SCHEMA_VERSION = 1
 
@@ -200,7 +208,7 @@ def save_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
             # One tensor at a time: a copy of a large model beside itself might not fit.
             # Resolved: a conjugate or a negative may be a view of memory that holds something else.
             tensor = tensors[name].cpu().resolve_conj().resolve_neg().contiguous()
-            content = _bytes_of(tensor)
+            content = bytes_of(tensor)
             file.write(content)
             digest.update(content)
         file.seek(_digest_position(start))
@@ -209,7 +217,7 @@ def save_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     return write_file(path, write, what="state")
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU, valid as long as the tensor is."""
     size = tensor.numel() * tensor.element_size()
     if size == 0:

@@ -1,0 +1,146 @@
+r"""Random filters on whitened patches of images: a representation that needs no training and no other data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from holdfast.checks import check_interval, check_positive
+from holdfast.errors import DataError
+from holdfast.heads.maps import FeatureMap
+
+__all__ = ["RandomPatches", "patch_features", "whitening"]
+
+_BLOCK = 1 << 23  # responses at a time: what a processor's cache can hold, more or less
+
+
+def whitening(patches: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    r"""The symmetric whitening of patches.
+
+    .. math:: W = (\Sigma + \varepsilon \bar\lambda I)^{-1/2}, \qquad \Sigma = \operatorname{cov}(p)
+
+    Source: zero-phase whitening as in Coates, Lee and Ng 2011, sec. 3.1. Differs: ε is relative to the mean variance.
+
+    Args:
+        patches: p, ``[n, P]``.
+        damping: ε, > 0.
+
+    Returns:
+        W, float64 ``[P, P]``, and the mean of the patches, ``[P]``.
+    """
+    rows = patches.double()
+    mean = rows.mean(0)
+    values, vectors = torch.linalg.eigh((rows - mean).mT @ (rows - mean) / len(rows))
+    scale = (values.clamp_min(0) + damping * values.mean().clamp_min(1e-30)).rsqrt()
+    return (vectors * scale) @ vectors.mT, mean
+
+
+def patch_features(images: Tensor, filters: Tensor, offsets: Tensor, floor: Tensor, pool: int, both: bool) -> Tensor:
+    r"""Rectified responses of filters to normalised patches, averaged over the cells of a grid.
+
+    .. math:: r_k = \frac{f_k^\top (p - \bar p)}{\sqrt{\operatorname{var} p + c}} - b_k, \qquad
+        z_{kg} = \operatorname{mean}_{p \in g} \max(0, \pm r_k)
+
+    Args:
+        images: ``[B, channels, H, W]``.
+        filters: f, each summing to 0: ``[K, channels, n, n]``.
+        offsets: b, ``[K]``.
+        floor: c, what is added to a patch's variance, ``[]``.
+        pool: cells along each side of the grid.
+        both: whether the negative responses are features, too.
+
+    Returns:
+        z, ``[B, K pool²]``, or twice as many.
+    """
+    size = filters.shape[-1]
+    mean = F.avg_pool2d(images.mean(1, keepdim=True), size, 1)
+    square = F.avg_pool2d(images.square().mean(1, keepdim=True), size, 1)
+    scale = (square - mean.square()).clamp_min_(0).add_(floor).rsqrt_()
+    response = F.conv2d(images, filters).mul_(scale).sub_(offsets[:, None, None])
+    positive = F.adaptive_avg_pool2d(response.relu(), pool).flatten(1)
+    if not both:
+        return positive
+    return torch.cat([positive, F.adaptive_avg_pool2d(response.neg_().relu_(), pool).flatten(1)], 1)
+
+
+class RandomPatches(FeatureMap):
+    r"""Random Gaussian filters on normalised, whitened patches; rectified, and averaged over a grid.
+
+    Source: after Coates, Lee and Ng 2011, with random filters. Differs: the whitening is that of the first samples
+        alone
+    (the first task), for later ones must not change the features of earlier ones.
+
+    Args:
+        filters: K. There are K · pool² features, twice as many with ``both``.
+        patch: n, the side of a patch.
+        pool: cells along each side of the grid that responses are averaged over.
+        both: whether negative responses are features, too; ``None``: for images of several channels.
+        floor: what is added to a patch's variance, relative to the mean of it.
+        damping: of the whitening, relative to the mean variance.
+        seed: of the filters.
+    """
+
+    fit_samples = 2000
+
+    def __init__(
+        self,
+        filters: int = 400,
+        *,
+        patch: int = 6,
+        pool: int = 3,
+        both: bool | None = None,
+        floor: float = 0.1,
+        damping: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        self.filters, self.patch, self.pool = (
+            check_interval(name, value) for name, value in (("filters", filters), ("patch", patch), ("pool", pool))
+        )
+        self.both = both
+        self.floor, self.damping = check_positive("floor", floor), check_positive("damping", damping)
+
+    def _draw(self, samples: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        self._check(samples)
+        patches = _patches(samples.float().cpu(), self.patch, generator)
+        variance = patches.var(1, unbiased=False)
+        floor = (self.floor * variance.mean()).clamp_min(1e-12)
+        normal = (patches - patches.mean(1, keepdim=True)) / (variance + floor).sqrt()[:, None]
+        white, mean = whitening(normal, self.damping)
+        kernels = torch.randn(self.filters, len(mean), generator=generator).double() @ white
+        offsets = kernels @ mean
+        kernels = kernels - kernels.mean(1, keepdim=True)  # so that they take the mean of a patch away themselves
+        shape = (self.filters, samples.shape[1], self.patch, self.patch)
+        return {"filters": kernels.view(shape), "offsets": offsets, "floor": floor}
+
+    def _apply_to(self, inputs: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+        self._check(inputs)
+        filters, offsets, floor = tensors["filters"], tensors["offsets"], tensors["floor"]
+        if inputs.shape[1] != filters.shape[1]:
+            raise DataError(f"the images have {inputs.shape[1]} channels; expected {filters.shape[1]}, as at first")
+        both = inputs.shape[1] > 1 if self.both is None else self.both
+        responses = self.filters * inputs.shape[2] * inputs.shape[3]
+        blocks = torch.split(inputs, max(1, _BLOCK // responses))
+        return torch.cat([patch_features(block, filters, offsets, floor, self.pool, both) for block in blocks])
+
+    def _check(self, images: Tensor) -> None:
+        if images.dim() != 4 or min(images.shape[2:]) < self.patch + self.pool - 1:
+            raise DataError(
+                f"RandomPatches got samples of shape {tuple(images.shape[1:])}; expected images [channels, H, W] of at "
+                f"least {self.patch + self.pool - 1} pixels a side"
+            )
+
+
+def _patches(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Up to a hundred patches of each image, at random places: ``[n, P]``."""
+    found = []
+    height, width = (side - size + 1 for side in images.shape[2:])
+    per_image = min(100, height * width)
+    for image in images:
+        views = image.unfold(1, size, 1).unfold(2, size, 1).permute(1, 2, 0, 3, 4)
+        places = torch.randperm(height * width, generator=generator)[:per_image]
+        found.append(views[places // width, places % width].flatten(1))
+    return torch.cat(found)
