@@ -68,7 +68,12 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
+_WINGS = ("heads",)  # that are used by their own names: holdfast.heads.SLDA
+
+
 def __getattr__(name: str) -> Any:
+    if name in _WINGS:
+        return importlib.import_module(f"holdfast.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

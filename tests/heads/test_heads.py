@@ -196,7 +196,9 @@ def test_no_more_memory_than_was_announced(name, dtype, monkeypatch):
         assert seen.peak >= 0.4 * announced  # it says something
 
 
-@pytest.mark.parametrize("map_of", [lambda: RandomProjection(40, seed=3), lambda: RandomFourier(60)], ids=["relu", "rff"])
+@pytest.mark.parametrize(
+    "map_of", [lambda: RandomProjection(40, seed=3), lambda: RandomFourier(60)], ids=["relu", "rff"]
+)
 def test_a_feature_map_is_saved_with_the_head(map_of):
     x, y = samples()
     head = tell(SLDA(expand=map_of(), shrinkage="auto"), x, y, batch=90)

@@ -77,7 +77,8 @@ class ChosenHead(Head):
         if self.amount != "auto":
             yield "all", features, None
             return
-        held = torch.tensor([number % _EVERY == 0 for number in digests(inputs, len(features))], device=features.device)
+        chosen = [number % _EVERY == 0 for number in digests(inputs, len(features))]
+        held = torch.tensor(chosen, dtype=torch.bool, device=features.device)
         yield "held", features, held
         yield "fit", features, ~held
 

@@ -55,8 +55,8 @@ def choose(error: Callable[[float], float]) -> float:
         The best candidate, from 1e-9 to 1e3.
 
     Example:
-        >>> choose(lambda value: abs(math.log10(value) + 5.6))
-        3.162277660168379e-06
+        >>> f"{choose(lambda value: abs(math.log10(value) + 5.6)):.3g}"
+        '3.16e-06'
     """
     known: dict[int, float] = {}
 
