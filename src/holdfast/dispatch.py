@@ -126,17 +126,18 @@ class Dispatcher:
         """Attach a method; attaching it twice changes nothing."""
         if not any(m is method for m in self._methods):
             self._methods.append(method)
-            self._arrange()
+            self.rearrange()
 
     def remove(self, method: Phased) -> None:
         """Detach a method; the last one takes the hooks with it."""
         self._methods = [m for m in self._methods if m is not method]
-        self._arrange()
+        self.rearrange()
         if not self._methods:
             for handle in self._handles:
                 handle.remove()
 
-    def _arrange(self) -> None:
+    def rearrange(self) -> None:
+        """Ask the methods for their parts, anew where one has something else to do from now on."""
         # Sorted, because floating-point sums depend on their order and the order of attaching must not matter.
         self._methods.sort(key=lambda method: method.sort_key)
         self._phases = {

@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from holdfast.dispatch import Dispatcher, Step, unwrap_optimizer
-from holdfast.errors import ConfigurationError, DataError, NumericsError, ProtectionError
-from holdfast.names import Select, canonical_parameters, selected
+from holdfast.attaching import Attached
+from holdfast.dispatch import Step
+from holdfast.errors import ConfigurationError, DataError, NumericsError, ProtectionError, StateError
+from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.processes import in_step
-from holdfast.state import check_finite, check_fits, check_something, pack, unpack
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from holdfast.state import check_finite, check_something, pack, unpack
+from holdfast.watching import Watched
 
 __all__ = ["Method", "Step"]
 
+# What is final, and where a method of one's own says what it has to say instead.
+_FINAL = {
+    "penalty": "_penalty",
+    "consolidate": "_prepare, _remember, _settle or _begin_anew",
+    "attach": "_check_optimizer or _resolve",
+    "detach": "_detached",
+    "state_dict": "state, buffers and meta",
+    "load_state_dict": "_load or _loaded",
+    "watch": "the phases",
+    "watched": "current_strength, found_strengths, measured_steps or _distance",
+    "phase": "the phases",
+    "check_step": "needs_penalty",
+    "count_step": "observe_update",
+    "num_tasks": "meta",
+}
 
-class Method(abc.ABC):
+
+class Method(Attached, abc.ABC):
     """What must be remembered, and where a training step is changed.
 
-    A subclass fills :meth:`_remember` and the phases that it takes part in; everything else is final.
+    A subclass fills :meth:`_remember` and the phases that it takes part in. What is marked as final cannot be
+    overridden: its checks hold for every method.
     The phases of one optimizer step run over all attached methods, one phase after the other:
     ``observe_gradient``, ``add_gradient``, ``project_gradient``, the step itself, ``pull_weights``,
     ``restore_weights``, ``observe_update``.
@@ -47,8 +63,20 @@ class Method(abc.ABC):
 
     version: ClassVar[int] = 1
     needs_data: ClassVar[bool] = True
+    trains: ClassVar[bool] = True  # whether a task is learned by steps, which consolidate then asks for
+    auto_fraction: ClassVar[float | None] = None  # of the task's gradient, for strength="auto"; None: it has none
     renewed: ClassVar[int] = 1  # tensors per parameter that consolidate makes while the old ones are still held
-    order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse an override of what is final.
+
+        Raises:
+            ConfigurationError: naming it, and what to fill instead.
+        """
+        super().__init_subclass__(**kwargs)
+        for name, instead in _FINAL.items():
+            if inspect.getattr_static(cls, name) is not inspect.getattr_static(Method, name):
+                raise ConfigurationError(f"{cls.__name__} overrides {name}, which is final in Method; fill {instead}")
 
     def __init__(
         self,
@@ -57,50 +85,29 @@ class Method(abc.ABC):
         select: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ConfigurationError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-        self.model = model
+        super().__init__(model, select)
         self.objective = as_objective(objective)
-        self._select = select
-        self.params: dict[str, nn.Parameter] = selected(model, select)
-        self.state: dict[str, dict[str, Tensor]] = {}
-        self.buffers: dict[str, Tensor] = {}
-        self.meta: dict[str, Any] = {"num_tasks": 0, "steps": 0}
-        self._penalty_calls = 0
-        self._calls_used: dict[int, int] = {}  # optimizer -> penalty calls until its latest step
-        self._optimizers: tuple[Optimizer, ...] = ()
-        self._owned: dict[int, list[str]] = {}
-        self._sizes: dict[int, list[int]] = {}  # optimizer -> trainable parameters per group when last looked up
-        self._dormant: dict[str, nn.Parameter] = {}  # remembered, but frozen when they were last looked up
 
     @property
-    def num_tasks(self) -> int:
-        """How many tasks are protected; 0: nothing is, and training is left exactly as it is."""
-        return int(self.meta["num_tasks"])
+    def current_strength(self) -> float | None:
+        """What the method's term is multiplied by now; ``None`` for a method that has no strength."""
+        return None
 
     @property
-    def needs_penalty(self) -> bool:
-        """Whether training must add :meth:`penalty` to its loss."""
-        return False
+    def found_strengths(self) -> list[float]:
+        """What ``strength="auto"`` found, task by task; empty where the strength was given."""
+        return []
 
-    def observe_gradient(self, step: Step) -> None:
-        """See the loss's own gradient, before anyone edits it."""
+    @property
+    def measured_steps(self) -> int:
+        """How many steps of each new task ``strength="auto"`` takes without protection; 0 for a strength given."""
+        return 0
 
-    def add_gradient(self, step: Step) -> None:
-        """Add a penalty's gradient, in closed form."""
+    def value(self) -> Tensor:
+        """The penalty now, ``[]``, in loss units, whatever the coupling; 0 for a method that has none."""
+        return next(iter(self.params.values())).new_zeros(())
 
-    def project_gradient(self, step: Step) -> None:
-        """Mask or project the gradient."""
-
-    def pull_weights(self, step: Step) -> None:
-        """Pull the weights after the step: a proximal step."""
-
-    def restore_weights(self, step: Step) -> None:
-        """Put back what must hold exactly."""
-
-    def observe_update(self, step: Step) -> None:
-        """See the displacement that was really made."""
-
+    @final
     def penalty(self, batch: Batch = None, outputs: Any = None) -> Tensor:
         """A term for the loss, where it must be there; 0 for methods that act on the weights.
 
@@ -112,7 +119,10 @@ class Method(abc.ABC):
             Scalar ``[]``, in loss units.
         """
         self._penalty_calls += 1
-        return self._penalty(batch, outputs)
+        value = self._penalty(batch, outputs)
+        if self._watch is not None and value.requires_grad:
+            self._watch.term(value, canonical_parameters(self.model).values())
+        return value
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
         return next(iter(self.params.values())).new_zeros(())
@@ -133,6 +143,24 @@ class Method(abc.ABC):
         """The weights with which task ``index`` is tested, for as long as the context lasts."""
         return nullcontext()
 
+    @final
+    def watched(self) -> Watched:
+        """What is to be seen of the method at work, whatever it is: share, distances, strengths."""
+        distances = {name: self._distance(name) for name in self.state if name in self.params}
+        return Watched(
+            share=self._share,
+            distance={name: float(distance) for name, distance in distances.items() if distance is not None},
+            strength=self.current_strength,
+            strengths=tuple(self.found_strengths),
+            unprotected_steps=self.measured_steps,
+        )
+
+    def _distance(self, name: str) -> Tensor | None:
+        """How far a parameter is from its anchor, ``[]``; ``None`` where it has none."""
+        anchor = self.state[name].get("anchor")
+        return None if anchor is None else (self.params[name].detach().double() - anchor.double()).norm()
+
+    @final
     def consolidate(
         self,
         batches: Iterable[Batch] = (),
@@ -153,7 +181,7 @@ class Method(abc.ABC):
                 then.
             NumericsError: if an importance, or anything else to remember, is not finite. Nothing has changed then.
         """
-        if self.num_tasks > 0 and self.meta["steps"] == 0:
+        if self.trains and self.num_tasks > 0 and self.meta["steps"] == 0:
             raise ProtectionError(
                 f"{type(self).__name__} saw no optimizer step since its last consolidate: call attach(optimizer) "
                 "with the optimizer that really trains (a copied one loses its hooks)"
@@ -161,6 +189,13 @@ class Method(abc.ABC):
         known = self.objective if objective is None else as_objective(objective)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ConfigurationError(f"generator is {generator!r}; expected a torch.Generator or None")
+        self._prepare()
+        try:
+            self._take_in(batches, known, generator)
+        finally:
+            self._settle()
+
+    def _take_in(self, batches: Iterable[Batch], known: Objective, generator: torch.Generator | None) -> None:
         if self.needs_data:
             batches = self._at_least_one(batches)
         self._resolve(self._optimizers)
@@ -177,6 +212,12 @@ class Method(abc.ABC):
         self._begin_anew()
         self.meta["num_tasks"] = self.num_tasks + 1
         self.meta["steps"] = 0
+
+    def _prepare(self) -> None:
+        """Refuse to consolidate, or get ready for it."""
+
+    def _settle(self) -> None:
+        """Put things in order after consolidate, whether it could remember or not."""
 
     @abc.abstractmethod
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
@@ -195,136 +236,29 @@ class Method(abc.ABC):
                 return itertools.chain([first], iterator)
             raise DataError(f"{name} needs data of the task just learned; consolidate got no batch")
 
-    def attach(self, *optimizers: Any) -> Self:
-        """Protect the steps of these optimizers; replaces those attached before.
-
-        Args:
-            optimizers: all that train the selected parameters between them.
-
-        Returns:
-            The method itself.
-
-        Raises:
-            ConfigurationError: for something that is not an optimizer, one that cannot be protected, or one that
-                already has a method attached with which this one cannot be combined.
-            ProtectionError: if a selected trainable parameter is in none of them.
-        """
-        if not optimizers:
-            raise ConfigurationError("attach got no optimizer; expected at least one")
-        inner = tuple(unwrap_optimizer(o) for o in optimizers)
-        for optimizer in inner:
-            self._check_optimizer(optimizer)
-            present = Dispatcher.find(optimizer)
-            for other in () if present is None else present.methods:
-                if isinstance(other, Method) and other is not self:
-                    self._check_companion(other)
-                    other._check_companion(self)
-        self._resolve(inner)
-        for optimizer in self._optimizers:
-            Dispatcher.of(optimizer).remove(self)
-        self._optimizers = inner
-        latest = max(self._calls_used.values(), default=0)
-        self._calls_used = {id(optimizer): latest for optimizer in inner}
-        for optimizer in inner:
-            Dispatcher.of(optimizer).add(self)
-        return self
-
-    def detach(self) -> None:
-        """Leave the optimizers; what is remembered stays."""
-        for optimizer in self._optimizers:
-            Dispatcher.of(optimizer).remove(self)
-        self._optimizers = ()
-        self._owned = {}
-
-    def _check_optimizer(self, optimizer: Optimizer) -> None:
-        """Refuse an optimizer that this method cannot protect."""
-
-    def _check_companion(self, other: Method) -> None:
-        """Refuse a method that cannot share an optimizer with this one."""
-
-    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
-        """Look the parameters up again: wrappers replace them, and new ones appear."""
-        params = selected(self.model, self._select)
-        check_fits(self.state, canonical_parameters(self.model))
-        owned = {}
-        for optimizer in optimizers:
-            ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            owned[id(optimizer)] = [name for name, p in params.items() if id(p) in ids]
-        covered = {name for names in owned.values() for name in names}
-        missing = [name for name in params if optimizers and name not in covered]
-        if missing:
-            raise ProtectionError(
-                f"parameter {missing[0]!r} ({len(missing)} in all) is trainable, but in none of the optimizers: "
-                "add it to one, or leave it out with select="
-            )
-        self.params, self._owned = params, owned
-        self._sizes = {id(optimizer): _sizes(optimizer) for optimizer in optimizers}
-        self._find_dormant()
-
-    def find_new(self, step: Step) -> None:
-        """Look the parameters up again where the optimizer has more to train, for methods that watch training.
-
-        A new head's first task counts, too; other methods need to know it by the next ``consolidate`` only.
-        """
-        if self._sizes.get(id(step.optimizer)) != _sizes(step.optimizer):
-            self._resolve(self._optimizers)
-
-    def _find_dormant(self) -> None:
-        live = canonical_parameters(self.model)
-        self._dormant = {name: live[name] for name in self.state if not live[name].requires_grad}
-
-    def live(self, step: Step, *, held: bool = True) -> list[str]:
-        """Names of this optimizer's parameters that have a gradient now.
-
-        Args:
-            step: the step under way.
-            held: only those that something is remembered of.
-        """
-        return [
-            name
-            for name in self._owned.get(id(step.optimizer), ())
-            if self.params[name].grad is not None and (not held or name in self.state)
-        ]
-
-    @property
-    def sort_key(self) -> tuple[Any, ...]:
-        """Where the method stands within a phase, whatever the order of attaching."""
-        plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and not k.startswith("_")}
-        return (self.order, type(self).__name__, repr(sorted(plain.items())), " ".join(self.params))
-
-    def phase(self, name: str) -> Callable[[Step], None] | None:
-        """The method's part in a phase, or ``None`` if it has none."""
-        return None if getattr(type(self), name) is getattr(Method, name) else getattr(self, name)
-
-    def check_step(self, optimizer: Optimizer) -> None:
-        """Raise if this optimizer's step would go unprotected."""
-        if any(p.requires_grad for p in self._dormant.values()):
-            self._resolve(self._optimizers)
-        # One penalty() covers one step of each optimizer: several may step after one backward.
-        if self.needs_penalty and self.num_tasks > 0 and self._penalty_calls == self._calls_used[id(optimizer)]:
-            raise ProtectionError(
-                f"{type(self).__name__} acts through the loss, but this step had no penalty(): "
-                "train on loss + keep.penalty(batch, outputs)"
-            )
-        self._calls_used[id(optimizer)] = self._penalty_calls
-
-    def count_step(self) -> None:
-        """Note that a step was observed."""
-        self.meta["steps"] += 1
-
+    @final
     def state_dict(self) -> dict[str, Any]:
         """Everything remembered: tensors and plain values only, keyed by parameter name."""
         return pack(type(self).__name__, self.version, self.meta, self.state, self.buffers)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    @final
+    def load_state_dict(self, state: dict[str, Any], *, objectives: Sequence[Objective] = ()) -> None:
         """Take over what another instance remembered.
 
         Args:
             state: what :meth:`state_dict` returned; its tensors are copied.
+            objectives: for a method that keeps each task's objective, those that cannot be saved (with a ``forward`` or
+                of your own making), in the order in which they were consolidated.
 
         Raises:
-            StateError: for another method's or version's state, an unknown name or another shape.
+            StateError: for another method's or version's state, an unknown name or another shape, or if an objective
+                that cannot be saved is missing.
         """
+        self._load(state, objectives)
+
+    def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
+        if objectives:
+            raise StateError(f"load_state_dict got {len(objectives)} objectives, but {type(self).__name__} keeps none")
         live = canonical_parameters(self.model)
         meta, per_parameter, buffers = unpack(state, type(self).__name__, self.version, live)
         self.meta, self.state, self.buffers = meta, per_parameter, buffers
@@ -333,7 +267,3 @@ class Method(abc.ABC):
 
     def _loaded(self) -> None:
         """Rebuild what is derived from the state just loaded."""
-
-
-def _sizes(optimizer: Optimizer) -> list[int]:
-    return [sum(p.requires_grad for p in group["params"]) for group in optimizer.param_groups]

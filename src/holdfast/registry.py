@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-import torch
-
 from holdfast.checks import unknown_name
-from holdfast.distillation.lwf import LwF
-from holdfast.optim import CLASSP
-from holdfast.penalties.anastrophic import Anastrophic
-from holdfast.penalties.anpyc import ANPyC
-from holdfast.penalties.ewc import EWC, OnlineEWC
-from holdfast.penalties.l2sp import L2SP
-from holdfast.penalties.mas import MAS
-from holdfast.penalties.rwalk import RWalk
-from holdfast.penalties.si import SI
-from holdfast.projections.freeze import Freeze
-from holdfast.projections.packnet import PackNet
-from holdfast.projections.pruning import AnpycPruning
 
 __all__ = ["Choice", "Entry", "Range", "Value", "entries", "lookup"]
 
 Value: TypeAlias = "float | int | bool | str | None"
-Kind: TypeAlias = Literal["method", "optimizer", "baseline"]
-Family: TypeAlias = Literal["penalty", "projection", "distillation", "optimizer", "baseline"]
+Kind: TypeAlias = Literal["method", "optimizer", "head", "baseline"]
+Family: TypeAlias = Literal["penalty", "projection", "distillation", "optimizer", "head", "baseline"]
+Bound: TypeAlias = Literal["floor", "ceiling"]
 Promise: TypeAlias = Literal["quadratic", "exact-weights", "retrains", "through-loss", "path-integral"]
 
 
@@ -53,9 +41,9 @@ class Entry:
 
     Args:
         name: what users type.
-        kind: a ``Method``, a ``torch.optim.Optimizer``, or a baseline that does nothing by itself.
+        kind: a ``Method``, a ``torch.optim.Optimizer``, a head, or a baseline that does nothing by itself.
         family: which part of a training step it acts on.
-        build: ``(model, **hyperparameters)`` for a method, ``(params, **hyperparameters)`` for an optimizer.
+        home: ``"module:name"`` of what builds it, imported when it is first asked for; see :attr:`build`.
         defaults: hyperparameter -> default value; also the valid keys and their types.
         search: hyperparameter -> where a search looks.
         further: like ``defaults``, of those for comparisons only: a run's record has them only where they were set.
@@ -65,6 +53,10 @@ class Entry:
         needs_task_id: whether a task must be named when it is tested.
         keeps_optimizer: whether the optimizer is the memory and must survive the task change.
         control: whether every claim should be held against it.
+        bound: whether it is the floor (no protection) or the ceiling of a comparison, never its winner.
+        all_at_once: whether it sees the data of all tasks at once.
+        trains: whether it learns a task by steps of an optimizer.
+        listed: whether it is offered to users; what only a published protocol needs is not.
         controls: the methods that a comparison with this one always shows, unless it is told not to.
         promises: what the contract tests hold it to beyond what they ask of all.
     """
@@ -72,7 +64,7 @@ class Entry:
     name: str
     kind: Kind
     family: Family
-    build: Callable[..., Any] | None
+    home: str | None
     source: str
     state: str
     defaults: Mapping[str, Value] = field(default_factory=dict)
@@ -82,13 +74,32 @@ class Entry:
     needs_task_id: bool = False
     keeps_optimizer: bool = False
     control: bool = False
+    bound: Bound | None = None
+    all_at_once: bool = False
+    trains: bool = True
+    listed: bool = True
     controls: tuple[str, ...] = ()
     promises: frozenset[Promise] = frozenset()
+
+    @property
+    def build(self) -> Callable[..., Any] | None:
+        """``(model, **hyperparameters)`` for a method, ``(params, **hyperparameters)`` for an optimizer."""
+        if self.home is None:
+            return None
+        module, name = self.home.split(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
 
     @property
     def settings(self) -> Mapping[str, Value]:
         """Every hyperparameter that may be set, and its default value."""
         return {**self.defaults, **self.further}
+
+    @property
+    def auto_fraction(self) -> float | None:
+        """What ``strength="auto"`` aims at, in units of the task's gradient; ``None`` for a method that has no such."""
+        fraction: float | None = getattr(self.build, "auto_fraction", None) if self.kind == "method" else None
+        return fraction
 
 
 _STRENGTH = {"coupling": "gradient"}
@@ -96,72 +107,79 @@ _QUADRATIC: frozenset[Promise] = frozenset({"quadratic"})
 _PATH: frozenset[Promise] = frozenset({"quadratic", "path-integral"})
 
 _ENTRIES = (
-    Entry("finetune", "baseline", "baseline", None, "no protection: the floor", "0", control=True),
-    Entry("joint", "baseline", "baseline", None, "all data at once: the ceiling", "0", control=True),
+    Entry("finetune", "baseline", "baseline", None, "no protection: the floor", "0", control=True, bound="floor"),
     Entry(
-        "l2sp", "method", "penalty", L2SP, "Li et al. 2018, arXiv:1802.01483", "1",
+        "joint", "baseline", "baseline", None, "all data at once: the ceiling", "0", control=True, bound="ceiling",
+        all_at_once=True,
+    ),
+    Entry(
+        "l2sp", "method", "penalty", "holdfast.penalties.l2sp:L2SP", "Li et al. 2018, arXiv:1802.01483", "1",
         {"strength": 1e-2, **_STRENGTH}, {"strength": Range(1e-5, 1e2)}, control=True, promises=_QUADRATIC,
     ),
     Entry(
-        "ewc", "method", "penalty", EWC, "Kirkpatrick et al. 2017, arXiv:1612.00796", "2",
+        "ewc", "method", "penalty", "holdfast.penalties.ewc:EWC", "Kirkpatrick et al. 2017, arXiv:1612.00796", "2",
         {"strength": 1e4, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
-        {"variant": "paper"}, needs_data=True, promises=_QUADRATIC,
+        needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
-        "online-ewc", "method", "penalty", OnlineEWC, "Schwarz et al. 2018, arXiv:1805.06370", "2",
+        "ewc-foreign", "method", "penalty", "holdfast.bench.recipes.foreign:ForeignEWC", "the CLASSP release", "2",
+        {"strength": 1e4, **_STRENGTH}, needs_data=True, promises=_QUADRATIC, listed=False,
+    ),
+    Entry(
+        "online-ewc", "method", "penalty", "holdfast.penalties.ewc:OnlineEWC", "Schwarz et al. 2018, arXiv:1805.06370", "2",
         {"strength": 1e4, "decay": 1.0, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
         needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
-        "si", "method", "penalty", SI, "Zenke et al. 2017, arXiv:1703.04200", "3, and 2 in training",
+        "si", "method", "penalty", "holdfast.penalties.si:SI", "Zenke et al. 2017, arXiv:1703.04200", "3, and 2 in training",
         {"strength": 100.0, "damping": 0.1, **_STRENGTH}, {"strength": Range(1e-2, 1e4)}, promises=_PATH,
     ),
     Entry(
-        "mas", "method", "penalty", MAS, "Aljundi et al. 2018, arXiv:1711.09601", "2",
+        "mas", "method", "penalty", "holdfast.penalties.mas:MAS", "Aljundi et al. 2018, arXiv:1711.09601", "2",
         {"strength": 1.0, "form": "squared_norm", **_STRENGTH},
         {"strength": Range(1e-3, 1e3), "form": Choice(("squared_norm", "norm"))},
         needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
-        "rwalk", "method", "penalty", RWalk, "Chaudhry et al. 2018, arXiv:1801.10112", "6, and 2 in training",
+        "rwalk", "method", "penalty", "holdfast.penalties.rwalk:RWalk", "Chaudhry et al. 2018, arXiv:1801.10112", "6, and 2 in training",
         {"strength": 10.0, "fisher_decay": 0.9, "interval": 10, "damping": 0.1, **_STRENGTH},
         {"strength": Range(1e-2, 1e4)}, promises=_PATH,
     ),
     Entry(
-        "anastrophic", "method", "penalty", Anastrophic, "the Anastrophic release", "1",
+        "anastrophic", "method", "penalty", "holdfast.penalties.anastrophic:Anastrophic", "the Anastrophic release", "1",
         {"strength": 3.0, "coherence": 1.0, "phi_every": 1, **_STRENGTH},
         {"strength": Range(1e-3, 1e2), "coherence": Range(1e-3, 1e1)}, promises=_QUADRATIC,
         controls=("l2sp", "adagrad"),
     ),
     Entry(
-        "anpyc", "method", "penalty", ANPyC, "Peng et al. 2021, arXiv:1912.09091", "2",
+        "anpyc", "method", "penalty", "holdfast.penalties.anpyc:ANPyC", "Peng et al. 2021, arXiv:1912.09091", "2",
         {"strength": 3e2, "output": "entropy", "reduction": "sample", "sign": "released", "accumulate": "max",
          "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
-        "anpyc-prune", "method", "projection", AnpycPruning, "Peng et al. 2021, arXiv:1912.09091", "2.25",
+        "anpyc-prune", "method", "projection", "holdfast.projections.pruning:AnpycPruning", "Peng et al. 2021, arXiv:1912.09091", "2.25",
         {"strength": 3e2, "output": "entropy", "reduction": "sample", "sign": "released", "variant": "paper",
          "start": 50.0, "decay": 0.8, "step": 10.0, "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True,
         promises=frozenset({"quadratic", "retrains", "exact-weights"}),
     ),
     Entry(
-        "packnet", "method", "projection", PackNet, "Mallya and Lazebnik 2018, arXiv:1711.05769", "1.5",
+        "packnet", "method", "projection", "holdfast.projections.packnet:PackNet", "Mallya and Lazebnik 2018, arXiv:1711.05769", "1.5",
         {"prune": 0.5, "select": "*"}, {"prune": Range(0.3, 0.9, log=False)}, needs_task_id=True,
         promises=frozenset({"retrains", "exact-weights"}),
     ),
     Entry(
-        "freeze", "method", "projection", Freeze, "common practice", "1",
+        "freeze", "method", "projection", "holdfast.projections.freeze:Freeze", "common practice", "1",
         {"select": "*", "after": 1}, promises=frozenset({"exact-weights"}),
     ),
     Entry(
-        "lwf", "method", "distillation", LwF, "Li and Hoiem 2016, arXiv:1606.09282", "1",
+        "lwf", "method", "distillation", "holdfast.distillation.lwf:LwF", "Li and Hoiem 2016, arXiv:1606.09282", "1",
         {"strength": 1.0, "temperature": 2.0, "variant": "paper"}, {"strength": Range(1e-2, 1e2)},
         promises=frozenset({"through-loss"}),
     ),
     Entry(
-        "classp", "optimizer", "optimizer", CLASSP, "Ludwig 2024, arXiv:2405.09637", "1",
+        "classp", "optimizer", "optimizer", "holdfast.optim:CLASSP", "Ludwig 2024, arXiv:2405.09637", "1",
         # The paper's lr 0.2 and threshold 0.5, which the class has as defaults, are for its own protocol: with a mean
         # loss hardly any squared gradient is above 0.5, and nothing is learned. These were chosen on split-digits by
         # validation accuracy, from the middle of a plateau: --grid classp.lr=… --grid classp.threshold=…
@@ -170,7 +188,7 @@ _ENTRIES = (
         controls=("l2sp", "adagrad"),
     ),
     Entry(
-        "adagrad", "optimizer", "optimizer", torch.optim.Adagrad, "Duchi et al. 2011, JMLR 12", "1",
+        "adagrad", "optimizer", "optimizer", "torch.optim:Adagrad", "Duchi et al. 2011, JMLR 12", "1",
         {"lr": 0.01}, {"lr": Range(1e-3, 1.0)}, keeps_optimizer=True, control=True,
     ),
 )  # fmt: skip
@@ -179,8 +197,8 @@ _BY_NAME: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in
 
 
 def entries() -> tuple[Entry, ...]:
-    """All entries, in the order in which they are shown."""
-    return _ENTRIES
+    """All that are offered to users, in the order in which they are shown."""
+    return tuple(entry for entry in _ENTRIES if entry.listed)
 
 
 def lookup(name: str) -> Entry:
@@ -194,5 +212,5 @@ def lookup(name: str) -> Entry:
         True
     """
     if name not in _BY_NAME:
-        raise unknown_name("method", name, _BY_NAME)
+        raise unknown_name("method", name, [entry.name for entry in entries()])
     return _BY_NAME[name]

@@ -82,7 +82,7 @@ def methods(entries: Iterable[Entry]) -> None:
     headers = ("Method", "Family", "Needs old data?", "Needs a task id?", "Tensors per parameter", "Source")
     table = _table(None, headers, numbers=False)
     for entry in entries:
-        data = "the last task's, once" if entry.needs_data else "all of it" if entry.name == "joint" else "no"
+        data = "the last task's, once" if entry.needs_data else "all of it" if entry.all_at_once else "no"
         task = "at test" if entry.needs_task_id else "no"
         name = Text(entry.name + (" (control)" if entry.control else ""))
         table.add_row(name, entry.family, data, task, Text(entry.state), Text(entry.source))

@@ -67,6 +67,7 @@ class LwF(Method):
         self.variant = variant
         self._teacher: nn.Module | None = None
         self._objectives: list[Objective] = []
+        self._latest: Tensor | None = None
         self.meta["objectives"] = []
 
     @property
@@ -78,6 +79,15 @@ class LwF(Method):
     def objectives(self) -> tuple[Objective, ...]:
         """What is distilled: one objective per set of old outputs."""
         return tuple(self._objectives)
+
+    @property
+    def current_strength(self) -> float:
+        """λ."""
+        return self.strength
+
+    def value(self) -> Tensor:
+        """The penalty on the latest batch, ``[]``, in loss units, for it depends on one; 0 before there is one."""
+        return super().value() if self._latest is None else self._latest
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
         if self._teacher is None or self.strength == 0:
@@ -95,7 +105,9 @@ class LwF(Method):
                 teacher = _outputs(objective, self._teacher, batch, teacher_raw)
             student = _outputs(objective, self.model, batch, student_raw)
             terms.append(distance(objective, student, teacher, batch, temperature=self.temperature, factor=factor))
-        return self.strength * torch.stack(terms).sum()
+        value = self.strength * torch.stack(terms).sum()
+        self._latest = value.detach()
+        return value
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         check_distillable(objective)
@@ -110,18 +122,7 @@ class LwF(Method):
         self._teacher = teacher
         self.buffers = {_PREFIX + name: tensor.detach() for name, tensor in _tensors(teacher).items()}
 
-    def load_state_dict(self, state: dict[str, Any], *, objectives: Sequence[Objective] = ()) -> None:
-        """Take over what another instance remembered.
-
-        Args:
-            state: what :meth:`state_dict` returned; its tensors are copied.
-            objectives: the old tasks' objectives that cannot be saved (those with a ``forward`` or of your own
-                making), in the order in which they were consolidated.
-
-        Raises:
-            StateError: for another method's or version's state, an unknown name or another shape, or if an
-                objective that cannot be saved is missing.
-        """
+    def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
         check_form(state, type(self).__name__, self.version)
         found = restore(state["meta"].get("objectives", []), objectives)
         teacher = None
@@ -131,7 +132,7 @@ class LwF(Method):
             for name in state["buffers"]:
                 if name.removeprefix(_PREFIX) not in known:
                     raise StateError(f"the state holds {name!r}, but the model has no {name.removeprefix(_PREFIX)!r}")
-        super().load_state_dict(state)
+        super()._load(state, ())
         self._objectives = found
         self._teacher = None
         if teacher is not None:

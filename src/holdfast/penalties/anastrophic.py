@@ -62,7 +62,7 @@ class Anastrophic(QuadraticPenalty):
 
     needs_data: ClassVar[bool] = False
     renewed: ClassVar[int] = 1
-    auto_fraction: ClassVar[float] = 0.1  # more would hold weights that nobody needs, too
+    auto_fraction: ClassVar[float | None] = 0.1  # more would hold weights that nobody needs, too
 
     def __init__(
         self,

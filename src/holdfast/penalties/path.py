@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from holdfast.attaching import Attached
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
-from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
@@ -72,16 +72,14 @@ class PathPenalty(QuadraticPenalty):
         self._before: dict[str, tuple[Tensor, Tensor]] = {}  # name -> weights and gradient before the step
         self._watched: dict[int, list[str]] = {}  # optimizer -> names with a gradient in the step under way
 
-    def _check_companion(self, other: Method) -> None:
+    def _check_companion(self, other: Attached) -> None:
         if isinstance(other, QuadraticPenalty) and other.coupling == "loss":
             raise ConfigurationError(
                 f"{type(other).__name__}(coupling='loss') cannot share an optimizer with {type(self).__name__}, which "
                 "measures the gradient of the task's loss alone; use coupling='gradient' or 'proximal' for it"
             )
 
-    def detach(self) -> None:
-        """Leave the optimizers; what is remembered stays."""
-        super().detach()
+    def _detached(self) -> None:
         self._before.clear()
         self._watched.clear()
 

@@ -7,7 +7,7 @@ r"""The quadratic penalty that EWC, L2-SP, SI, MAS, RWalk, ANPyC and Anastrophic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -133,7 +133,7 @@ class QuadraticPenalty(Method):
 
     halved: ClassVar[bool] = True  # whether the paper writes the one half
     renewed: ClassVar[int] = 2  # anchor and importance
-    auto_fraction: ClassVar[float] = 3.0  # of the task's gradient, for strength="auto": see docs/tuning.md
+    auto_fraction: ClassVar[float | None] = 3.0  # of the task's gradient, for strength="auto": see docs/tuning.md
 
     def __init__(
         self,
@@ -150,6 +150,7 @@ class QuadraticPenalty(Method):
         self._finder: StrengthFinder | None = None
         self.strength: float | Literal["auto"] = "auto"
         if isinstance(strength, AutoStrength) or strength == "auto":
+            assert self.auto_fraction is not None
             self._finder = StrengthFinder(AutoStrength() if strength == "auto" else strength, self.auto_fraction)
         else:
             self.strength = check_not_negative("strength", strength)
@@ -226,18 +227,7 @@ class QuadraticPenalty(Method):
         add_quadratic_gradient(params, pulls, anchors, importances, 0.5 if self.halved else 1.0)
         self._finder.measure(self.meta, self.buffers, step, grads, pulls, len(self._optimizers))
 
-    def consolidate(
-        self,
-        batches: Iterable[Batch] = (),
-        *,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        """Remember what was just learned: see :meth:`Method.consolidate`.
-
-        Raises:
-            ProtectionError: also if the task was too short for ``strength="auto"``.
-        """
+    def _prepare(self) -> None:
         if self._finder is not None:
             self._finder.check_complete(type(self).__name__, self.meta)
         if self._state_device is not None:  # methods compute with the state where their parameters are
@@ -246,19 +236,14 @@ class QuadraticPenalty(Method):
                     self.state[name] = held | {
                         kind: near(held[kind], self.params[name]) for kind in KEPT if kind in held
                     }
-        try:
-            super().consolidate(batches, objective=objective, generator=generator)
-        finally:
-            self._place()
 
-    def _place(self) -> None:
+    def _settle(self) -> None:
         for name, held in self.state.items():
             self.state[name] = placed(held, self._importance_dtype, self._state_device)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what another instance remembered: see :meth:`Method.load_state_dict`."""
-        super().load_state_dict(state)
-        self._place()
+    def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
+        super()._load(state, objectives)
+        self._settle()
 
     def add_gradient(self, step: Step) -> None:
         """Add the penalty's gradient, where the coupling says so."""

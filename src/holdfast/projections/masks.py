@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from holdfast.attaching import Attached
 from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.method import Method
 from holdfast.names import canonical_modules
@@ -38,7 +39,7 @@ class HoldsExactly(Method):
 
     prunes: ClassVar[bool] = True  # one that does not prune holds what it finds, which several may do
 
-    def _check_companion(self, other: Method) -> None:
+    def _check_companion(self, other: Attached) -> None:
         super()._check_companion(other)
         if isinstance(other, HoldsExactly) and (self.prunes or other.prunes):
             shared = sorted(self.params.keys() & other.params.keys())

@@ -82,6 +82,12 @@ class PackNet(HoldsExactly):
         number = sum(owner.numel() for owner in owners)
         return sum(int((owner <= _FREE).sum()) for owner in owners) / number if number else 1.0
 
+    def _distance(self, name: str) -> Tensor:
+        """Of what is owned: what is free has no anchor."""
+        owned = self.state[name]["owner"] != _FREE
+        away = (self.params[name].detach().double() - self.state[name]["anchor"].double()) * owned
+        return torch.linalg.vector_norm(away)
+
     def observe_gradient(self, step: Step) -> None:
         """Note which parameters this task trains."""
         self.find_new(step)

@@ -20,7 +20,6 @@ from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session
 from holdfast.errors import ConfigurationError
 from holdfast.objectives import SharedForward
-from holdfast.penalties.quadratic import QuadraticPenalty
 from holdfast.registry import Entry, Value
 from holdfast.strength import AutoStrength
 
@@ -115,9 +114,8 @@ def typed(entry: Entry, key: str, text: str) -> Value:
 
 def _automatic(entry: Entry) -> str:
     """How an automatic strength is found, for the record; nothing for a method that will refuse it."""
-    if isinstance(entry.build, type) and issubclass(entry.build, QuadraticPenalty):
-        return AutoStrength().describe(entry.build.auto_fraction)
-    return ""
+    fraction = entry.auto_fraction
+    return "" if fraction is None else AutoStrength().describe(fraction)
 
 
 AUTO = "auto"
@@ -280,8 +278,8 @@ def check(config: RunConfig, stream: Stream) -> None:
     except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own
         raise ConfigurationError(f"{config.method}: {error}") from error
     _check_outputs(config, learner.model, stream)
-    if isinstance(learner.method, QuadraticPenalty):
-        _check_long_enough(config, learner.method.measured_steps, stream)
+    if learner.method is not None:
+        _check_long_enough(config, learner.method.watched().unprotected_steps, stream)
 
 
 def _check_long_enough(config: RunConfig, measured: int, stream: Stream) -> None:

@@ -46,14 +46,15 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
     kind = "text-classification" if stream.tokenizer is not None else "image-classification"
     front = yaml.safe_dump(_metadata(record, name, kind, licence), sort_keys=False, allow_unicode=True, width=1000)
     config = record.config
+    entry = registry.lookup(config.method)
     parts = [
         f"---\n{front}---\n",
         f"# {name}\n",
         f"`{config.model}`, trained on {len(stream)} tasks one after the other ({config.stream}, "
         f"{config.scenario}-incremental) and kept from forgetting by `{config.method}`. {_ABOUT[config.scenario]}\n"
-        if config.method not in ("finetune", "joint")
+        if entry.bound is None
         else f"`{config.model}`, trained on {len(stream)} tasks ({config.stream}, {config.scenario}-incremental), "
-        f"{'all at once' if config.method == 'joint' else 'one after the other without any protection'}. "
+        f"{'all at once' if entry.all_at_once else 'one after the other without any protection'}. "
         f"{_ABOUT[config.scenario]}\n",
         *_quick(record),
         "## Accuracy\n",
@@ -167,7 +168,7 @@ def _data(record: Record, stream: Stream) -> str:
         about = f"{source.about} ({source.hub_id})" if source else "embedded in scikit-learn"
         lines.append(f"- `{name}`: {about}.")
     tasks = "; ".join(f"{task.name} ({len(task.train):,} training samples)" for task in stream)
-    kept = "" if record.config.method == "joint" else " No sample of an earlier task was kept."
+    kept = "" if registry.lookup(record.config.method).all_at_once else " No sample of an earlier task was kept."
     options = "; ".join(f"`{key}`: {value}" for key, value in record.config.stream_options.items())
     asked = f"\nOptions of the stream: {options}.\n" if options else ""
     return "\n".join(lines) + f"\n\nTasks, in order: {tasks}.{kept}\n{asked}"

@@ -42,7 +42,7 @@ def series_of(groups: Iterable[Group]) -> dict[str, Series]:
             if row.label in found:
                 continue
             if row.bound:
-                floor = row.method == "finetune"
+                floor = row.bound == "floor"
                 found[row.label] = Series(len(found), "floor" if floor else "ceiling", 0, "6 4" if floor else "1.5 3.5")
             else:
                 dash = ("", "7 3", "2 2")[used // _COLOURS % 3] or None

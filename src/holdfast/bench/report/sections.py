@@ -89,14 +89,14 @@ def lead(group: Group) -> str:
         words += f"; its interval overlaps that of {others}."
     else:
         words += "." if len(ranked) == 1 else ", and its interval overlaps no other method's."
-    bounds = {row.method: _accuracy(row) for row in group.rows if row.bound and row.estimates["average_accuracy"]}
-    if "finetune" in bounds and (bounds["finetune"].mean >= values[0].mean or _overlap(bounds["finetune"], values[0])):
+    bounds = {row.bound: _accuracy(row) for row in group.rows if row.bound and row.estimates["average_accuracy"]}
+    if "floor" in bounds and (bounds["floor"].mean >= values[0].mean or _overlap(bounds["floor"], values[0])):
         words += " No method is clearly better than no protection at all."
-    if "finetune" in bounds:
-        words += f" Plain fine-tuning reaches {text(_percent(bounds['finetune']))}"
-        words += f", training on all tasks at once {text(_percent(bounds['joint']))}." if "joint" in bounds else "."
-    elif "joint" in bounds:
-        words += f" Training on all tasks at once reaches {text(_percent(bounds['joint']))}."
+    if "floor" in bounds:
+        words += f" Plain fine-tuning reaches {text(_percent(bounds['floor']))}"
+        words += f", training on all tasks at once {text(_percent(bounds['ceiling']))}." if "ceiling" in bounds else "."
+    elif "ceiling" in bounds:
+        words += f" Training on all tasks at once reaches {text(_percent(bounds['ceiling']))}."
     return words
 
 

@@ -7,13 +7,14 @@ and the label says what differs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from holdfast import metrics
+from holdfast import metrics, registry
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.report.columns import METRICS, Estimate
 from holdfast.errors import DataError
+from holdfast.registry import Bound
 
 __all__ = [
     "BOUNDS",
@@ -27,10 +28,10 @@ __all__ = [
     "rows",
 ]
 
-BOUNDS = frozenset({"finetune", "joint"})
+BOUNDS: Mapping[str, Bound] = {entry.name: entry.bound for entry in registry.entries() if entry.bound}
 """The floor and the ceiling: shown beside the methods, never marked best."""
 
-CONTROLS = BOUNDS | {"l2sp", "adagrad"}
+CONTROLS = frozenset(entry.name for entry in registry.entries() if entry.control)
 """What a method has to beat before it has shown anything."""
 
 
@@ -58,7 +59,7 @@ class SummaryRow:
     method: str
     label: str
     control: bool
-    bound: bool
+    bound: Bound | None
     seeds: tuple[int, ...]
     hyperparameters: tuple[tuple[str, str], ...]
     settings: dict[str, str]
@@ -198,7 +199,7 @@ def _row(
         method=config.method,
         label=label,
         control=config.method in controls,
-        bound=config.method in BOUNDS,
+        bound=BOUNDS.get(config.method),
         seeds=tuple(record.config.seed for record in finished),
         hyperparameters=tuple(
             (name, hyperparameter_text([record.config.hyperparameters[name] for record in members]))

@@ -3,66 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
+from contextlib import ExitStack
+from typing import Any
 
 from holdfast.bench.training.learner import Learner
-from holdfast.dispatch import Step
-from holdfast.method import Method
-from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import QuadraticPenalty
 
-__all__ = ["Diagnosis", "GradientShare"]
+__all__ = ["Diagnosis"]
 
 _EVERY = 50
 _FIRST = 5  # of a task: at its first step the weights stand at the anchor, where every penalty is 0
 _LEAST, _MOST = 0.001, 0.99
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    norms = [t.detach().double().norm() for t in tensors]
-    return float(torch.stack(norms).norm()) if norms else 0.0
-
-
-class GradientShare(Method):
-    """Measures the penalty's share of the gradient, ``‖penalty‖ / (‖penalty‖ + ‖loss‖)``, when it is told to.
-
-    Args:
-        model: the model that trains.
-    """
-
-    needs_data: ClassVar[bool] = False
-    order: ClassVar[int] = 1000  # after every penalty has added its gradient
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.watching = False
-        self.loss_norm = 0.0
-        self.penalty_norm = 0.0
-        self._own: dict[str, Tensor] = {}
-
-    def observe_gradient(self, step: Step) -> None:
-        """Keep the loss's own gradient for a moment."""
-        if self.watching:
-            self._own = {n: step.unscaled(p.grad).clone() for n, p in self.params.items() if p.grad is not None}
-            self.loss_norm, self.penalty_norm = _norm(self._own.values()), 0.0
-
-    def add_gradient(self, step: Step) -> None:
-        """Compare with the gradient that the penalties left."""
-        if self.watching:
-            added = [
-                step.unscaled(p.grad) - self._own[n]
-                for n, p in self.params.items()
-                if p.grad is not None and n in self._own
-            ]
-            self.penalty_norm = _norm(added)
-            self._own = {}
-
-    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
-        """Nothing to remember."""
 
 
 class Diagnosis:
@@ -74,7 +24,7 @@ class Diagnosis:
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
-        self._share = GradientShare(learner.model)
+        self._watching = ExitStack()
         self.latest_share: float | None = None
         self._least, self._most, self._seen = math.inf, 0.0, 0
         self._begun: int | None = None  # the step at which the task under way began
@@ -84,37 +34,24 @@ class Diagnosis:
         method = self._learner.method
         if self._begun is None:
             self._begun = step
-        unprotected = method.measured_steps if isinstance(method, QuadraticPenalty) else 0
-        since = step - self._begun - unprotected
-        watched = method is not None and method.num_tasks > 0 and since >= 0 and since % _EVERY == _FIRST
+        if method is None or method.num_tasks == 0:
+            return False
+        since = step - self._begun - method.measured_steps
+        watched = since >= 0 and since % _EVERY == _FIRST
         if watched:
-            self._share.attach(self._learner.optimizer)
-            self._share.watching = True
+            self._watching.enter_context(method.watch())
         return watched
 
     def after_step(self) -> None:
         """Take the measurements of a step that was watched; called after each."""
-        if not self._share.watching:
-            return
-        self._share.watching = False
-        self._share.detach()
-        penalty, loss = self._share.penalty_norm, self._share.loss_norm
         method = self._learner.method
-        if isinstance(method, QuadraticPenalty) and method.coupling == "proximal":
-            penalty = self._closed_form(method)
-        elif method is not None and method.needs_penalty:
-            penalty, loss = self._learner.penalty_norms
-        elif method is None or not _adds_gradient(method):
+        if method is None or not method.watching:
             return
-        share = penalty / (penalty + loss) if penalty + loss > 0 else 0.0
-        if isinstance(method, QuadraticPenalty) and method.coupling == "proximal":
-            share = max(share, _undone(method) / loss**2 if loss > 0 else 0.0)
-        self.latest_share = share
-        self._least, self._most, self._seen = min(self._least, share), max(self._most, share), self._seen + 1
-
-    def _closed_form(self, method: QuadraticPenalty) -> float:
-        gradients = torch.autograd.grad(method.value(), list(method.params.values()), allow_unused=True)
-        return _norm(g for g in gradients if g is not None)
+        self._watching.close()
+        share = method.watched().share
+        if share is not None:
+            self.latest_share = share
+            self._least, self._most, self._seen = min(self._least, share), max(self._most, share), self._seen + 1
 
     def end_of_task(self, task: int, diagnostics: dict[str, Any]) -> None:
         """Note how far every layer went from its anchor while this task was learned, and an automatic strength."""
@@ -122,15 +59,11 @@ class Diagnosis:
         method = self._learner.method
         if method is None or method.num_tasks == 0:
             return
-        if isinstance(method, QuadraticPenalty) and method.found_strengths:
-            diagnostics.setdefault("strength", {})[str(task)] = method.current_strength
-        distances = {
-            name: _norm([method.params[name].double() - held["anchor"].double()])
-            for name, held in method.state.items()
-            if "anchor" in held and name in method.params
-        }
-        if distances:
-            diagnostics.setdefault("distance", {})[str(task)] = distances
+        seen = method.watched()
+        if seen.strengths:
+            diagnostics.setdefault("strength", {})[str(task)] = seen.strength
+        if seen.distance:
+            diagnostics.setdefault("distance", {})[str(task)] = dict(seen.distance)
 
     def explain(self, what: str, step: int) -> str:
         """What is no longer finite, where it was seen, and why that may be.
@@ -145,11 +78,12 @@ class Diagnosis:
         """Why numbers may have stopped being finite, and what to do."""
         config = self._learner.config
         method = self._learner.method
-        strength = getattr(method, "strength", None)
-        if method is None or method.num_tasks == 0 or not isinstance(strength, int | float):
+        strength = None if method is None or method.num_tasks == 0 else method.watched().strength
+        if strength is None:
             return f"lower the learning rate ({config.lr:g})"
         cause = f"strength x learning rate ({strength:g} x {config.lr:g}) is probably too large"
-        if isinstance(method, QuadraticPenalty) and method.coupling != "proximal":
+        coupling = config.hyperparameters.get("coupling")
+        if coupling is not None and coupling.value != "proximal":
             cause += ": try coupling='proximal'"
         return cause
 
@@ -173,15 +107,17 @@ class Diagnosis:
         """One sentence for each thing that a user should know."""
         config, entry = self._learner.config, self._learner.entry
         found = []
+        has_strength = "strength" in entry.settings
+        what = "penalty" if has_strength else "protection"
         if self._seen and self._most < _LEAST:
             found.append(
-                f"{config.method}: the penalty was never more than {self._most:.2%} of the training signal, so it does "
-                "almost nothing; raise the strength"
+                f"{config.method}: the {what} was never more than {self._most:.2%} of the training signal, so it does "
+                f"almost nothing; {'raise the strength' if has_strength else 'protect more of the model'}"
             )
         if self._seen and self._least > _MOST:
             found.append(
-                f"{config.method}: the penalty was never less than {self._least:.2%} of the training signal, so it "
-                "learns nothing new; lower the strength"
+                f"{config.method}: the {what} was never less than {self._least:.2%} of the training signal, so it "
+                f"learns nothing new; {'lower the strength' if has_strength else 'protect less of the model'}"
             )
         if config.scenario == "class" and "quadratic" in entry.promises:
             found.append(
@@ -189,21 +125,3 @@ class Diagnosis:
                 "finetune and joint before you trust it"
             )
         return found
-
-
-def _undone(method: QuadraticPenalty) -> float:
-    """The squared norm of that part of the loss's gradient which a proximal pull has undone to the last bit.
-
-    There the penalty's own gradient is 0 again, which must not pass for a penalty that does nothing.
-    """
-    found = []
-    for name, p in method.params.items():
-        if p.grad is not None and method.holds(name) and method.current_strength > 0:
-            stuck = p.to(method.state[name]["anchor"]) == method.state[name]["anchor"]
-            weights = method.weights_of(name)
-            found.append(p.grad * (stuck if weights is None else stuck & (weights > 0)).to(p.device))
-    return _norm(found) ** 2
-
-
-def _adds_gradient(method: Method) -> bool:
-    return method.phase("add_gradient") is not None

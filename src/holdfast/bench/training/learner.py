@@ -20,8 +20,7 @@ from holdfast.bench.training import optimizers
 from holdfast.bench.training.session import Part, Session
 from holdfast.method import Method
 from holdfast.objectives import SharedForward
-from holdfast.optim import CLASSP
-from holdfast.penalties.quadratic import QuadraticPenalty
+from holdfast.optim import Consolidating
 
 __all__ = ["Learner"]
 
@@ -56,7 +55,6 @@ class Learner:
             assert self.entry.build is not None
             self.method = self.entry.build(self.model, **values)
         self.optimizer = self._new_optimizer()
-        self.penalty_norms = (0.0, 0.0)  # of a penalty in the loss, and of the loss itself, when last watched
         self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -69,7 +67,7 @@ class Learner:
 
     def _show_heads(self, latest: int) -> None:
         """Only heads of tasks that have arrived can be trained: a later one would be protected in its random state."""
-        if self.entry.name == "joint" or not isinstance(self.model, models.Heads) or self.model.single:
+        if self.entry.all_at_once or not isinstance(self.model, models.Heads) or self.model.single:
             return
         for index, head in enumerate(self.model.heads):
             for parameter in head.parameters():
@@ -90,12 +88,11 @@ class Learner:
             for group in self.optimizer.param_groups:
                 group["lr"] = config.lr * config.lr_decay ** (epoch // config.lr_decay_every)
 
-    def step(self, parts: list[Part], *, watched: bool = False) -> Tensor:
+    def step(self, parts: list[Part]) -> Tensor:
         """One training step.
 
         Args:
             parts: the batch, task by task.
-            watched: whether to measure how much of the gradient is that of a penalty in the loss.
 
         Returns:
             The mean loss, ``[]``, without any penalty's share; not yet waited for.
@@ -106,7 +103,7 @@ class Learner:
         for part in parts:
             rows = raw if len(parts) == 1 else _rows(raw, start, start + len(part.inputs))
             # All tasks are there at once for joint training, so all of their outputs compete as they will at test.
-            wanted = part.task.objective if self.entry.name == "joint" else part.task.training_objective
+            wanted = part.task.objective if self.entry.all_at_once else part.task.training_objective
             outputs = cast("SharedForward", wanted).select(rows)  # asking a protocol costs as much as a small layer
             each = wanted.losses(outputs, (part.inputs, part.targets)).sum()
             total = each if total is None else total + each
@@ -118,24 +115,14 @@ class Learner:
             penalty = self.method.penalty((parts[0].inputs, parts[0].targets), raw)
             trained = loss + penalty
             self.penalty_value = penalty.detach()
-            if watched:
-                self.penalty_norms = (self._gradient_norm(penalty), self._gradient_norm(loss))
         self.optimizer.zero_grad()
         torch.autograd.backward(trained)
         self.optimizer.step()
         return loss.detach()
 
     def penalty(self) -> float:
-        """The penalty at the present weights, whatever its coupling; 0 for a method that has none."""
-        return float(self.method.value().detach()) if isinstance(self.method, QuadraticPenalty) else 0.0
-
-    def _gradient_norm(self, term: Tensor) -> float:
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        gradients = (
-            torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True) if term.requires_grad else ()
-        )
-        norms = [g.double().norm() for g in gradients if g is not None]
-        return float(torch.stack(norms).norm()) if norms else 0.0
+        """The penalty now, whatever its coupling; 0 for a method that has none."""
+        return 0.0 if self.method is None else float(self.method.value().detach())
 
     def next_round(self, session: Session, round_: int, *, last: bool) -> bool:
         """Whether the session's task must be retrained for another round."""
@@ -151,7 +138,7 @@ class Learner:
         draw = seeding.generator(self.config.seed, "consolidate", task.index)
         if self.method is not None:
             self.method.consolidate(self.importance_batches(task), objective=task.training_objective, generator=draw)
-        elif isinstance(self.optimizer, CLASSP) and task.index < len(self.config.optimizer_phases):
+        elif isinstance(self.optimizer, Consolidating) and task.index < len(self.config.optimizer_phases):
             self.optimizer.consolidate(**self.config.optimizer_phases[task.index])
 
     def importance_batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:

@@ -136,7 +136,7 @@ class _Run:
         self.learner = Learner(config, stream)
         self.diagnosis = Diagnosis(self.learner)
         self.cursor, self.ledger = Cursor(), Ledger()
-        self.sessions = list(sessions(stream, joint=config.method == "joint"))
+        self.sessions = list(sessions(stream, joint=self.learner.entry.all_at_once))
         self.health = Health(self.learner, self.diagnosis.explain)
 
     def record(self) -> Record:
@@ -247,7 +247,7 @@ class _Run:
             watched = self.diagnosis.before_step(self.ledger.steps)
             start = time.perf_counter()
             with self._explaining():
-                loss = learner.step(session.parts(positions), watched=watched)
+                loss = learner.step(session.parts(positions))
             seconds = time.perf_counter() - start
             self.diagnosis.after_step()
             cursor.batch = batch + 1

@@ -1,0 +1,239 @@
+"""Which parameters a method protects, and in whose steps: what it is attached to, and what a step must not lack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from holdfast.dispatch import Dispatcher, Step, unwrap_optimizer
+from holdfast.errors import ConfigurationError, ProtectionError
+from holdfast.names import Select, canonical_parameters, selected
+from holdfast.state import check_fits
+from holdfast.watching import StepWatch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Attached"]
+
+
+class Attached:
+    """The half of a :class:`~holdfast.Method` that training steps meet.
+
+    Args:
+        model: the model to protect.
+        select: which trainable parameters to protect.
+    """
+
+    order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
+
+    def __init__(self, model: nn.Module, select: Select) -> None:
+        if not isinstance(model, nn.Module):
+            raise ConfigurationError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        self.model = model
+        self._select = select
+        self.params: dict[str, nn.Parameter] = selected(model, select)
+        self.state: dict[str, dict[str, Tensor]] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self.meta: dict[str, Any] = {"num_tasks": 0, "steps": 0}
+        self._penalty_calls = 0
+        self._calls_used: dict[int, int] = {}  # optimizer -> penalty calls until its latest step
+        self._optimizers: tuple[Optimizer, ...] = ()
+        self._owned: dict[int, list[str]] = {}
+        self._sizes: dict[int, list[int]] = {}  # optimizer -> trainable parameters per group when last looked up
+        self._dormant: dict[str, nn.Parameter] = {}  # remembered, but frozen when they were last looked up
+        self._watch: StepWatch | None = None
+        self._share: float | None = None
+
+    @property
+    @final
+    def num_tasks(self) -> int:
+        """How many tasks are protected; 0: nothing is, and training is left exactly as it is."""
+        return int(self.meta["num_tasks"])
+
+    @property
+    def needs_penalty(self) -> bool:
+        """Whether training must add :meth:`penalty` to its loss."""
+        return False
+
+    def observe_gradient(self, step: Step) -> None:
+        """See the loss's own gradient, before anyone edits it."""
+
+    def add_gradient(self, step: Step) -> None:
+        """Add a penalty's gradient, in closed form."""
+
+    def project_gradient(self, step: Step) -> None:
+        """Mask or project the gradient."""
+
+    def pull_weights(self, step: Step) -> None:
+        """Pull the weights after the step: a proximal step."""
+
+    def restore_weights(self, step: Step) -> None:
+        """Put back what must hold exactly."""
+
+    def observe_update(self, step: Step) -> None:
+        """See the displacement that was really made."""
+
+    @final
+    def attach(self, *optimizers: Any) -> Self:
+        """Protect the steps of these optimizers; replaces those attached before.
+
+        Args:
+            optimizers: all that train the selected parameters between them.
+
+        Returns:
+            The method itself.
+
+        Raises:
+            ConfigurationError: for something that is not an optimizer, one that cannot be protected, or one that
+                already has a method attached with which this one cannot be combined.
+            ProtectionError: if a selected trainable parameter is in none of them.
+        """
+        if not optimizers:
+            raise ConfigurationError("attach got no optimizer; expected at least one")
+        inner = tuple(unwrap_optimizer(o) for o in optimizers)
+        for optimizer in inner:
+            self._check_optimizer(optimizer)
+            present = Dispatcher.find(optimizer)
+            for other in () if present is None else present.methods:
+                if isinstance(other, Attached) and other is not self:
+                    self._check_companion(other)
+                    other._check_companion(self)
+        self._resolve(inner)
+        for optimizer in self._optimizers:
+            Dispatcher.of(optimizer).remove(self)
+        self._optimizers = inner
+        latest = max(self._calls_used.values(), default=0)
+        self._calls_used = {id(optimizer): latest for optimizer in inner}
+        for optimizer in inner:
+            Dispatcher.of(optimizer).add(self)
+        return self
+
+    @final
+    def detach(self) -> None:
+        """Leave the optimizers; what is remembered stays."""
+        for optimizer in self._optimizers:
+            Dispatcher.of(optimizer).remove(self)
+        self._optimizers = ()
+        self._owned = {}
+        self._detached()
+
+    def _detached(self) -> None:
+        """Let go of what only the steps needed."""
+
+    def _check_optimizer(self, optimizer: Optimizer) -> None:
+        """Refuse an optimizer that this method cannot protect."""
+
+    def _check_companion(self, other: Attached) -> None:
+        """Refuse a method that cannot share an optimizer with this one."""
+
+    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
+        """Look the parameters up again: wrappers replace them, and new ones appear."""
+        params = selected(self.model, self._select)
+        check_fits(self.state, canonical_parameters(self.model))
+        owned = {}
+        for optimizer in optimizers:
+            ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            owned[id(optimizer)] = [name for name, p in params.items() if id(p) in ids]
+        covered = {name for names in owned.values() for name in names}
+        missing = [name for name in params if optimizers and name not in covered]
+        if missing:
+            raise ProtectionError(
+                f"parameter {missing[0]!r} ({len(missing)} in all) is trainable, but in none of the optimizers: "
+                "add it to one, or leave it out with select="
+            )
+        self.params, self._owned = params, owned
+        self._sizes = {id(optimizer): _sizes(optimizer) for optimizer in optimizers}
+        self._find_dormant()
+
+    def find_new(self, step: Step) -> None:
+        """Look the parameters up again where the optimizer has more to train, for methods that watch training.
+
+        A new head's first task counts, too; other methods need to know it by the next ``consolidate`` only.
+        """
+        if self._sizes.get(id(step.optimizer)) != _sizes(step.optimizer):
+            self._resolve(self._optimizers)
+
+    def _find_dormant(self) -> None:
+        live = canonical_parameters(self.model)
+        self._dormant = {name: live[name] for name in self.state if not live[name].requires_grad}
+
+    def live(self, step: Step, *, held: bool = True) -> list[str]:
+        """Names of this optimizer's parameters that have a gradient now.
+
+        Args:
+            step: the step under way.
+            held: only those that something is remembered of.
+        """
+        return [
+            name
+            for name in self._owned.get(id(step.optimizer), ())
+            if self.params[name].grad is not None and (not held or name in self.state)
+        ]
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        assert self._watch is None, "a step that is watched already"
+        self._watch = StepWatch()
+        try:
+            self._rearrange()
+            yield
+            self._share = self._watch.share()
+        finally:
+            self._watch = None
+            self._rearrange()
+
+    def _rearrange(self) -> None:
+        for optimizer in self._optimizers:
+            Dispatcher.of(optimizer).rearrange()
+
+    @property
+    def watching(self) -> bool:
+        """Whether the step under way is measured."""
+        return self._watch is not None
+
+    @final
+    def watch(self) -> AbstractContextManager[None]:
+        """Measure this method's share of the step taken in this context: see :mod:`holdfast.watching`.
+
+        It has the step wait for the device, and takes the memory of a few copies of the model: watch now and then.
+        """
+        return self._watching()
+
+    @property
+    def sort_key(self) -> tuple[Any, ...]:
+        """Where the method stands within a phase, whatever the order of attaching."""
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and not k.startswith("_")}
+        return (self.order, type(self).__name__, repr(sorted(plain.items())), " ".join(self.params))
+
+    @final
+    def phase(self, name: str) -> Callable[[Step], None] | None:
+        """The method's part in a phase, or ``None`` if it has none."""
+        part = None if getattr(type(self), name) is getattr(Attached, name) else getattr(self, name)
+        return part if self._watch is None else self._watch.around(name, part)
+
+    @final
+    def check_step(self, optimizer: Optimizer) -> None:
+        """Raise if this optimizer's step would go unprotected."""
+        if any(p.requires_grad for p in self._dormant.values()):
+            self._resolve(self._optimizers)
+        # One penalty() covers one step of each optimizer: several may step after one backward.
+        if self.needs_penalty and self.num_tasks > 0 and self._penalty_calls == self._calls_used[id(optimizer)]:
+            raise ProtectionError(
+                f"{type(self).__name__} acts through the loss, but this step had no penalty(): "
+                "train on loss + keep.penalty(batch, outputs)"
+            )
+        self._calls_used[id(optimizer)] = self._penalty_calls
+
+    @final
+    def count_step(self) -> None:
+        """Note that a step was observed."""
+        self.meta["steps"] += 1
+
+
+def _sizes(optimizer: Optimizer) -> list[int]:
+    return [sum(p.requires_grad for p in group["params"]) for group in optimizer.param_groups]
