@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from holdfast import Method, registry
+from holdfast import ConfigurationError, Method, registry
 from holdfast.registry import Choice, Range
 from tests.contract.cases import build, consolidate, network, same, same_state, sgd, step, task, train, weights
 
@@ -30,17 +30,19 @@ methods = pytest.mark.parametrize(
 )
 
 
-def test_the_list_is_the_issue_s():
-    assert {entry.name for entry in ENTRIES} == {
-        "finetune", "joint", "freeze", "l2sp", "ewc", "online-ewc", "si", "mas", "rwalk", "anastrophic", "anpyc",
-        "anpyc-prune", "lwf", "packnet", "classp", "adagrad",
-    }  # fmt: skip
-
-
 @entry_of
 def test_it_has_a_page(entry):
     page = ROOT / "docs" / "methods" / f"{entry.name}.md"
     assert "source" in page.read_text(encoding="utf-8").lower()
+
+
+def _arguments(build) -> dict[str, inspect.Parameter]:
+    """By name: what a class and those that it hands its keywords on to take."""
+    found: dict[str, inspect.Parameter] = {}
+    for kind in reversed(build.__mro__ if isinstance(build, type) else [build]):
+        if kind is not object:
+            found |= inspect.signature(kind).parameters
+    return found
 
 
 @entry_of
@@ -48,7 +50,7 @@ def test_its_defaults_are_arguments_and_its_search_is_of_them(entry):
     if entry.build is None:
         assert not entry.settings
         return
-    arguments = inspect.signature(entry.build).parameters
+    arguments = _arguments(entry.build)
     assert set(entry.settings) <= set(arguments)
     assert all(arguments[key].default == value for key, value in entry.further.items())  # it may be left out
     assert set(entry.search) <= set(entry.defaults)
@@ -63,9 +65,18 @@ def test_its_defaults_are_arguments_and_its_search_is_of_them(entry):
 
 
 @methods
-def test_it_needs_data_exactly_if_it_says_so(entry):
+def test_it_needs_data_and_steps_exactly_if_it_says_so(entry):
     assert entry.build.needs_data is entry.needs_data
+    assert entry.build.trains is entry.trains
     assert issubclass(entry.build, Method)
+
+
+def test_what_a_protocol_alone_needs_is_found_and_not_listed():
+    hidden = registry.lookup("ewc-foreign")
+    assert hidden not in ENTRIES and not hidden.listed
+    with pytest.raises(ConfigurationError) as caught:
+        registry.lookup("ewc-foreing")
+    assert "ewc-foreign" not in str(caught.value)
 
 
 @methods

@@ -114,7 +114,8 @@ _ENTRIES = (
     ),
     Entry(
         "l2sp", "method", "penalty", "holdfast.penalties.l2sp:L2SP", "Li et al. 2018, arXiv:1802.01483", "1",
-        {"strength": 1e-2, **_STRENGTH}, {"strength": Range(1e-5, 1e2)}, control=True, promises=_QUADRATIC,
+        {"strength": 1e-2, **_STRENGTH}, {"strength": Range(1e-5, 1e2)}, {"anchors": "latest"}, control=True,
+        promises=_QUADRATIC,
     ),
     Entry(
         "ewc", "method", "penalty", "holdfast.penalties.ewc:EWC", "Kirkpatrick et al. 2017, arXiv:1612.00796", "2",
@@ -126,12 +127,14 @@ _ENTRIES = (
         {"strength": 1e4, **_STRENGTH}, needs_data=True, promises=_QUADRATIC, listed=False,
     ),
     Entry(
-        "online-ewc", "method", "penalty", "holdfast.penalties.ewc:OnlineEWC", "Schwarz et al. 2018, arXiv:1805.06370", "2",
+        "online-ewc", "method", "penalty", "holdfast.penalties.ewc:OnlineEWC",
+        "Schwarz et al. 2018, arXiv:1805.06370", "2",
         {"strength": 1e4, "decay": 1.0, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
         needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
-        "si", "method", "penalty", "holdfast.penalties.si:SI", "Zenke et al. 2017, arXiv:1703.04200", "3, and 2 in training",
+        "si", "method", "penalty", "holdfast.penalties.si:SI",
+        "Zenke et al. 2017, arXiv:1703.04200", "3, and 2 in training",
         {"strength": 100.0, "damping": 0.1, **_STRENGTH}, {"strength": Range(1e-2, 1e4)}, promises=_PATH,
     ),
     Entry(
@@ -141,12 +144,14 @@ _ENTRIES = (
         needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
-        "rwalk", "method", "penalty", "holdfast.penalties.rwalk:RWalk", "Chaudhry et al. 2018, arXiv:1801.10112", "6, and 2 in training",
+        "rwalk", "method", "penalty", "holdfast.penalties.rwalk:RWalk",
+        "Chaudhry et al. 2018, arXiv:1801.10112", "6, and 2 in training",
         {"strength": 10.0, "fisher_decay": 0.9, "interval": 10, "damping": 0.1, **_STRENGTH},
         {"strength": Range(1e-2, 1e4)}, promises=_PATH,
     ),
     Entry(
-        "anastrophic", "method", "penalty", "holdfast.penalties.anastrophic:Anastrophic", "the Anastrophic release", "1",
+        "anastrophic", "method", "penalty", "holdfast.penalties.anastrophic:Anastrophic",
+        "the Anastrophic release", "1",
         {"strength": 3.0, "coherence": 1.0, "phi_every": 1, **_STRENGTH},
         {"strength": Range(1e-3, 1e2), "coherence": Range(1e-3, 1e1)}, promises=_QUADRATIC,
         controls=("l2sp", "adagrad"),
@@ -158,14 +163,16 @@ _ENTRIES = (
         {"strength": Range(1e-1, 1e5)}, needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
-        "anpyc-prune", "method", "projection", "holdfast.projections.pruning:AnpycPruning", "Peng et al. 2021, arXiv:1912.09091", "2.25",
+        "anpyc-prune", "method", "projection", "holdfast.projections.pruning:AnpycPruning",
+        "Peng et al. 2021, arXiv:1912.09091", "2.25",
         {"strength": 3e2, "output": "entropy", "reduction": "sample", "sign": "released", "variant": "paper",
          "start": 50.0, "decay": 0.8, "step": 10.0, "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True,
         promises=frozenset({"quadratic", "retrains", "exact-weights"}),
     ),
     Entry(
-        "packnet", "method", "projection", "holdfast.projections.packnet:PackNet", "Mallya and Lazebnik 2018, arXiv:1711.05769", "1.5",
+        "packnet", "method", "projection", "holdfast.projections.packnet:PackNet",
+        "Mallya and Lazebnik 2018, arXiv:1711.05769", "1.5",
         {"prune": 0.5, "select": "*"}, {"prune": Range(0.3, 0.9, log=False)}, needs_task_id=True,
         promises=frozenset({"retrains", "exact-weights"}),
     ),

@@ -7,8 +7,8 @@ over the ``2N`` real numbers of :math:`(F(w) - F(w^*))^2`. By Parseval's theorem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from holdfast.checks import check_interval, check_not_negative
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
-from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.resources import Resources, check_no_importances
+from holdfast.penalties.quadratic import Options, QuadraticPenalty
+from holdfast.penalties.resources import check_no_importances
 from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence
 from holdfast.penalties.tensors import dense_gradients
 from holdfast.state import anchor_of
@@ -54,7 +53,7 @@ class Anastrophic(QuadraticPenalty):
             is still added to the loss's.
         select: which trainable parameters to protect: by default those with ``weight`` in their name.
         objective: not used; here so that methods can be exchanged.
-        **resources: ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -71,16 +70,14 @@ class Anastrophic(QuadraticPenalty):
         strength: Strength = 3.0,
         coherence: float = 1.0,
         phi_every: int = 1,
-        coupling: Coupling = "gradient",
-        select: Select = is_weight,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
-        check_no_importances(resources, "Anastrophic")
+        options.setdefault("select", is_weight)
+        super().__init__(model, strength=strength, **options)
+        check_no_importances(options, "Anastrophic")
         self.coherence = check_not_negative("coherence", coherence)
         self.phi_every = check_interval("phi_every", phi_every)
-        if phi_every > 1 and coupling == "loss":
+        if phi_every > 1 and self.coupling == "loss":
             raise ConfigurationError(
                 f"phi_every is {phi_every!r} with coupling='loss', where Φ is part of every loss; "
                 "expected 1, or another coupling"

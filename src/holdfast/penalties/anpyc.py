@@ -2,8 +2,8 @@ r"""ANPyC's consolidation: a weight matters as much as the output's entropy woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from holdfast.checks import check_not_negative
 from holdfast.errors import ConfigurationError, NumericsError
 from holdfast.importance import taylor
-from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.resources import Resources
+from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ class TaylorPenalty(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: which outputs a batch has; all of them by default.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -74,12 +72,9 @@ class TaylorPenalty(QuadraticPenalty):
         reduction: Reduction = "sample",
         sign: Sign = "released",
         sharpening: float = 0.0,
-        coupling: Coupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
+        super().__init__(model, strength=strength, **options)
         for name, value, allowed in (
             ("output", output, ("entropy", "l2")),
             ("reduction", reduction, ("sample", "batch")),
@@ -146,7 +141,7 @@ class ANPyC(TaylorPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect; the paper protects the hidden layers only.
         objective: which outputs a batch has; all of them by default.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -162,10 +157,7 @@ class ANPyC(TaylorPenalty):
         sign: Sign = "released",
         accumulate: Literal["max", "sum"] = "max",
         sharpening: float = 0.0,
-        coupling: Coupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             model,
@@ -174,10 +166,7 @@ class ANPyC(TaylorPenalty):
             reduction=reduction,
             sign=sign,
             sharpening=sharpening,
-            coupling=coupling,
-            select=select,
-            objective=objective,
-            **resources,
+            **options,
         )
         if accumulate not in ("max", "sum"):
             raise ConfigurationError(f"accumulate is {accumulate!r}; expected 'max' or 'sum'")

@@ -2,8 +2,8 @@ r"""Elastic weight consolidation: stay where the Fisher information says it matt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +11,14 @@ from torch import Tensor, nn
 from holdfast.checks import check_not_negative
 from holdfast.errors import ConfigurationError
 from holdfast.importance import FisherKind, fisher
-from holdfast.importance.untouched import undisturbed
-from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.foreign import foreign, initialised_anew, learning_rates
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.resources import Resources
+from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["EWC", "OnlineEWC", "Variant"]
-
-Variant: TypeAlias = Literal["paper", "foreign"]
+__all__ = ["EWC", "OnlineEWC"]
 
 
 class _FisherPenalty(QuadraticPenalty):
@@ -36,12 +30,9 @@ class _FisherPenalty(QuadraticPenalty):
         *,
         strength: Strength,
         fisher: FisherKind = "auto",
-        coupling: Coupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
+        super().__init__(model, strength=strength, **options)
         if fisher not in ("auto", "exact", "sampled", "empirical", "batched"):
             raise ConfigurationError(
                 f"fisher is {fisher!r}; expected 'auto', 'exact', 'sampled', 'empirical' or 'batched'"
@@ -72,59 +63,14 @@ class EWC(_FisherPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means; all outputs compete by default.
-        variant: ``"paper"``, or for comparison only ``"foreign"``: the EWC baseline of the CLASSP release, whose Fisher
-            and anchor belong to another network, initialised anew and trained by plain SGD for one pass over the
-            batches at the learning rate of the attached optimizer. It remembers the first task alone: every later
-            ``consolidate`` leaves the penalty as it is. See :func:`holdfast.penalties.foreign.foreign`.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
-        ConfigurationError: for a wrong argument; for ``variant="foreign"`` also if a protected parameter belongs to no
-            module with ``reset_parameters``, and in ``consolidate`` if no optimizer is attached.
+        ConfigurationError: for a wrong argument.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        strength: Strength,
-        fisher: FisherKind = "auto",
-        coupling: Coupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        variant: Variant = "paper",
-        **resources: Unpack[Resources],
-    ) -> None:
-        super().__init__(
-            model,
-            strength=strength,
-            fisher=fisher,
-            coupling=coupling,
-            select=select,
-            objective=objective,
-            **resources,
-        )
-        if variant not in ("paper", "foreign"):
-            raise ConfigurationError(f"variant is {variant!r}; expected 'paper' or 'foreign'")
-        self.variant = variant
-        if variant == "foreign":
-            if fisher != "auto":
-                raise ConfigurationError(
-                    f"fisher is {fisher!r}, but variant='foreign' has a Fisher of its own; expected 'auto'"
-                )
-            with undisturbed(model):  # better refused now than after the first task
-                initialised_anew(model, self.params)
-
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
-        if self.variant == "paper":
-            self._fold_in(self._estimate(batches, objective, generator))
-        elif self.num_tasks == 0:
-            names = list(self.params)
-            rates = learning_rates(self.model, names, self._optimizers)
-            importances, anchors = foreign(
-                self.model, batches, objective=objective, names=names, rates=rates, generator=generator
-            )
-            self.state = {name: {"anchor": anchors[name], "importance": importances[name]} for name in names}
+        self._fold_in(self._estimate(batches, objective, generator))
 
 
 class OnlineEWC(_FisherPenalty):
@@ -142,7 +88,7 @@ class OnlineEWC(_FisherPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -155,19 +101,13 @@ class OnlineEWC(_FisherPenalty):
         strength: Strength,
         decay: float = 1.0,
         fisher: FisherKind = "auto",
-        coupling: Coupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             model,
             strength=strength,
             fisher=fisher,
-            coupling=coupling,
-            select=select,
-            objective=objective,
-            **resources,
+            **options,
         )
         self.decay = check_not_negative("decay", decay)
         if self.decay > 1:

@@ -2,17 +2,16 @@ r"""L2-SP: stay near the starting point. The control that every importance has t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from holdfast.errors import ConfigurationError
-from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.resources import Resources, check_no_importances
+from holdfast.penalties.quadratic import Options, QuadraticPenalty
+from holdfast.penalties.resources import check_no_importances
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
 
@@ -36,7 +35,7 @@ class L2SP(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
-        **resources: ``state_device`` and ``fused``, with ``anchors="all"`` also ``importance_dtype``: see
+        **options: also ``state_device`` and ``fused``, with ``anchors="all"`` also ``importance_dtype``: see
             ``holdfast.penalties.resources``.
 
     Raises:
@@ -53,16 +52,13 @@ class L2SP(QuadraticPenalty):
         *,
         strength: Strength,
         anchors: Literal["latest", "all"] = "latest",
-        coupling: Coupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
+        super().__init__(model, strength=strength, **options)
         if anchors not in ("latest", "all"):
             raise ConfigurationError(f"anchors is {anchors!r}; expected 'latest' or 'all'")
         if anchors == "latest":
-            check_no_importances(resources, "L2SP(anchors='latest')")
+            check_no_importances(options, "L2SP(anchors='latest')")
         self.anchors = anchors
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:

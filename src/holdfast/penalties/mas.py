@@ -2,18 +2,16 @@ r"""Memory aware synapses: a weight matters as much as it moves the outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from holdfast.errors import ConfigurationError
 from holdfast.importance import mas
-from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.resources import Resources
+from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ class MAS(QuadraticPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: which outputs a batch has; all of them by default.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -53,12 +51,9 @@ class MAS(QuadraticPenalty):
         *,
         strength: Strength,
         form: Literal["squared_norm", "norm"] = "squared_norm",
-        coupling: Coupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
+        super().__init__(model, strength=strength, **options)
         if form not in ("squared_norm", "norm"):
             raise ConfigurationError(f"form is {form!r}; expected 'squared_norm' or 'norm'")
         self.form: Literal["squared_norm", "norm"] = form

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from holdfast.attaching import Attached
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
-from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.quadratic import Coupling, QuadraticPenalty
-from holdfast.penalties.resources import Resources
+from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.penalties.tensors import dense_gradients
 from holdfast.state import anchor_of, finiteness
 from holdfast.strength import Strength
@@ -23,9 +21,7 @@ from holdfast.strength import Strength
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["PathCoupling", "PathPenalty"]
-
-PathCoupling: TypeAlias = Literal["gradient", "proximal"]
+__all__ = ["PathPenalty"]
 
 
 class PathPenalty(QuadraticPenalty):
@@ -41,7 +37,7 @@ class PathPenalty(QuadraticPenalty):
             the same optimizer: the path integral would contain that penalty.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -56,19 +52,15 @@ class PathPenalty(QuadraticPenalty):
         model: nn.Module,
         *,
         strength: Strength,
-        coupling: PathCoupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
         name = type(self).__name__
-        asked: Coupling = coupling
-        if asked == "loss":
+        if options.get("coupling") == "loss":
             raise ConfigurationError(
                 f"coupling is 'loss', but {name} measures the gradient of the task's loss alone, which would then "
                 "contain its own penalty; expected 'gradient' or 'proximal'"
             )
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
+        super().__init__(model, strength=strength, **options)
         self._before: dict[str, tuple[Tensor, Tensor]] = {}  # name -> weights and gradient before the step
         self._watched: dict[int, list[str]] = {}  # optimizer -> names with a gradient in the step under way
 

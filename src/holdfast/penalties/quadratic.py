@@ -30,9 +30,24 @@ from holdfast.strength import AutoStrength, Strength, StrengthFinder
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Coupling", "QuadraticPenalty", "add_quadratic_gradient", "fold", "pull", "quadratic_penalty"]
+__all__ = ["Coupling", "Options", "QuadraticPenalty", "add_quadratic_gradient", "fold", "pull", "quadratic_penalty"]
 
 Coupling: TypeAlias = Literal["gradient", "loss", "proximal"]
+
+
+class Options(Resources, total=False):
+    """What every quadratic penalty takes as further keywords.
+
+    Attributes:
+        coupling: ``"gradient"`` (default) adds the closed-form gradient before each step; ``"loss"`` makes
+            ``penalty()`` a differentiable term for the loss; ``"proximal"`` pulls the weights after each step.
+        select: which trainable parameters to protect: names, shell patterns or a function; ``None`` (default) for all.
+        objective: what a batch means; ``None`` (default) for :class:`~holdfast.Classification`.
+    """
+
+    coupling: Coupling
+    select: Select
+    objective: Objective | Callable[[Any, Batch], Tensor] | None
 
 
 def quadratic_penalty(
@@ -125,7 +140,7 @@ class QuadraticPenalty(Method):
             differentiable term for the loss; ``"proximal"`` pulls the weights after each step.
         select: which trainable parameters to protect.
         objective: what a batch means.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a negative or non-finite strength, an unknown coupling, or resources that cannot be.

@@ -2,7 +2,7 @@ r"""Riemannian walk: the Fisher information of the way, and how much each stretc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from holdfast.checks import check_interval, check_positive
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
-from holdfast.names import Select
-from holdfast.objectives import Batch, Objective
-from holdfast.penalties.path import PathCoupling, PathPenalty
-from holdfast.penalties.resources import Resources
+from holdfast.objectives import Objective
+from holdfast.penalties.path import PathPenalty
+from holdfast.penalties.quadratic import Options
 from holdfast.penalties.tensors import side_by_side
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
@@ -85,7 +84,7 @@ class RWalk(PathPenalty):
         coupling: ``"gradient"`` or ``"proximal"``; ``"loss"`` is refused as for :class:`~holdfast.SI`.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -102,12 +101,9 @@ class RWalk(PathPenalty):
         fisher_decay: float = 0.9,
         interval: int = 10,
         damping: float = 0.1,
-        coupling: PathCoupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
+        super().__init__(model, strength=strength, **options)
         self.fisher_decay = check_positive("fisher_decay", fisher_decay)
         if self.fisher_decay > 1:
             raise ConfigurationError(f"fisher_decay is {fisher_decay!r}; expected a number > 0, up to 1")

@@ -2,17 +2,14 @@ r"""Synaptic intelligence: a weight matters as much as its way lowered the loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.checks import check_positive
-from holdfast.names import Select
-from holdfast.objectives import Batch, Objective
-from holdfast.penalties.path import PathCoupling, PathPenalty
-from holdfast.penalties.resources import Resources
+from holdfast.penalties.path import PathPenalty
+from holdfast.penalties.quadratic import Options
 from holdfast.penalties.tensors import side_by_side
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
@@ -64,7 +61,7 @@ class SI(PathPenalty):
             the same optimizer: the path integral would contain that penalty. Beside LwF both losses are integrated.
         select: which trainable parameters to protect.
         objective: not used; here so that methods can be exchanged.
-        **resources: ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Raises:
         ConfigurationError: for a wrong argument.
@@ -76,12 +73,9 @@ class SI(PathPenalty):
         *,
         strength: Strength,
         damping: float = 0.1,
-        coupling: PathCoupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-        **resources: Unpack[Resources],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, strength=strength, coupling=coupling, select=select, objective=objective, **resources)
+        super().__init__(model, strength=strength, **options)
         self.damping = check_positive("damping", damping)
 
     def _summarise(self) -> dict[str, dict[str, Tensor]]:

@@ -86,7 +86,8 @@ class PackNet(HoldsExactly):
         """Of what is owned: what is free has no anchor."""
         owned = self.state[name]["owner"] != _FREE
         away = (self.params[name].detach().double() - self.state[name]["anchor"].double()) * owned
-        return torch.linalg.vector_norm(away)
+        distance: Tensor = away.norm()
+        return distance
 
     def observe_gradient(self, step: Step) -> None:
         """Note which parameters this task trains."""

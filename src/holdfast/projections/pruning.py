@@ -3,17 +3,16 @@ r"""ANPyC's adversarial pruning: consolidate what matters, and set free what doe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
-from holdfast.names import Select
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.penalties.anpyc import Output, Reduction, Sign, TaylorPenalty
-from holdfast.penalties.quadratic import Coupling
+from holdfast.penalties.quadratic import Options
 from holdfast.projections.masks import (
     HoldsExactly,
     check_held,
@@ -25,6 +24,9 @@ from holdfast.projections.masks import (
     smallest,
 )
 from holdfast.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["AnpycPruning", "Variant", "percentage", "rounds", "to_prune"]
 
@@ -149,6 +151,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect and prune; the paper takes the hidden layers only.
         objective: which outputs a batch has; all of them by default.
+        **options: also ``importance_dtype``, ``state_device`` and ``fused``: see ``holdfast.penalties.resources``.
 
     Attributes:
         meta: ``meta["pruned"]`` holds for each task its percentage and, in all and by parameter, how many weights
@@ -171,9 +174,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         decay: float = 0.8,
         step: float = 10.0,
         sharpening: float = 0.0,
-        coupling: Coupling = "gradient",
-        select: Select = None,
-        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             model,
@@ -182,9 +183,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
             reduction=reduction,
             sign=sign,
             sharpening=sharpening,
-            coupling=coupling,
-            select=select,
-            objective=objective,
+            **options,
         )
         if variant not in ("paper", "released"):
             raise ConfigurationError(f"variant is {variant!r}; expected 'paper' or 'released'")

@@ -36,13 +36,14 @@ def test_what_is_not_said_stands_at_documented_defaults(stream: Stream) -> None:
 
 
 def test_a_setting_for_comparisons_is_recorded_only_where_it_is_set(stream: Stream) -> None:
-    assert "variant" not in planned(stream, "ewc").hyperparameters  # so that older records are still those of this plan
-    config = planned(stream, "ewc", {"variant": "foreign"})
-    assert config.hyperparameters["variant"] == Hyperparameter(value="foreign", source="given")
-    assert "--set variant=foreign" in plan.command(config)
+    # So that older records are still those of this plan.
+    assert "anchors" not in planned(stream, "l2sp").hyperparameters
+    config = planned(stream, "l2sp", {"anchors": "all"})
+    assert config.hyperparameters["anchors"] == Hyperparameter(value="all", source="given")
+    assert "--set anchors=all" in plan.command(config)
     plan.check(config, stream)
-    with pytest.raises(ConfigurationError, match="variant is 'released'"):
-        plan.check(planned(stream, "ewc", {"variant": "released"}), stream)
+    with pytest.raises(ConfigurationError, match="anchors is 'first'"):
+        plan.check(planned(stream, "l2sp", {"anchors": "first"}), stream)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,17 @@ class RunConfig(_Frozen):
     evaluate_mode: Literal["eval", "train"] = "eval"
     extra: dict[str, Any] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_called_today(cls, values: Any) -> Any:
+        """What was a variant of EWC is a method of its own since version 0.2."""
+        found = values.get("hyperparameters", {}) if isinstance(values, dict) and values.get("method") == "ewc" else {}
+        variant = found.get("variant") if isinstance(found, dict) else None
+        if not isinstance(variant, dict) or variant.get("value") != "foreign":
+            return values
+        kept = {name: value for name, value in found.items() if name not in ("variant", "fisher")}
+        return {**values, "method": "ewc-foreign", "hyperparameters": kept}
+
     @property
     def chosen(self) -> set[str]:
         """The hyperparameters that a grid or a search chose."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast import EWC, ConfigurationError, DataError, NumericsError, OnlineEWC
-from holdfast.penalties.foreign import foreign, initialised_anew, learning_rates
+from holdfast import EWC, ConfigurationError, DataError, NumericsError
+from holdfast.bench.recipes.foreign import ForeignEWC, foreign, initialised_anew, learning_rates
 from tests.penalties.paths import DOUBLE, batches, close, network, sgd, task_loss, train
 
 
@@ -51,7 +51,7 @@ def uneven():
 
 def test_fisher_and_anchor_are_those_of_another_network_s_training():
     model = network()
-    method = EWC(model, strength=2.0, variant="foreign").attach(torch.optim.Adam(model.parameters(), lr=0.05))
+    method = ForeignEWC(model, strength=2.0).attach(torch.optim.Adam(model.parameters(), lr=0.05))
     method.consolidate(iter(uneven()), generator=seeded())
     importances, anchors = by_hand(other_network(model), uneven(), 0.05)
     for name, held in method.state.items():
@@ -66,11 +66,11 @@ def test_one_seed_is_one_network_whatever_the_caller_draws():
     found = []
     for drawn in (1, 2):
         torch.manual_seed(drawn)
-        method = EWC(network(), strength=1.0, variant="foreign")
+        method = ForeignEWC(network(), strength=1.0)
         method.attach(sgd(method.model)).consolidate(uneven(), generator=seeded())
         found.append(method.state)
     assert all(torch.equal(found[0][name][kind], found[1][name][kind]) for name in found[0] for kind in found[0][name])
-    another = EWC(network(), strength=1.0, variant="foreign")
+    another = ForeignEWC(network(), strength=1.0)
     another.attach(sgd(another.model)).consolidate(uneven(), generator=seeded(4))
     assert not torch.equal(another.state["0.weight"]["anchor"], found[0]["0.weight"]["anchor"])
 
@@ -98,7 +98,7 @@ class Whole(nn.Module):
 def test_nothing_of_the_caller_s_is_touched(generator):
     model = Whole().double().eval()
     optimizer = sgd(model)
-    method = EWC(model, strength=1.0, variant="foreign", select=["first", "second", "head"]).attach(optimizer)
+    method = ForeignEWC(model, strength=1.0, select=["first", "second", "head"]).attach(optimizer)
     train(model.train(), optimizer, batches(0, 2))
     model.eval()
     optimizer.zero_grad(set_to_none=False)
@@ -129,13 +129,13 @@ def test_what_is_frozen_or_unknown_stays_and_the_rest_is_drawn_anew():
     assert not (other.first.weight == model.first.weight).any() and other.shared.weight is other.second.weight
     assert (other.norm.running_mean == 0).all() and (model.norm.running_mean == 7).all()
     with pytest.raises(ConfigurationError, match=r"draws the parameter 'scale'.*select"):
-        EWC(model, strength=1.0, variant="foreign")
+        ForeignEWC(model, strength=1.0)
 
 
 def test_only_the_first_task_is_remembered():
     model = network()
     optimizer = sgd(model)
-    method = EWC(model, strength=1.0, variant="foreign").attach(optimizer)
+    method = ForeignEWC(model, strength=1.0).attach(optimizer)
     method.consolidate(batches(1, 2), generator=seeded())
     held = copy.deepcopy(method.state)
     train(model, optimizer, batches(2, 2))
@@ -149,11 +149,11 @@ def test_the_state_goes_on_in_another_instance_and_keeps_its_precision():
     model = network().float()
     optimizer = sgd(model)
     data = [(x.float(), y) for x, y in uneven()]
-    method = EWC(model, strength=1.0, variant="foreign", **kept).attach(optimizer)
+    method = ForeignEWC(model, strength=1.0, **kept).attach(optimizer)
     method.consolidate(data, generator=seeded())
     assert {held["importance"].dtype for held in method.state.values()} == {torch.bfloat16}
     assert {held["anchor"].dtype for held in method.state.values()} == {torch.float32}
-    again = EWC(model, strength=1.0, variant="foreign", **kept).attach(optimizer)
+    again = ForeignEWC(model, strength=1.0, **kept).attach(optimizer)
     again.load_state_dict(method.state_dict())
     assert torch.equal(again.value(), method.value()) and again.num_tasks == 1
     train(model, optimizer, data)
@@ -182,7 +182,7 @@ def test_every_group_has_its_own_learning_rate_and_what_nobody_trains_stays():
 
 def test_what_is_not_finite_or_not_there_is_not_remembered():
     model = network()
-    method = EWC(model, strength=1.0, variant="foreign").attach(sgd(model))
+    method = ForeignEWC(model, strength=1.0).attach(sgd(model))
     with pytest.raises(NumericsError, match="not finite"):
         method.consolidate([(x / 0, y) for x, y in uneven()], generator=seeded())
     assert method.num_tasks == 0 and not method.state
@@ -191,20 +191,18 @@ def test_what_is_not_finite_or_not_there_is_not_remembered():
 
 
 def test_wrong_use_is_one_sentence():
-    with pytest.raises(ConfigurationError, match=r"variant is 'released'; expected 'paper' or 'foreign'"):
-        EWC(network(), strength=1.0, variant="released")
-    with pytest.raises(ConfigurationError, match=r"fisher is 'exact', but variant='foreign' has a Fisher of its own"):
-        EWC(network(), strength=1.0, variant="foreign", fisher="exact")
+    with pytest.raises(TypeError, match="fisher"):
+        ForeignEWC(network(), strength=1.0, fisher="exact")
     with pytest.raises(ConfigurationError, match=r"none for the parameter '0.weight': call attach\(optimizer\)"):
-        EWC(network(), strength=1.0, variant="foreign").consolidate(batches(1, 1))
+        ForeignEWC(network(), strength=1.0).consolidate(batches(1, 1))
     with pytest.raises(TypeError, match="variant"):
-        OnlineEWC(network(), strength=1.0, variant="foreign")
+        EWC(network(), strength=1.0, variant="foreign")
 
     class Stubborn(nn.Linear):
         def __deepcopy__(self, memo):
             raise RuntimeError("no copies\nof me")
 
     with pytest.raises(ConfigurationError, match=r"needs a copy of the model, which refuses: no copies$"):
-        EWC(Stubborn(3, 2), strength=1.0, variant="foreign")
+        ForeignEWC(Stubborn(3, 2), strength=1.0)
     with pytest.raises(ConfigurationError, match="draws the parameter 'in_proj_weight'"):
-        EWC(nn.MultiheadAttention(4, 2), strength=1.0, variant="foreign")
+        ForeignEWC(nn.MultiheadAttention(4, 2), strength=1.0)

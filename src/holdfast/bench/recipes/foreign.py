@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,15 @@ from holdfast.importance.statistic import accumulation_dtype
 from holdfast.importance.untouched import undisturbed
 from holdfast.names import canonical_parameters, unwrap
 from holdfast.objectives import Batch, Objective, count
+from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.processes import several
 from holdfast.state import anchor_of
+from holdfast.strength import Strength
 
-__all__ = ["foreign", "initialised_anew", "learning_rates"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ForeignEWC", "foreign", "initialised_anew", "learning_rates"]
 
 
 def learning_rates(model: nn.Module, names: Iterable[str], optimizers: Sequence[Optimizer]) -> dict[str, float]:
@@ -43,7 +49,7 @@ def learning_rates(model: nn.Module, names: Iterable[str], optimizers: Sequence[
     missing = [name for name in names if name not in found]
     if missing:
         raise ConfigurationError(
-            "variant='foreign' trains another network at the learning rate of the attached optimizer, and there is "
+            "ForeignEWC trains another network at the learning rate of the attached optimizer, and there is "
             f"none for the parameter {missing[0]!r}: call attach(optimizer) before consolidate"
         )
     return found
@@ -73,7 +79,7 @@ def initialised_anew(model: nn.Module, names: Iterable[str]) -> nn.Module:
         other = copy.deepcopy(unwrap(model))
     except (RuntimeError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ConfigurationError(f"variant='foreign' needs a copy of the model, which refuses: {reason}") from error
+        raise ConfigurationError(f"ForeignEWC needs a copy of the model, which refuses: {reason}") from error
     mine, theirs = canonical_parameters(model), canonical_parameters(other)
     with torch.no_grad():
         for p in theirs.values():
@@ -89,7 +95,7 @@ def initialised_anew(model: nn.Module, names: Iterable[str]) -> nn.Module:
     missing = [name for name in names if name in left]
     if missing:
         raise ConfigurationError(
-            f"variant='foreign' needs another network, initialised anew, but no module's reset_parameters draws the "
+            f"ForeignEWC needs another network, initialised anew, but no module's reset_parameters draws the "
             f"parameter {missing[0]!r} ({len(missing)} in all): leave it out with select="
         )
     return other
@@ -131,7 +137,7 @@ def foreign(
     """
     if several():
         raise ConfigurationError(
-            "variant='foreign' is the training of one network, which several processes do not share: use one process"
+            "ForeignEWC is the training of one network, which several processes do not share: use one process"
         )
     with undisturbed(model) as devices:
         _seed(devices, generator)
@@ -170,3 +176,47 @@ def _seed(devices: Iterable[torch.device], generator: torch.Generator | None) ->
     torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
     for each in devices:
         torch.get_device_module(each).set_rng_state(torch.Generator(each).manual_seed(seed).get_state(), each)
+
+
+class ForeignEWC(QuadraticPenalty):
+    r"""The EWC baseline of the CLASSP release: it holds the weights to those of another network.
+
+    .. math:: \tfrac{\lambda}{2} \sum_i F_i (\theta_i - \phi_i)^2
+
+    with F and φ from :func:`foreign`: a network initialised anew, trained by plain SGD for one pass over the first
+    task's batches at the learning rate of the attached optimizer. Every later ``consolidate`` leaves it as it is.
+
+    Source: Ludwig 2024, CLASSP, the released script experiment_EWC.py. Differs: no.
+
+    Args:
+        model: the model to protect.
+        strength: λ, >= 0.
+        coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
+        select: which trainable parameters to protect.
+        objective: what a batch means.
+
+    Raises:
+        ConfigurationError: for a wrong argument, if a protected parameter belongs to no module with
+            ``reset_parameters``, and in ``consolidate`` if no optimizer is attached.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        strength: Strength,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, strength=strength, **options)
+        with undisturbed(model):  # better refused now than after the first task
+            initialised_anew(model, self.params)
+
+    def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        if self.num_tasks > 0:
+            return
+        names = list(self.params)
+        rates = learning_rates(self.model, names, self._optimizers)
+        importances, anchors = foreign(
+            self.model, batches, objective=objective, names=names, rates=rates, generator=generator
+        )
+        self.state = {name: {"anchor": anchors[name], "importance": importances[name]} for name in names}
