@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from holdfast import CausalLM, Classification, ConfigurationError, DataError, MultiLabel, Regression
-from holdfast.objectives import LossOnly, as_objective, count, draw
+from holdfast.objectives import Loss, as_objective, count, draw
 
 B, K = 5, 4
 
@@ -195,7 +195,7 @@ def test_a_batch_that_does_not_fit_is_an_error_that_says_what_would(objective, b
 
 def test_a_bare_callable_knows_losses_only():
     objective = as_objective(lambda outputs, batch: outputs.sum(1))
-    assert isinstance(objective, LossOnly)
+    assert isinstance(objective, Loss)
     torch.testing.assert_close(objective.losses(_outputs(), None), _outputs().sum(1))
     with pytest.raises(ConfigurationError, match="empirical"):
         objective.sample(_outputs(), None)
@@ -267,7 +267,7 @@ def test_what_is_no_objective_is_refused(wrong):
 
 def test_a_callable_that_returns_no_tensor_is_refused():
     with pytest.raises(DataError, match="returned a float"):
-        LossOnly(lambda outputs, batch: 1.0).losses(torch.zeros(2, 3), (None, None))
+        Loss(lambda outputs, batch: 1.0).losses(torch.zeros(2, 3), (None, None))
     with pytest.raises(ConfigurationError, match="forward is 3"):
         Classification(forward=3)
 

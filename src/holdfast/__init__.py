@@ -23,9 +23,16 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`; tests/test_pa
     from holdfast.method import Step as Step
     from holdfast.objectives import CausalLM as CausalLM
     from holdfast.objectives import Classification as Classification
+    from holdfast.objectives import Loss as Loss
+    from holdfast.objectives import MaskedLM as MaskedLM
+    from holdfast.objectives import ModelLoss as ModelLoss
     from holdfast.objectives import MultiLabel as MultiLabel
     from holdfast.objectives import Objective as Objective
+    from holdfast.objectives import QuestionAnswering as QuestionAnswering
     from holdfast.objectives import Regression as Regression
+    from holdfast.objectives import Segmentation as Segmentation
+    from holdfast.objectives import Seq2SeqLM as Seq2SeqLM
+    from holdfast.objectives import TokenClassification as TokenClassification
     from holdfast.optim import CLASSP as CLASSP
     from holdfast.penalties.anastrophic import Anastrophic as Anastrophic
     from holdfast.penalties.anpyc import ANPyC as ANPyC
@@ -48,7 +55,8 @@ _HOMES = {
         "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError StateError",
         "files": "load_state save_state",
         "method": "Method Step",
-        "objectives": "CausalLM Classification MultiLabel Objective Regression",
+        "objectives": "CausalLM Classification Loss MaskedLM ModelLoss MultiLabel Objective QuestionAnswering "
+        "Regression Segmentation Seq2SeqLM TokenClassification",
         "optim": "CLASSP",
         "penalties.anastrophic": "Anastrophic",
         "penalties.anpyc": "ANPyC",

@@ -86,7 +86,7 @@ class Method(Attached, abc.ABC):
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, select)
-        self.objective = as_objective(objective)
+        self.objective = as_objective(objective, model)
 
     @property
     def current_strength(self) -> float | None:
@@ -186,7 +186,7 @@ class Method(Attached, abc.ABC):
                 f"{type(self).__name__} saw no optimizer step since its last consolidate: call attach(optimizer) "
                 "with the optimizer that really trains (a copied one loses its hooks)"
             )
-        known = self.objective if objective is None else as_objective(objective)
+        known = self.objective if objective is None else as_objective(objective, self.model)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ConfigurationError(f"generator is {generator!r}; expected a torch.Generator or None")
         self._prepare()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast.objectives import CausalLM, Classification, LossOnly, MultiLabel, Objective, Regression
+from holdfast.objectives import CausalLM, Classification, Loss, MultiLabel, Objective, Regression
 
 RULES, VMAP, ALONE, LOOP = "rules", "vmap", "alone", "loop"
 
@@ -339,5 +339,5 @@ CASES = [
         lambda: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)),
         way=LOOP,
     ),
-    Case("losses see each other", lambda: nn.Linear(6, 3), way=LOOP, objective=LossOnly(_mixed_loss)),
+    Case("losses see each other", lambda: nn.Linear(6, 3), way=LOOP, objective=Loss(_mixed_loss)),
 ]

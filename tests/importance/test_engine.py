@@ -13,19 +13,26 @@ from holdfast.importance import fisher, mas, taylor
 from holdfast.importance._reference import per_sample_sum_reference
 from holdfast.importance.statistic import ABSOLUTE, SQUARE
 from holdfast.names import canonical_parameters
-from holdfast.objectives import LossOnly
+from holdfast.objectives import CausalLM, Loss
 from tests.importance.cases import ALONE, CASES, LOOP, RULES, VMAP, Case
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def reference(case: Case, model: Any, batches: Any, terms: Any, statistic: Any, rows: bool = False) -> dict[str, Any]:
+def reference(case: Case, model: Any, batches: Any, terms: Any, statistic: Any) -> dict[str, Any]:
     parameters = {n: p for n, p in canonical_parameters(model).items() if p.requires_grad}
     sums, samples = per_sample_sum_reference(
         model, batches, objective=case.objective, terms=terms, statistic=statistic, parameters=parameters
     )
-    number = sum(case.sizes) if rows else samples
-    return {name: total / number for name, total in sums.items()}
+    return {name: total / samples for name, total in sums.items()}
+
+
+def summed(case: Case, each: Any, batch: Any) -> Any:
+    """Values per position ``[B, ...]`` over each sample: of words, those that a labelled one follows."""
+    if not isinstance(case.objective, CausalLM):
+        return each.reshape(len(each), -1).sum(1)
+    each = each[:, :-1] * (batch["labels"][:, 1:] != -100)
+    return each if case.objective.per == "token" else each.sum(1)
 
 
 def equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -70,9 +77,9 @@ def test_mas(case: Case) -> None:
     found = mas(model, batches, objective=case.objective)
 
     def norm(outputs: Any, batch: Any) -> Any:
-        yield (outputs**2).flatten(1).sum(1)
+        yield summed(case, (outputs**2).sum(-1), batch)
 
-    equal(found, reference(case, model, batches, norm, lambda g, w: g.abs(), rows=True))
+    equal(found, reference(case, model, batches, norm, lambda g, w: g.abs()))
 
 
 @every_case
@@ -82,12 +89,12 @@ def test_taylor(case: Case) -> None:
     found = taylor(model, batches, objective=case.objective, output="l2", max_bytes=2000)
 
     def l2(outputs: Any, batch: Any) -> Any:
-        yield (outputs.softmax(-1) ** 2).flatten(1).sum(1)
+        yield summed(case, (outputs.softmax(-1) ** 2).sum(-1), batch)
 
     def change(g: Any, w: Any) -> Any:
         return torch.maximum(torch.zeros_like(w), g * w + (g * w) ** 2 / 2)
 
-    equal(found, reference(case, model, batches, l2, change, rows=True))
+    equal(found, reference(case, model, batches, l2, change))
 
 
 @every_case
@@ -119,4 +126,4 @@ def test_a_multiplicative_statistic_is_one(statistic: Any) -> None:
 
 def test_the_cases_reach_every_way() -> None:
     assert {case.way for case in CASES} == {RULES, VMAP, ALONE, LOOP}
-    assert any(isinstance(case.objective, LossOnly) for case in CASES)
+    assert any(isinstance(case.objective, Loss) for case in CASES)

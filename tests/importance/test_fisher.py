@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError, DataError
 from holdfast.importance import fisher, mas, taylor
-from holdfast.objectives import CausalLM, Classification, LossOnly, MultiLabel, Regression
+from holdfast.objectives import CausalLM, Classification, Loss, MultiLabel, Regression
 
 
 def data(outputs: int = 3, size: int = 8) -> list[Any]:
@@ -74,7 +74,7 @@ def test_auto_is_exact_up_to_twenty_outputs(outputs: int, kind: Any) -> None:
     torch.testing.assert_close(found, fisher(model, batches, kind=kind, generator=seeds[1]), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("objective", [losses, LossOnly(losses)])
+@pytest.mark.parametrize("objective", [losses, Loss(losses)])
 def test_a_bare_callable_has_the_empirical_fisher_only(objective: Any) -> None:
     model, batches = linear(), data()
     expected = fisher(model, batches, kind="empirical")

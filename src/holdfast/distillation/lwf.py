@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.checks import check_not_negative, check_positive
-from holdfast.distillation.distance import check_distillable, covers, describe, distance, restore
+from holdfast.distillation.distance import check_distillable, distance
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.method import Method
 from holdfast.names import canonical_buffers, canonical_parameters, unwrap
-from holdfast.objectives import Batch, Objective
-from holdfast.objectives.base import Plain
+from holdfast.objectives import Batch, Objective, describe, meaning_of, restore
+from holdfast.objectives.plain import Plain
 from holdfast.state import check_finite, check_form
 
 __all__ = ["LwF"]
@@ -113,8 +113,9 @@ class LwF(Method):
         check_distillable(objective)
         teacher = _frozen_copy(self.model)
         check_finite(type(self).__name__, {}, {_PREFIX + name: t for name, t in _tensors(teacher).items()})
-        if not any(covers(known, objective) for known in self._objectives):
-            self._objectives = [known for known in self._objectives if not covers(objective, known)] + [objective]
+        new = meaning_of(objective)
+        if not any(meaning_of(known).covers(objective) for known in self._objectives):
+            self._objectives = [known for known in self._objectives if not new.covers(known)] + [objective]
         self.meta["objectives"] = [describe(known) for known in self._objectives]
         self._teach(teacher)
 

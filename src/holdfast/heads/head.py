@@ -15,7 +15,7 @@ from holdfast.heads.maps import FeatureMap, device_after
 from holdfast.heads.moments import Moments
 from holdfast.heads.representation import Backbone
 from holdfast.objectives import Batch, Classification
-from holdfast.objectives.base import targets_of
+from holdfast.objectives.batches import targets_of
 
 __all__ = ["Head"]
 

@@ -33,26 +33,31 @@ from holdfast.importance.rules import RULES, Room, Rule, Target
 from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
 from holdfast.importance.untouched import untouched
 from holdfast.names import unwrap
-from holdfast.objectives import Batch, Objective, count
+from holdfast.objectives import Batch
+from holdfast.objectives.batches import leading_size
 from holdfast.processes import in_step
 
-__all__ = ["MAX_BYTES", "Terms", "per_sample_sum"]
+__all__ = ["MAX_BYTES", "Counted", "Root", "Terms", "per_sample_sum"]
 
 MAX_BYTES = 256 * 2**20
 
-# (outputs, batch) -> terms of shape [B], or [B, T] for T terms.
+# (model, batch) -> the tensor [B, ...] that terms are computed from: a task's outputs, or its losses.
+Root: TypeAlias = Callable[[nn.Module, Batch], Tensor]
+# (root, batch) -> terms of shape [B], or [B, T] for T terms.
 Terms: TypeAlias = Callable[[Tensor, Batch], Iterator[Tensor]]
+# (batch, root) -> how many samples a batch holds.
+Counted: TypeAlias = Callable[[Batch, Tensor], int]
 
 
 def per_sample_sum(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    objective: Objective,
+    root: Root,
     terms: Terms,
+    counted: Counted,
     statistic: Statistic,
     parameters: Mapping[str, nn.Parameter],
-    counted: Callable[[Batch], int] | None = None,
     max_bytes: int | None = None,
 ) -> tuple[dict[str, Tensor], int]:
     """Sum a statistic of per-sample gradients over all samples and terms.
@@ -60,11 +65,11 @@ def per_sample_sum(
     Args:
         model: the model; it is left as it was.
         batches: the data, each batch once.
-        objective: what a batch means.
-        terms: what is differentiated, from the outputs.
+        root: the forward pass; it runs again for samples alone.
+        terms: what is differentiated, from the root.
+        counted: how many samples a batch holds.
         statistic: what is summed.
         parameters: canonical name -> parameter.
-        counted: how many samples a batch holds (default: what the objective says).
         max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
             kept from one term to the next as much again (default 256 MiB).
 
@@ -77,33 +82,31 @@ def per_sample_sum(
     """
     model = unwrap(model)
     with in_step(parameters), untouched(model, parameters.values()):
-        engine = _Engine(model, objective, statistic, parameters, MAX_BYTES if max_bytes is None else max_bytes)
-        samples = 0
+        engine = _Engine(model, root, statistic, parameters, MAX_BYTES if max_bytes is None else max_bytes)
         with engine.capture.hooks():
             for batch in batches:
-                size = count(objective, batch) if counted is None else counted(batch)
-                if size:
-                    engine.add(batch, terms)
-                    samples += size
-        if not samples:
+                if leading_size(batch):
+                    engine.add(batch, terms, counted)
+        if not engine.samples:
             raise DataError("the batches hold no sample; expected at least one")
-    return {name: target.total for name, target in engine.targets.items()}, samples
+    return {name: target.total for name, target in engine.targets.items()}, engine.samples
 
 
 class _Engine:
     def __init__(
         self,
         model: nn.Module,
-        objective: Objective,
+        root: Root,
         statistic: Statistic,
         parameters: Mapping[str, nn.Parameter],
         max_bytes: int,
     ) -> None:
         self.model = model
-        self.objective = objective
+        self.root = root
         self.statistic = statistic
         self.parameters = dict(parameters)
         self.max_bytes = max_bytes
+        self.samples = 0
         self.targets = _targets(self.parameters)
         self.layers = layers_of(model, parameters)
         self.capture = Capture(self.layers)
@@ -112,13 +115,15 @@ class _Engine:
         self.slow: set[str] = set()  # never given to a rule again
         self.ways: list[Callable[[Work], None]] = [vectorized, alone]  # of the slow ones, those not yet seen to fail
 
-    def add(self, batch: Batch, terms: Terms) -> None:
+    def add(self, batch: Batch, terms: Terms, counted: Counted) -> None:
         """Add one batch."""
         with self.capture.recording():
-            outputs = self.objective.outputs(self.model, batch)
+            outputs = self.root(self.model, batch)
         if not isinstance(outputs, Tensor):
             raise DataError(f"the objective's outputs are of type {type(outputs).__name__}; expected one tensor [B, K]")
-        if not outputs.requires_grad:
+        size = counted(batch, outputs)
+        self.samples += size
+        if not size or not outputs.requires_grad:
             return
         graph = Graph(outputs.grad_fn)
         leaf = outputs.detach().requires_grad_()
@@ -256,7 +261,7 @@ class _Engine:
             return
         work = Work(
             self.model,
-            self.objective,
+            self.root,
             batch,
             outputs,
             leaf,

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError, DataError, NumericsError
-from holdfast.importance.engine import Terms
+from holdfast.importance.engine import Counted, Root, Terms
 from holdfast.importance.statistic import accumulation_dtype
 from holdfast.importance.untouched import untouched
 from holdfast.names import canonical_parameters, unwrap
-from holdfast.objectives import Batch, Objective, count
+from holdfast.objectives import Batch
+from holdfast.objectives.batches import leading_size
 from holdfast.processes import in_step, several
 
 __all__ = ["check_arguments", "choice", "means", "per_batch_sum", "wanted_parameters"]
@@ -126,8 +127,9 @@ def per_batch_sum(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
-    objective: Objective,
+    root: Root,
     terms: Terms,
+    counted: Counted,
     value: Callable[[Tensor, int, Tensor], Tensor],
     parameters: Mapping[str, nn.Parameter],
 ) -> tuple[dict[str, Tensor], int]:
@@ -136,8 +138,9 @@ def per_batch_sum(
     Args:
         model: the model; it is left as it was.
         batches: the data, each batch once.
-        objective: what a batch means.
-        terms: what is differentiated, from the outputs.
+        root: the forward pass.
+        terms: what is differentiated, from the root.
+        counted: how many samples a batch holds.
         value: ``(gradient [*p], samples in the batch, weight [*p]) -> [*p]``, in at least float32.
         parameters: canonical name -> parameter.
 
@@ -152,12 +155,12 @@ def per_batch_sum(
     number = 0
     with in_step(parameters), untouched(model, parameters.values()):
         for batch in batches:
-            size = count(objective, batch)
-            if not size:
+            if not leading_size(batch):
                 continue
-            number += 1
-            outputs = objective.outputs(model, batch)
-            if not outputs.requires_grad:
+            outputs = root(model, batch)
+            size = counted(batch, outputs)
+            number += bool(size)
+            if not size or not outputs.requires_grad:
                 continue
             total = torch.stack([term.sum() for term in terms(outputs, batch)]).sum()
             gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)

@@ -20,7 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from holdfast.importance.rules import Target
 from holdfast.importance.statistic import Statistic
-from holdfast.objectives import Batch, Objective
+from holdfast.objectives import Batch
+from holdfast.objectives.batches import one as one_of
+from holdfast.objectives.batches import per_sample_list
 
 __all__ = ["NotSeparable", "alone", "close", "loop", "vectorized"]
 
@@ -30,28 +32,34 @@ class NotSeparable(Exception):
 
 
 class _Outputs(nn.Module):
-    """An objective's forward pass as a module, so that ``functional_call`` can replace parameters."""
+    """A forward pass as a module, so that ``functional_call`` can replace parameters."""
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, root: Callable[[nn.Module, Batch], Tensor]) -> None:
         super().__init__()
         self.model = model
-        self._objective = objective
+        self._root = root
 
     def forward(self, batch: Batch) -> Tensor:
-        return self._objective.outputs(self.model, batch)
+        return self._root(self.model, batch)
 
 
-def _split(batch: Any, size: int, found: list[Tensor]) -> Callable[[list[Tensor]], Any]:
-    """Collect a batch's tensors with one row per sample; return how to rebuild the batch from rows."""
+def _split(batch: Any, size: int, found: list[Tensor], *, top: bool = True) -> Callable[[list[Tensor]], Any]:
+    """Collect a batch's tensors with one row per sample; return how to rebuild the batch from rows.
+
+    Raises:
+        NotSeparable: for a list with an entry per sample, such as boxes: entries differ in shape.
+    """
     if isinstance(batch, Tensor) and batch.dim() > 0 and batch.shape[0] == size:
         position = len(found)
         found.append(batch)
         return lambda rows: rows[position]
+    if not top and per_sample_list(batch, size):
+        raise NotSeparable(f"a list of {size} entries cannot be vectorized")
     if isinstance(batch, Mapping):
-        parts = {key: _split(value, size, found) for key, value in batch.items()}
+        parts = {key: _split(value, size, found, top=False) for key, value in batch.items()}
         return lambda rows: {key: part(rows) for key, part in parts.items()}
     if type(batch) in (tuple, list):
-        items = [_split(value, size, found) for value in batch]
+        items = [_split(value, size, found, top=False) for value in batch]
         kind = type(batch)
         return lambda rows: kind(item(rows) for item in items)
     return lambda rows: batch
@@ -72,7 +80,7 @@ class Work:
 
     Attributes:
         model: the model.
-        objective: what the batch means; only its forward pass runs again.
+        root: the forward pass, which runs again for samples alone.
         batch: the batch.
         outputs: the forward pass of the whole batch, ``[B, ...]``, with its graph.
         leaf: the same values, cut off, from which the terms were computed.
@@ -85,7 +93,7 @@ class Work:
     """
 
     model: nn.Module
-    objective: Objective
+    root: Callable[[nn.Module, Batch], Tensor]
     batch: Batch
     outputs: Tensor
     leaf: Tensor
@@ -124,7 +132,7 @@ def vectorized(work: Work) -> None:
         NotSeparable: if ``vmap`` fails, or a sample alone does not give what it gave in the batch; nothing was added.
     """
     parameters, targets = work.parameters, work.targets
-    wrapper = _Outputs(work.model, work.objective)
+    wrapper = _Outputs(work.model, work.root)
     canonical = {id(p): name for name, p in parameters.items()}
     paths = {canonical[id(p)]: path for path, p in wrapper.named_parameters() if id(p) in canonical}
     size = work.outputs.shape[0]
@@ -172,13 +180,12 @@ def alone(work: Work) -> None:
     Raises:
         NotSeparable: if a sample alone fails, or does not give what it gave in the batch; nothing was added.
     """
-    rows: list[Tensor] = []
-    rebuild = _split(work.batch, work.outputs.shape[0], rows)
+    size = work.outputs.shape[0]
     sums = {name: torch.zeros_like(target.total) for name, target in work.targets.items()}
-    for n in range(work.outputs.shape[0]):
+    for n in range(size):
         part = slice(n, n + 1)
         try:
-            outputs = work.objective.outputs(work.model, rebuild([row[part] for row in rows]))
+            outputs = work.root(work.model, one_of(work.batch, n, size))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

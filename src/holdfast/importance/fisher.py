@@ -12,7 +12,7 @@ from holdfast.errors import ConfigurationError, NumericsError
 from holdfast.importance.engine import Terms, per_sample_sum
 from holdfast.importance.estimate import check_arguments, choice, means, per_batch_sum, wanted_parameters
 from holdfast.importance.statistic import SQUARE
-from holdfast.objectives import Batch, LossOnly, Objective, as_objective, draw
+from holdfast.objectives import Batch, Meaning, Objective, as_objective, meaning_of
 
 __all__ = ["EXACT_OUTPUTS", "Kind", "fisher"]
 
@@ -48,8 +48,10 @@ def fisher(
     Args:
         model: any module; it is left exactly as it was. Estimated in evaluation mode.
         batches: the data, each batch once, on the model's device.
-        objective: what a batch means; a bare callable gives losses only; ``None`` is classification.
-        kind: ``"auto"`` is exact up to 20 outputs, sampled beyond, empirical for a bare callable.
+        objective: what a batch means; a callable and :class:`ModelLoss` give losses only; ``None`` is what a
+            Transformers model's class says, classification for any other.
+        kind: ``"auto"`` is exact up to 20 outputs (of all positions together), sampled beyond, empirical for what
+            gives losses only.
         names: canonical names of the parameters wanted (default: all trainable ones).
         generator: for the targets of the sampled kind.
         max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
@@ -74,30 +76,29 @@ def fisher(
     """
     check_arguments(model, batches, max_bytes, dtype, generator)
     choice("kind", kind, ("auto", "exact", "sampled", "empirical", "batched"))
-    objective = as_objective(objective)
-    bare = isinstance(objective, LossOnly)
-    if bare and kind in ("exact", "sampled"):
+    meaning = meaning_of(as_objective(objective, model))
+    if meaning.losses_only and kind in ("exact", "sampled"):
         raise ConfigurationError(
-            f"kind is {kind!r}, but the objective is a bare callable, which gives losses only; expected 'empirical'"
+            f"kind is {kind!r}, but the objective is {meaning.named}, which gives losses only; expected 'empirical'"
         )
     parameters = wanted_parameters(model, names)
     if kind == "batched":
         sums, number = per_batch_sum(
             model,
             batches,
-            objective=objective,
-            terms=_terms(objective, "empirical", None),
+            root=meaning.root,
+            terms=_terms(meaning, "empirical", None),
+            counted=meaning.count,
             value=lambda gradient, size, weight: (gradient / size).square(),
             parameters=parameters,
         )
         return means(sums, number, dtype)
-    if kind == "auto" and bare:
-        kind = "empirical"
     sums, samples = per_sample_sum(
         model,
         batches,
-        objective=objective,
-        terms=_terms(objective, kind, generator),
+        root=meaning.root,
+        terms=_terms(meaning, "empirical" if meaning.losses_only else kind, generator),
+        counted=meaning.count,
         statistic=SQUARE,
         parameters=parameters,
         max_bytes=max_bytes,
@@ -105,18 +106,20 @@ def fisher(
     return means(sums, samples, dtype)
 
 
-def _terms(objective: Objective, kind: Kind, generator: torch.Generator | None) -> Terms:
+def _terms(meaning: Meaning, kind: Kind, generator: torch.Generator | None) -> Terms:
     """What each sample's gradient is taken of."""
 
-    def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
-        exact = kind == "exact" or (kind == "auto" and outputs.dim() == 2 and outputs.shape[-1] <= EXACT_OUTPUTS)
-        if exact:
-            yield from objective.factors(outputs)
-        elif kind == "empirical":
-            yield objective.losses(outputs, batch)
+    def terms(root: Tensor, batch: Batch) -> Iterator[Tensor]:
+        if kind == "empirical":
+            yield meaning.losses_from(root, batch)
+            return
+        meaning.check(root, batch)
+        outputs = meaning.exact_outputs(root) if kind == "auto" else None
+        if kind == "exact" or (outputs is not None and outputs <= EXACT_OUTPUTS):
+            yield from meaning.exact(root, batch)
         else:
-            if bool((outputs.isnan() | outputs.isposinf()).any()):  # on a GPU the draw itself would kill the process
+            if bool((root.isnan() | root.isposinf()).any()):  # on a GPU the draw itself would kill the process
                 raise NumericsError("the model's outputs are not finite, so that no targets can be drawn from them")
-            yield objective.losses(outputs, draw(objective, outputs, batch, generator))
+            yield meaning.losses_from(root, meaning.draw(root, batch, generator))
 
     return terms

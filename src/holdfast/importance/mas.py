@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from holdfast.importance.engine import per_sample_sum
 from holdfast.importance.estimate import check_arguments, choice, means, wanted_parameters
 from holdfast.importance.statistic import ABSOLUTE
-from holdfast.objectives import Batch, Objective, as_objective
-from holdfast.objectives.base import leading_size
+from holdfast.objectives import Batch, Objective, as_objective, meaning_of
 
 __all__ = ["mas"]
 
@@ -41,7 +40,8 @@ def mas(
     Args:
         model: any module; it is left exactly as it was. Estimated in evaluation mode.
         batches: the data, each batch once, on the model's device.
-        objective: which outputs a batch has; ``None`` is classification.
+        objective: which outputs a batch has; ``None`` is what a Transformers model's class says, classification for
+            any other.
         form: the squared Euclidean norm of a sample's outputs, or the norm itself.
         names: canonical names of the parameters wanted (default: all trainable ones).
         max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
@@ -49,8 +49,8 @@ def mas(
         dtype: of the result: bfloat16, float32 or float64 (default: the parameter's own, but at least float32).
 
     Returns:
-        canonical name -> importance ``[*p]``, >= 0, in output^2 (or output) / parameter; a mean over rows of the
-        outputs, independent of batch size. A sequence is one row, padding included.
+        canonical name -> importance ``[*p]``, >= 0, in output^2 (or output) / parameter; a mean over the objective's
+        samples, independent of batch size and padding. What a sample's positions have is added up, of pixels averaged.
 
     Raises:
         ConfigurationError: if an argument is wrong, or the form unknown.
@@ -64,19 +64,23 @@ def mas(
     check_arguments(model, batches, max_bytes, dtype)
     choice("form", form, ("squared_norm", "norm"))
 
+    meaning = meaning_of(as_objective(objective, model))
+
     def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
-        f = outputs.reshape(outputs.shape[0], -1)
-        # vector_norm has the subgradient 0 at 0, where the root of a sum has none.
-        yield f.square().sum(1) if form == "squared_norm" else torch.linalg.vector_norm(f, dim=1)
+        squares = meaning.squares(outputs, batch)
+        if form == "squared_norm":
+            yield squares
+        else:  # at 0 the root has no gradient, the norm has the subgradient 0
+            yield torch.where(squares > 0, squares, 1).sqrt().mul(squares > 0)
 
     sums, samples = per_sample_sum(
         model,
         batches,
-        objective=as_objective(objective),
+        root=meaning.answers,
         terms=terms,
+        counted=meaning.count,
         statistic=ABSOLUTE,
         parameters=wanted_parameters(model, names),
-        counted=leading_size,
         max_bytes=max_bytes,
     )
     return means(sums, samples, dtype)

@@ -12,8 +12,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.importance.engine import per_sample_sum
 from holdfast.importance.estimate import check_arguments, choice, means, per_batch_sum, wanted_parameters
 from holdfast.importance.statistic import Statistic
-from holdfast.objectives import Batch, Objective, as_objective
-from holdfast.objectives.base import leading_size
+from holdfast.objectives import Batch, Objective, as_objective, meaning_of
 
 __all__ = ["taylor"]
 
@@ -46,7 +45,8 @@ def taylor(
     Args:
         model: any module; it is left exactly as it was. Estimated in evaluation mode.
         batches: the data, each batch once, on the model's device.
-        objective: which outputs a batch has; ``None`` is classification.
+        objective: which outputs a batch has; ``None`` is what a Transformers model's class says, classification for
+            any other.
         output: what is made of the softmax of a sample's outputs.
         reduction: ``"sample"``: the mean over samples of the positive part of each; ``"batch"``: the mean over
             batches of the positive part of the summed gradient, which depends on the batch size.
@@ -76,10 +76,10 @@ def taylor(
     if order not in (1, 2):
         raise ConfigurationError(f"order is {order!r}; expected 1 or 2")
 
+    meaning = meaning_of(as_objective(objective, model))
+
     def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
-        log_p = outputs.log_softmax(-1)
-        each = -(log_p.exp() * log_p) if output == "entropy" else (2 * log_p).exp()
-        yield each.reshape(each.shape[0], -1).sum(1)
+        yield meaning.spreads(outputs, batch, output)
 
     signed = 1.0 if sign == "released" else -1.0
 
@@ -90,14 +90,14 @@ def taylor(
     def outer(left: Tensor, right: Tensor, weight: Tensor) -> Tensor | None:
         return _outer(left, right, signed * weight, second=order == 2)
 
-    known = as_objective(objective)
     parameters = wanted_parameters(model, names)
     if reduction == "batch":
         sums, number = per_batch_sum(
             model,
             batches,
-            objective=known,
+            root=meaning.answers,
             terms=terms,
+            counted=meaning.count,
             value=lambda gradient, size, weight: change(gradient, weight),
             parameters=parameters,
         )
@@ -105,11 +105,11 @@ def taylor(
         sums, number = per_sample_sum(
             model,
             batches,
-            objective=known,
+            root=meaning.answers,
             terms=terms,
+            counted=meaning.count,
             statistic=Statistic(change, outer=outer),
             parameters=parameters,
-            counted=leading_size,
             max_bytes=max_bytes,
         )
     return means(sums, number, dtype)

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.errors import ConfigurationError, DataError
-from holdfast.objectives.base import Batch, Forward, Plain, logits_of, multinomial, targets_of
+from holdfast.objectives.base import Batch, Forward, Objective
+from holdfast.objectives.batches import found_targets, leading_size, targets_of
+from holdfast.objectives.distributions import IGNORED, Categorical, Distribution
+from holdfast.objectives.meaning import Meaning
+from holdfast.objectives.plain import logits_of
+from holdfast.objectives.positions import Positions
+from holdfast.objectives.shapes import fits, shown
+from holdfast.objectives.units import Units
 
-__all__ = ["Classification"]
-
-_IGNORED = -100  # PyTorch's label for "no loss here"
+__all__ = ["Classification", "check_classes"]
 
 
-class Classification(Plain):
+class Classification(Positions):
     r"""One class out of ``K`` per sample: softmax and cross-entropy.
 
     .. math:: \ell = -\log p(y \mid x), \qquad p = \mathrm{softmax}(f(x))
 
     Args:
         classes: the columns of the model's outputs that compete, when not all do. Targets are column
-            numbers of the model's full outputs.
+            numbers of the model's full outputs; -100 is none.
         head: which of several outputs to use, when the model returns a sequence or a dict of them.
             Targets count within the head.
         forward: ``(model, batch) -> whatever the model returns``, when ``model(inputs)`` is not the call.
@@ -36,6 +41,9 @@ class Classification(Plain):
         >>> objective.losses(objective.outputs(torch.nn.Identity(), batch), batch).shape
         torch.Size([2])
     """
+
+    distribution: ClassVar[Distribution] = Categorical()
+    saved_as: ClassVar[str] = "Classification"
 
     def __init__(
         self,
@@ -84,64 +92,92 @@ class Classification(Plain):
                 self._tables[device] = found
         return found
 
+    def check_outputs(self, outputs: Tensor) -> None:
+        """Refuse a class that stands alone, too: its softmax is 1 whatever the weights, and nothing is protected."""
+        if outputs.dim() != 2 or outputs.shape[1] < 2:
+            raise DataError(
+                f"the outputs have shape {tuple(outputs.shape)}; Classification expects [B, K] with at least two "
+                f"classes: {fits(outputs)}"
+            )
+
+    def check_targets(self, outputs: Tensor, targets: Tensor) -> None:
+        """Refuse what is no whole number per sample."""
+        if targets.is_floating_point() or targets.shape != outputs.shape[:1]:
+            raise DataError(
+                f"targets have shape {shown(targets)}; Classification expects integers ({len(outputs)},): "
+                f"{fits(outputs, targets)}"
+            )
+
+    def positions(self, outputs: Tensor) -> Tensor:
+        """One position, ``[B, 1, K]``."""
+        return outputs.reshape(len(outputs), 1, -1)
+
+    def at_positions(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Targets as positions among the K outputs used, ``[B, 1]``."""
+        return self._columns(targets, outputs.shape[1])[:, None]
+
+    def as_targets(self, outputs: Tensor, drawn: Tensor) -> Tensor:
+        """Columns of the model's full outputs, ``[B]``."""
+        drawn = drawn[:, 0]
+        if self.classes is None:
+            return drawn
+        return torch.where(drawn == IGNORED, IGNORED, self._table(drawn.device)[drawn.clamp(min=0)])
+
+    def units(self, batch: Batch, outputs: Tensor | None = None) -> Units:
+        """Every row, but those labelled -100."""
+        targets = found_targets(batch)
+        size = leading_size(batch) if outputs is None else len(outputs)
+        if targets is not None and targets.shape == (size,):
+            return Units((targets != IGNORED)[:, None])
+        device = None if outputs is None else outputs.device
+        return Units(torch.ones(size, 1, dtype=torch.bool, device=device))
+
     def _columns(self, targets: Tensor, number: int) -> Tensor:
         """Targets as positions among the ``number`` outputs used, ``[B]``."""
-        if targets.is_floating_point() or targets.dim() != 1:
-            raise DataError(
-                f"targets have shape {tuple(targets.shape)} and dtype {targets.dtype}; Classification expects "
-                "integers [B]: use Regression or MultiLabel, or a callable of your own"
-            )
         if self.classes is None:
-            # On another device the check would have to wait, and PyTorch's own is made there.
-            if targets.device.type == "cpu" and len(targets) and not _within(targets, number):
-                wrong = (targets >= number) | ((targets < 0) & (targets != _IGNORED))
-                if bool(wrong.any()):
-                    raise DataError(
-                        f"target {int(targets[wrong][0])} is not among the model's {number} outputs, from 0"
-                    )
+            check_classes(targets, number)
             return targets
         table = self._table(targets.device)
         hit = targets[:, None] == table
-        if targets.device.type == "cpu" and not bool(hit.any(1).all()):
-            missing = int(targets[~hit.any(1)][0])
+        none = targets == IGNORED
+        if targets.device.type == "cpu" and not bool((hit.any(1) | none).all()):
+            missing = int(targets[~(hit.any(1) | none)][0])
             raise DataError(f"target {missing} is not among classes={self.classes}")
-        return hit.to(torch.int8).argmax(1)
+        return hit.to(torch.int8).argmax(1).masked_fill(none, IGNORED)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy per sample, ``[B]``, in nats."""
-        columns = self._columns(targets_of(batch), _competing(outputs))
-        return F.cross_entropy(outputs, columns, reduction="none")
+        targets = targets_of(batch)
+        self.check_outputs(outputs)
+        self.check_targets(outputs, targets)
+        # As in the base class, without its detours: this one is asked at every step of training.
+        return F.cross_entropy(outputs, self._columns(targets, outputs.shape[1]), reduction="none")
 
-    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Batch:
-        """Targets drawn from the softmax of the outputs."""
-        _competing(outputs)
-        drawn = multinomial(outputs.detach().softmax(-1), generator)
-        if self.classes is not None:
-            drawn = self._table(drawn.device)[drawn]
-        return (None, drawn)
+    def covers(self, other: Objective | Meaning) -> bool:
+        """Whether the other's classes of the same head are among this one's."""
+        if self is other or self == other:
+            return True
+        if not super().covers(other) or not isinstance(other, Classification) or self.head != other.head:
+            return False
+        return self.classes is None or (other.classes is not None and set(other.classes) <= set(self.classes))
 
-    def factors(self, outputs: Tensor) -> Iterator[Tensor]:
-        r"""K − 1 terms :math:`\sum_j L_{jk} z_j`, ``[B]``, with the logits z and L held constant.
+    def _arguments(self) -> dict[str, Any]:
+        return {"classes": None if self.classes is None else list(self.classes), "head": self.head}
 
-        L is the Cholesky factor of the Fisher information of the logits, :math:`\operatorname{diag}(p) - p p^\top`,
-        whose rank is K − 1: with :math:`s_k = \sum_{j > k} p_j`,
 
-        .. math:: L_{kk} = \sqrt{p_k s_k / (p_k + s_k)}, \qquad L_{jk} = -L_{kk}\, p_j / s_k \quad (j > k)
+def check_classes(targets: Tensor, number: int, none: Sequence[int] = (IGNORED,)) -> None:
+    """Refuse a target that has no output, on a CPU: on another device the check would have to wait.
 
-        So it takes one backward pass less than there are classes: for two classes, one. Nothing is subtracted, so it
-        stays accurate where the model is all but sure.
-        """
-        number = _competing(outputs)
-        p = outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32)).softmax(-1)
-        rest = p.flip(-1).cumsum(-1).flip(-1)  # p_k + s_k
-        tiny = torch.finfo(p.dtype).tiny
-        for k in range(number - 1):
-            diagonal = (p[:, k] * (rest[:, k + 1] / rest[:, k].clamp_min(tiny))).sqrt()
-            # The quotient first: the product of two small numbers would be 0.
-            below = -diagonal[:, None] * (p[:, k + 1 :] / rest[:, k + 1, None].clamp_min(tiny))
-            column = torch.cat([diagonal[:, None], below], 1)
-            # Where L is 0, an output may be minus infinity.
-            yield torch.where(column == 0, 0.0, column * outputs[:, k:]).sum(1)
+    Raises:
+        DataError: naming the target.
+    """
+    if targets.device.type != "cpu" or not targets.numel() or _within(targets, number):
+        return
+    wrong = (targets >= number) | (targets < 0)
+    for ignored in none:
+        wrong &= targets != ignored
+    if bool(wrong.any()):
+        raise DataError(f"target {int(targets[wrong][0])} is not among the model's {number} outputs, from 0")
 
 
 def _within(targets: Tensor, number: int) -> bool:
@@ -165,17 +201,3 @@ def _columns_of(classes: Sequence[int]) -> tuple[int, ...]:
             f"classes is {classes!r}; expected column numbers from 0, at least one, none of them twice"
         )
     return found
-
-
-def _competing(outputs: Tensor) -> int:
-    """How many outputs compete.
-
-    Raises:
-        DataError: if one stands alone: its softmax is 1 whatever the weights, and nothing would be protected.
-    """
-    if outputs.dim() != 2 or outputs.shape[1] < 2:
-        raise DataError(
-            f"the outputs have shape {tuple(outputs.shape)}; Classification expects [B, K] with at least two classes: "
-            "use MultiLabel for yes/no outputs, Regression for real ones, or a forward= that gives [B, K]"
-        )
-    return outputs.shape[1]

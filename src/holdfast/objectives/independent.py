@@ -2,19 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.errors import DataError
-from holdfast.objectives.base import Batch, Plain, normal_like, targets_of, uniform_like
+from holdfast.objectives.base import Batch
+from holdfast.objectives.batches import leading_size
+from holdfast.objectives.distributions import Bernoulli, Distribution, Gaussian, spread
+from holdfast.objectives.positions import Positions
+from holdfast.objectives.shapes import fits, shown
+from holdfast.objectives.units import Units
 
 __all__ = ["MultiLabel", "Regression"]
 
 
-class Regression(Plain):
+class _Independent(Positions):
+    """All outputs of a row, whatever their shape, are one position."""
+
+    def check_outputs(self, outputs: Tensor) -> None:
+        """Any shape will do, but a single number: it has no samples."""
+        if outputs.dim() == 0:
+            raise DataError(
+                f"the outputs are one number; {type(self).__name__} expects [B, ...], a row per sample: use ModelLoss "
+                "for a loss of the model's own"
+            )
+
+    def check_targets(self, outputs: Tensor, targets: Tensor) -> None:
+        """Refuse targets of another shape than the outputs, but for one output per sample."""
+        one = outputs.shape == (len(outputs), 1) and targets.shape == outputs.shape[:1]
+        if targets.shape != outputs.shape and not one:
+            raise DataError(
+                f"targets have shape {shown(targets)}; {type(self).__name__} expects {tuple(outputs.shape)}: "
+                f"{fits(outputs, targets)}"
+            )
+
+    def positions(self, outputs: Tensor) -> Tensor:
+        """One position with all outputs of a row, ``[B, 1, K]``."""
+        return outputs.reshape(len(outputs), 1, -1)
+
+    def at_positions(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Likewise, ``[B, 1, K]``."""
+        return targets.reshape(len(outputs), 1, -1)
+
+    def as_targets(self, outputs: Tensor, drawn: Tensor) -> Tensor:
+        """Shaped like the outputs."""
+        return drawn.view(outputs.shape)
+
+    def masked(self, outputs: Tensor, drawn: Tensor, valid: Tensor) -> Tensor:
+        """All of them: every row counts."""
+        return drawn
+
+    def units(self, batch: Batch, outputs: Tensor | None = None) -> Units:
+        """Every row."""
+        size = leading_size(batch) if outputs is None else len(outputs)
+        device = None if outputs is None else outputs.device
+        return Units(torch.ones(size, 1, dtype=torch.bool, device=device))
+
+    def spreads(self, outputs: Tensor, batch: Batch, measure: str) -> Tensor:
+        """As if the last dimension were classes, added up over the others."""
+        return spread(outputs, measure).reshape(len(outputs), -1).sum(1)
+
+
+class Regression(_Independent):
     r"""Real targets with Gaussian noise of variance 1: half the squared error, summed over outputs.
 
     .. math:: \ell = \tfrac12 \lVert f(x) - y \rVert^2
@@ -23,42 +74,15 @@ class Regression(Plain):
     without the half, a loss differs by a constant that belongs into the strength.
     """
 
-    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Half the squared error per sample, ``[B]``."""
-        targets = targets_of(batch)
-        if targets.shape != outputs.shape:
-            raise DataError(f"targets have shape {tuple(targets.shape)}; Regression expects {tuple(outputs.shape)}")
-        return 0.5 * (outputs - targets).square().reshape(len(outputs), -1).sum(1)
-
-    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Batch:
-        """Targets drawn from the Gaussian around the outputs."""
-        return (None, outputs.detach() + normal_like(outputs, generator))
-
-    def factors(self, outputs: Tensor) -> Iterator[Tensor]:
-        """Each output itself, ``[B]``."""
-        yield from outputs.reshape(len(outputs), -1).unbind(1)
+    distribution: ClassVar[Distribution] = Gaussian()
+    saved_as: ClassVar[str] = "Regression"
 
 
-class MultiLabel(Plain):
+class MultiLabel(_Independent):
     r"""Independent yes/no labels: a sigmoid and a binary cross-entropy per output, summed.
 
     .. math:: \ell = -\sum_k y_k \log \sigma(f_k) + (1 - y_k) \log (1 - \sigma(f_k))
     """
 
-    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Binary cross-entropy per sample, ``[B]``, in nats."""
-        targets = targets_of(batch)
-        if targets.shape != outputs.shape:
-            raise DataError(f"targets have shape {tuple(targets.shape)}; MultiLabel expects {tuple(outputs.shape)}")
-        each = F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
-        return each.reshape(len(outputs), -1).sum(1)
-
-    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Batch:
-        """Each label drawn from its own sigmoid."""
-        p = outputs.detach().sigmoid()
-        return (None, (uniform_like(p, generator) < p).to(p.dtype))
-
-    def factors(self, outputs: Tensor) -> Iterator[Tensor]:
-        r"""Each logit times :math:`\sqrt{p(1-p)}`, the root held constant, ``[B]``."""
-        p = outputs.detach().sigmoid()
-        yield from ((p * (1 - p)).sqrt() * outputs).reshape(len(outputs), -1).unbind(1)
+    distribution: ClassVar[Distribution] = Bernoulli()
+    saved_as: ClassVar[str] = "MultiLabel"

@@ -1,26 +1,33 @@
-"""The next token."""
+"""The next word: of a text that goes on, or of one made from another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from holdfast.errors import ConfigurationError, DataError
-from holdfast.objectives.base import Batch, Forward, Plain, multinomial, targets_of
+from holdfast.errors import DataError
+from holdfast.objectives.base import Batch
+from holdfast.objectives.batches import found_targets
+from holdfast.objectives.classification import check_classes
+from holdfast.objectives.distributions import IGNORED
+from holdfast.objectives.packing import sequences
+from holdfast.objectives.tokens import Tokens, words_of
+from holdfast.objectives.units import Units
 
-__all__ = ["CausalLM"]
+__all__ = ["CausalLM", "Seq2SeqLM"]
 
-_IGNORED = -100  # PyTorch's and Transformers' label for "no loss here"
+_BEYOND_REACH = "it would take a backward pass for every word and position"
 
 
-class CausalLM(Plain):
+class CausalLM(Tokens):
     r"""The next token given those before it.
 
     .. math:: \ell_{t} = -\log p(x_{t+1} \mid x_{\le t})
+
+    Labels are the words themselves, shifted here, as Transformers has them; -100 is none. The first word of a sequence
+    packed behind another is predicted from nothing, and does not count.
 
     Args:
         per: what a sample is: ``"token"`` (each token's gradient is squared for itself, the mean is over
@@ -29,37 +36,80 @@ class CausalLM(Plain):
         forward: ``(model, batch) -> whatever the model returns``, when ``model(inputs)`` is not the call.
     """
 
-    def __init__(self, *, per: Literal["token", "sequence"], forward: Forward | None = None) -> None:
-        super().__init__(forward)
-        if per not in ("token", "sequence"):
-            raise ConfigurationError(f"per is {per!r}; expected 'token' or 'sequence'")
-        self.per = per
+    saved_as: ClassVar[str] = "CausalLM"
+    no_exact: ClassVar[str] = _BEYOND_REACH
+
+    def check(self, outputs: Tensor, batch: Batch) -> None:
+        """Refuse labels of another shape, and such as are not the words."""
+        super().check(outputs, batch)
+        _check_words(batch)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy ``[B, T-1]`` per token, or ``[B]`` per sequence; 0 where the label is -100."""
-        labels = targets_of(batch)
-        if labels.shape != outputs.shape[:2]:
-            raise DataError(f"labels have shape {tuple(labels.shape)}; CausalLM expects {tuple(outputs.shape[:2])}")
-        targets = labels[:, 1:]
-        each = F.cross_entropy(outputs[:, :-1].transpose(1, 2), targets, ignore_index=_IGNORED, reduction="none")
-        return each if self.per == "token" else each.sum(1)
+        """Cross-entropy ``[B, T-1]`` per token, or ``[B]`` per sequence (``[B, S]`` if packed); 0 without a label."""
+        _check_words(batch)
+        return super().losses(outputs, batch)
 
-    def count(self, batch: Batch) -> int:
-        """How many samples a batch holds: tokens with a label, or sequences."""
-        labels = targets_of(batch)
-        return int((labels[:, 1:] != _IGNORED).sum()) if self.per == "token" else labels.shape[0]
+    def positions(self, outputs: Tensor) -> Tensor:
+        """All tokens that another follows, ``[B, T-1, V]``."""
+        return outputs[:, :-1]
 
-    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Batch:
-        """Each next token drawn from the model, given the true ones before it."""
-        batch, length, vocabulary = outputs.shape
-        flat = outputs.detach().reshape(-1, vocabulary).softmax(-1)
-        drawn = multinomial(flat, generator).reshape(batch, length)
-        return (None, torch.cat([drawn[:, :1], drawn[:, :-1]], dim=1))  # position t is predicted from t-1
+    def at_positions(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The token that follows, ``[B, T-1]``."""
+        check_classes(targets[:, 1:], outputs.shape[-1])
+        return targets[:, 1:]
 
-    def mask(self, sampled: Batch, batch: Batch) -> Batch:
-        """Padding stays padding."""
-        return (None, targets_of(sampled).masked_fill(targets_of(batch) == _IGNORED, _IGNORED))
+    def as_targets(self, outputs: Tensor, drawn: Tensor) -> Tensor:
+        """Labels ``[B, T]``, of which nothing predicts the first."""
+        return torch.cat([torch.full_like(drawn[:, :1], IGNORED), drawn], 1)
 
-    def factors(self, outputs: Tensor) -> Iterator[Tensor]:
-        """Refused: a term for every word and position is out of reach."""
-        raise ConfigurationError("CausalLM has no exact Fisher: choose fisher='sampled' or fisher='empirical'")
+    def units(self, batch: Batch, outputs: Tensor | None = None) -> Units:
+        """Tokens whose next one has a label and is of the same sequence."""
+        labelled = self._counting(batch, outputs)
+        valid = labelled[:, 1:]
+        if found_targets(batch) is None:
+            valid = valid & labelled[:, :-1]  # from padding nothing is predicted
+        ids = sequences(batch, (labelled.shape[0], labelled.shape[1]))
+        if ids is None:
+            return self._units(valid, None)
+        return self._units(valid & (ids[:, 1:] == ids[:, :-1]), ids[:, 1:])
+
+
+class Seq2SeqLM(Tokens):
+    r"""The next token of a second text, given those before it and the first text (T5, BART, Whisper).
+
+    .. math:: \ell_{t} = -\log p(y_{t} \mid y_{< t}, x)
+
+    Labels ``[B, T]`` stand where the decoder's outputs do; -100 is none. They stay in the batch that the model is
+    given, which makes the decoder's inputs out of them.
+
+    Args:
+        per: what a sample is: ``"token"`` or ``"sequence"``, as for :class:`CausalLM`.
+        forward: ``(model, batch) -> whatever the model returns``, when ``model(inputs)`` is not the call.
+    """
+
+    saved_as: ClassVar[str] = "Seq2SeqLM"
+    no_exact: ClassVar[str] = _BEYOND_REACH
+    mask_key: ClassVar[str] = "decoder_attention_mask"
+    withheld: ClassVar[frozenset[str]] = frozenset()
+
+    def units(self, batch: Batch, outputs: Tensor | None = None) -> Units:
+        """Tokens of the decoder with a label; without labels, all but padding."""
+        return self._units(self._counting(batch, outputs), None)
+
+
+def _check_words(batch: Batch) -> None:
+    """Refuse labels that are not the words of the text: shifted by one they would stand at the wrong tokens.
+
+    Raises:
+        DataError: naming the objectives for labels that are.
+    """
+    words, labels = words_of(batch), found_targets(batch)
+    if words is None or labels is None or words.shape != labels.shape:
+        return
+    labelled = labels != IGNORED
+    differ, number = int(((labels != words) & labelled).sum()), int(labelled.sum())
+    if 2 * differ > number:
+        raise DataError(
+            f"{differ} of {number} labels are not the words at their places, but CausalLM shifts the labels itself: "
+            "use TokenClassification where each token has a label, MaskedLM for masked words, or the words as labels"
+        )

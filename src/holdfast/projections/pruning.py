@@ -234,7 +234,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
             self.meta["ready"] = True
             return False
         self._resolve(self._optimizers)
-        known = self.objective if objective is None else as_objective(objective)
+        known = self.objective if objective is None else as_objective(objective, self.model)
         names = [name for name, p in self.params.items() if is_prunable(p)]
         omega = self._estimate(self._at_least_one(batches), known, names)
         counts = {}

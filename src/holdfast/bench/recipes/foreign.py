@@ -17,7 +17,8 @@ from holdfast.errors import ConfigurationError, DataError
 from holdfast.importance.statistic import accumulation_dtype
 from holdfast.importance.untouched import undisturbed
 from holdfast.names import canonical_parameters, unwrap
-from holdfast.objectives import Batch, Objective, count
+from holdfast.objectives import Batch, Objective, meaning_of
+from holdfast.objectives.batches import leading_size
 from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.processes import several
 from holdfast.state import anchor_of
@@ -145,16 +146,16 @@ def foreign(
         everything = canonical_parameters(other)
         trained = {name: everything[name] for name in rates}
         sums = {n: torch.zeros_like(trained[n], dtype=accumulation_dtype(trained[n])).detach() for n in names}
-        samples = 0
+        samples, meaning = 0, meaning_of(objective)
         for batch in batches:
-            size = count(objective, batch)
-            if not size:
+            if not leading_size(batch):
                 continue
+            root = meaning.root(other, batch)
+            size = meaning.count(batch, root)
             samples += size
-            outputs = objective.outputs(other, batch)
-            if not outputs.requires_grad:
+            if not size or not root.requires_grad:
                 continue
-            loss = objective.losses(outputs, batch).sum() / size
+            loss = meaning.losses_from(root, batch).sum() / size
             gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
             with torch.no_grad():
                 for (name, p), g in zip(trained.items(), gradients, strict=True):

@@ -1,0 +1,141 @@
+"""What a Transformers model is for, by the name of its head."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from holdfast.names import unwrap
+from holdfast.objectives.answering import QuestionAnswering
+from holdfast.objectives.base import Objective
+from holdfast.objectives.classification import Classification
+from holdfast.objectives.independent import MultiLabel, Regression
+from holdfast.objectives.language import CausalLM, Seq2SeqLM
+from holdfast.objectives.model_loss import ModelLoss
+from holdfast.objectives.segmentation import Segmentation
+from holdfast.objectives.tokens import MaskedLM, TokenClassification
+
+__all__ = ["EXCEPTIONS", "HEADS", "objective_of"]
+
+
+def _sequence_classification(config: Any) -> Objective:
+    """As the models themselves choose their loss by ``problem_type`` and the number of labels."""
+    kind = getattr(config, "problem_type", None)
+    if kind == "multi_label_classification":
+        return MultiLabel()
+    one = getattr(config, "num_labels", None) == 1
+    return Regression() if kind == "regression" or (kind is None and one) else Classification()
+
+
+def _classification(config: Any) -> Objective:
+    return Classification()
+
+
+def _causal(config: Any) -> Objective:
+    return CausalLM(per="sequence")
+
+
+def _generation(config: Any) -> Objective:
+    """An encoder and a decoder, or one model that goes on where images and text end."""
+    return Seq2SeqLM(per="sequence") if getattr(config, "is_encoder_decoder", False) else CausalLM(per="sequence")
+
+
+def _seq2seq(config: Any) -> Objective:
+    return Seq2SeqLM(per="sequence")
+
+
+def _masked(config: Any) -> Objective:
+    return MaskedLM()
+
+
+def _tokens(config: Any) -> Objective:
+    return TokenClassification()
+
+
+def _answers(config: Any) -> Objective:
+    return QuestionAnswering()
+
+
+def _pixels(config: Any) -> Objective:
+    return Segmentation()
+
+
+def _own(config: Any) -> Objective:
+    return ModelLoss()
+
+
+# What follows the architecture in a class's name -> the objective, given the model's configuration.
+HEADS: Mapping[str, Callable[[Any], Objective]] = {
+    "ForSequenceClassification": _sequence_classification,
+    "ForImageClassification": _sequence_classification,
+    "ForVideoClassification": _classification,
+    "ForMultipleChoice": _classification,
+    "ForNextSentencePrediction": _classification,
+    "ForTokenClassification": _tokens,
+    "ForQuestionAnswering": _answers,
+    "ForQuestionAnsweringSimple": _answers,
+    "ForSemanticSegmentation": _pixels,
+    "ForMaskedLM": _masked,
+    "ForCausalLM": _causal,
+    "LMHeadModel": _causal,
+    "ForConditionalGeneration": _generation,
+    "EncoderDecoderModel": _seq2seq,
+    "ForObjectDetection": _own,
+    "ForInstanceSegmentation": _own,
+    "ForUniversalSegmentation": _own,
+    "ForPanopticSegmentation": _own,
+    "ForCTC": _own,
+    "ForPreTraining": _own,
+    "ForMaskedImageModeling": _own,
+    "ForPrediction": _own,
+    "ForTimeSeriesClassification": _own,
+    "ForRegression": _own,
+    "ForPretraining": _own,
+}
+
+# Whose outputs or losses are not those that the name of their head promises.
+EXCEPTIONS: Mapping[str, Callable[[Any], Objective]] = {
+    "FlaubertForQuestionAnswering": _own,
+    "XLMForQuestionAnswering": _own,
+    "XLNetForQuestionAnswering": _own,
+    "LxmertForQuestionAnswering": _own,
+    "TapasForQuestionAnswering": _own,
+    "ViltForQuestionAnswering": _own,
+    "VisualBertForQuestionAnswering": _own,
+}
+
+
+def objective_of(model: nn.Module) -> Objective | None:
+    """The objective of a Transformers model with a head that the table knows; ``None`` for any other model.
+
+    Wrappers are looked through, and a class of one's own that is derived from a Transformers model counts as that.
+
+    Args:
+        model: any module.
+    """
+    model = _innermost(model)
+    library = sys.modules.get("transformers")  # a model of it cannot be where it was not imported
+    if library is None or not isinstance(model, library.PreTrainedModel):
+        return None
+    for base in type(model).__mro__:
+        if base.__module__.partition(".")[0] != "transformers":
+            continue
+        if (made := EXCEPTIONS.get(base.__name__)) is not None:
+            return made(model.config)
+        for head, make in HEADS.items():
+            if base.__name__.endswith(head):
+                return make(model.config)
+    return None
+
+
+def _innermost(model: nn.Module) -> nn.Module:
+    """The model inside wrappers, those of PEFT among them."""
+    model = unwrap(model)
+    library = sys.modules.get("peft")
+    if library is not None and isinstance(model, library.PeftModel):
+        inner: nn.Module = model.get_base_model()
+        return inner
+    return model
