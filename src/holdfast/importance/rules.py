@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from holdfast.importance.statistic import Statistic
 
-__all__ = ["RULES", "Room", "Rule", "Target"]
+__all__ = ["RULES", "Room", "Rule", "Target", "unfolded"]
 
 # On a CPU, chunks that stay in its cache are up to four times as fast as large ones.
 _CACHED = 4 * 2**20
@@ -185,7 +185,7 @@ class ConvRule(Rule):
         if self.hold is None:
             self.hold = self.room.take(seen * g.shape[0] * self.dtype.itemsize)
         for i, part in enumerate(self.chunks(g.shape[0], 2 * weight.numel() + seen)):
-            patches = self.held[i] if i < len(self.held) else _patches(self.module, self.inputs[part].to(self.dtype))
+            patches = self.held[i] if i < len(self.held) else unfolded(self.module, self.inputs[part].to(self.dtype))
             if self.hold and i == len(self.held):
                 self.held.append(patches)
             rows = g[part].reshape(patches.shape[0], -1, g.shape[2])
@@ -195,7 +195,7 @@ class ConvRule(Rule):
             self.weight.total.add_(found.transpose(1, 2).reshape(weight.shape))
 
 
-def _patches(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
+def unfolded(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, inputs: Tensor) -> Tensor:
     """What each output position sees, ``[B * groups, C / groups * kernel, L]``."""
     if module.padding_mode != "zeros":
         padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=module.padding_mode)
