@@ -45,6 +45,9 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`; tests/test_pa
     from holdfast.projections.freeze import Freeze as Freeze
     from holdfast.projections.packnet import PackNet as PackNet
     from holdfast.projections.pruning import AnpycPruning as AnpycPruning
+    from holdfast.projections.subspaces import GPM as GPM
+    from holdfast.projections.subspaces import SGP as SGP
+    from holdfast.projections.subspaces import AdamNSCL as AdamNSCL
     from holdfast.strength import AutoStrength as AutoStrength
 
 # Where each public name lives.
@@ -68,6 +71,7 @@ _HOMES = {
         "projections.freeze": "Freeze",
         "projections.packnet": "PackNet",
         "projections.pruning": "AnpycPruning",
+        "projections.subspaces": "AdamNSCL GPM SGP",
         "strength": "AutoStrength",
     }.items()
     for name in names.split()

@@ -181,6 +181,22 @@ _ENTRIES = (
         {"select": "*", "after": 1}, promises=frozenset({"exact-weights"}),
     ),
     Entry(
+        "gpm", "method", "projection", "holdfast.projections.subspaces:GPM", "Saha et al. 2021, arXiv:2103.09762",
+        "1, and a basis per layer",
+        {"threshold": 0.95, "growth": 0.0}, {"threshold": Range(0.5, 0.999, log=False)}, needs_data=True,
+    ),
+    Entry(
+        "sgp", "method", "projection", "holdfast.projections.subspaces:SGP", "Saha and Roy 2023, arXiv:2302.01386",
+        "1, and a basis per layer",
+        {"threshold": 0.95, "alpha": 10.0, "growth": 0.0},
+        {"threshold": Range(0.5, 0.999, log=False), "alpha": Range(1.0, 100.0)}, needs_data=True,
+    ),
+    Entry(
+        "adam-nscl", "method", "projection", "holdfast.projections.subspaces:AdamNSCL",
+        "Wang et al. 2021, arXiv:2103.07113", "1, and a covariance and a basis per layer",
+        {"threshold": 0.95}, {"threshold": Range(0.5, 0.999, log=False)}, {"multiple": None}, needs_data=True,
+    ),
+    Entry(
         "lwf", "method", "distillation", "holdfast.distillation.lwf:LwF", "Li and Hoiem 2016, arXiv:1606.09282", "1",
         {"strength": 1.0, "temperature": 2.0, "variant": "paper"}, {"strength": Range(1e-2, 1e2)},
         promises=frozenset({"through-loss"}),

@@ -74,14 +74,14 @@ class Subspace(Method):
         """
         found = {}
         for name in self.state:
-            shares = [self._share(kind, self.buffers[f"{kind}.{name}"]) for kind in self._kinds(name)]
+            shares = [self._taken(kind, self.buffers[f"{kind}.{name}"]) for kind in self._kinds(name)]
             found[name] = max(shares, default=1.0)
         return found
 
     def _kinds(self, name: str) -> list[str]:
         return [kind for kind in ("basis", "rows") if f"{kind}.{name}" in self.buffers]
 
-    def _share(self, kind: str, tensor: Tensor) -> float:
+    def _taken(self, kind: str, tensor: Tensor) -> float:
         if kind == "basis":
             return tensor.shape[1] / max(1, tensor.shape[0])
         return float((tensor > 0).double().mean())
