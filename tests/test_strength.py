@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from holdfast import EWC, L2SP, MAS, SI, AutoStrength, ConfigurationError, ProtectionError
 from holdfast.errors import NumericsError
 from holdfast.penalties.ewc import OnlineEWC
-from holdfast.strength import matching_strength
+from holdfast.strength import matching_strength, steady_strength
 
 STEPS = 4
 RULE = AutoStrength(fraction=0.5, steps=STEPS)
@@ -23,7 +23,7 @@ def network(dtype: torch.dtype = torch.float64) -> nn.Module:
         return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
 
 
-def batches(seed: int, number: int = 8, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
+def batches(seed: int, number: int = 4 * STEPS, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
     draw = torch.Generator().manual_seed(seed)
     return [
         (torch.randn(10, 5, generator=draw, dtype=dtype), torch.randint(3, (10,), generator=draw))
@@ -99,8 +99,7 @@ def test_the_strength_is_that_of_the_rule_written_out(cls, factor, coupling):
     assert method.current_strength == 0.0
     expected = plain_strength(model, torch.optim.SGD, method, batches(1, STEPS), factor)
     train(model, opt, batches(1, STEPS), method)
-    assert method.current_strength == pytest.approx(expected, rel=1e-9)
-    assert method.found_strengths == [method.current_strength]
+    assert method.found_strengths == [pytest.approx(expected, rel=1e-9)]
 
 
 def test_from_then_on_it_trains_as_with_that_number():
@@ -185,10 +184,76 @@ def test_scaled_gradients_are_measured_unscaled():
     assert float(scaled.buffers["auto_gradients"]) == before
 
 
+def stiffest(method) -> float:
+    """The largest second derivative of the penalty at strength 1, by autograd."""
+    params = list(method.params.values())
+    fixed = type(method)(method.model, strength=1.0)
+    fixed.load_state_dict(method.state_dict())
+    first = torch.autograd.grad(fixed.value(), params, create_graph=True)
+    return max(float(s.max()) for s in torch.autograd.grad(sum(g.sum() for g in first), params))
+
+
+@pytest.mark.parametrize("cls", [EWC, L2SP, MAS, SI])
+def test_under_sgd_the_strength_is_what_a_step_bears(cls):
+    """A weight moves by D times its gradient: with λ = 1 / (D s) the stiffest is back in one step, none goes beyond."""
+    model, opt, method = protected(cls, strength=AutoStrength(fraction=1e6, steps=STEPS))
+    train(model, opt, batches(1, STEPS), method)
+    bears = 1 / (0.1 * stiffest(method))
+    assert method.current_strength == pytest.approx(bears, rel=1e-6) and method.found_strengths[-1] > 2 * bears
+    for group in opt.param_groups:  # a warm-up makes the steps larger later on
+        group.update(lr=0.2, momentum=0.5, dampening=0.25)
+    assert method.current_strength == pytest.approx(bears * 0.1 / (0.2 * 0.75 / 0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"coupling": "proximal"}, {"optimizer": torch.optim.Adam}])
+def test_a_pull_and_an_adaptive_step_bear_any_strength(settings):
+    model, opt, method = protected(strength=AutoStrength(fraction=1e6, steps=STEPS), **settings)
+    train(model, opt, batches(1, STEPS), method)
+    assert method.current_strength == method.found_strengths[-1] > 1 / (0.1 * stiffest(method))
+
+
+def test_under_sgd_the_strength_that_was_found_would_have_diverged():
+    """Why it is held back: fraction 3 is right where steps are adaptive, and too much for the stiffest weight here."""
+    rule = AutoStrength(fraction=100.0, steps=STEPS)
+    model, opt, method = protected(strength=rule)
+    train(model, opt, batches(1, 60), method)
+    assert float(loss(model, batches(1)[0]).detach()) < 10
+    other, other_opt, fixed = protected(strength=method.found_strengths[-1])
+    train(other, other_opt, batches(1, 60), fixed)
+    assert not float(loss(other, batches(1)[0]).detach()) < 1e6
+
+
 def test_a_task_that_is_too_short_does_not_go_unprotected_in_silence():
     model, opt, method = protected()
     train(model, opt, batches(1, STEPS - 1), method)
-    with pytest.raises(ProtectionError, match="after 3 steps; expected at least 4"):
+    with pytest.warns(UserWarning, match="ended after 3 steps, .* unprotected; the next will be measured over 2 steps"):
+        method.consolidate(batches(1))
+    assert method.num_tasks == 2 and not {"auto_gradients", "auto_pulls"} & method.buffers.keys()
+    train(model, opt, batches(2, 2), method)
+    assert len(method.found_strengths) == 1 and method.current_strength > 0
+    method.consolidate(batches(2))
+
+
+def test_no_more_than_a_quarter_of_the_task_before_is_measured():
+    model = network()
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    method = EWC(model, strength="auto").attach(opt)
+    assert method.measured_steps == 10
+    for task, length in enumerate((12, 400 // 16, 8)):
+        train(model, opt, batches(task, length), method)
+        method.consolidate(batches(task))
+        assert method.measured_steps == length // 4
+    assert len(method.found_strengths) == 2
+    resumed = EWC(network(), strength="auto")
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.measured_steps == 2
+
+
+def test_a_task_of_one_step_is_refused():
+    """Before the first step there is no pull: nothing can be measured."""
+    model, opt, method = protected()
+    train(model, opt, batches(1, 1), method)
+    with pytest.raises(ProtectionError, match="after 1 step; expected at least 2"):
         method.consolidate(batches(1))
     assert method.num_tasks == 1
 
@@ -205,6 +270,11 @@ def test_the_word_is_the_default_rule():
     method = EWC(network(), strength="auto")
     assert method.strength == "auto" and method.current_strength == 0.0 and method.found_strengths == []
     assert EWC(network(), strength=2.5).current_strength == 2.5
+
+
+def test_steady_strength():
+    assert steady_strength(stiffest=4.0, step=0.5) == 0.5
+    assert steady_strength(stiffest=4.0, step=0.0) == steady_strength(stiffest=0.0, step=0.5) == math.inf
 
 
 def test_matching_strength():

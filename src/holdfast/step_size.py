@@ -7,12 +7,12 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import ASGD, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from holdfast.errors import ConfigurationError
 from holdfast.optim.classp import CLASSP, effective_step_size
 
-__all__ = ["check_step_size_known", "step_size"]
+__all__ = ["check_step_size_known", "proportional_step", "step_size"]
 
 Rule: TypeAlias = Callable[[dict[str, Any], dict[str, Any]], "Tensor | float"]
 
@@ -96,3 +96,23 @@ def step_size(optimizer: Optimizer, parameters: list[nn.Parameter]) -> list[Tens
     rule = _RULES[type(optimizer)]
     with torch.no_grad():
         return [rule(group_of[id(p)], optimizer.state[p]) for p in parameters]
+
+
+def proportional_step(optimizer: Optimizer) -> float:
+    r"""The largest displacement per unit of a constant gradient, where the step is proportional to the gradient.
+
+    .. math:: D = \frac{\eta (1 - d)}{1-\mu} \text{ (SGD with dampening } d \text{)}, \quad \eta \text{ (ASGD)}
+
+    Source: this project; the fixed point of each optimizer's own recursion.
+
+    Args:
+        optimizer: any; a subclass of SGD counts as one.
+
+    Returns:
+        In parameter / gradient units, >= 0; 0 for optimizers that divide by the gradient's size, and unknown ones.
+    """
+    if isinstance(optimizer, SGD):
+        return max((float(_sgd(group, {})) for group in optimizer.param_groups), default=0.0)
+    if isinstance(optimizer, ASGD):  # it begins with η and lowers it
+        return max((float(group["lr"]) for group in optimizer.param_groups), default=0.0)
+    return 0.0

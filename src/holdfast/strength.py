@@ -8,18 +8,24 @@ the task wants to go, and there the two gradients are measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from holdfast.checks import check_positive
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
+from holdfast.step_size import proportional_step
 
-__all__ = ["AutoStrength", "Strength", "StrengthFinder", "matching_strength"]
+__all__ = ["AutoStrength", "Strength", "StrengthFinder", "matching_strength", "steady_strength"]
+
+_LEAST = 2  # before the first step there is no pull
+_SUMS = ("auto_gradients", "auto_pulls")
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class AutoStrength:
     Args:
         fraction: what the penalty's gradient is to be in units of the task's, > 0; ``None`` for the method's own, which
             was measured: 3 where weights differ in importance, 0.1 where every weight counts alike.
-        steps: how many steps at the start of each task are taken without the penalty and measured, >= 2.
+        steps: how many steps at the start of each task are taken without the penalty and measured, >= 2; fewer where
+            that would be more than a quarter of the task before.
 
     Raises:
         ConfigurationError: for a value out of its range.
@@ -41,10 +48,22 @@ class AutoStrength:
     def __post_init__(self) -> None:
         if self.fraction is not None:
             check_positive("fraction", self.fraction)
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 2:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < _LEAST:
             raise ConfigurationError(
-                f"steps is {self.steps!r}; expected a whole number >= 2 (before the first step there is no pull)"
+                f"steps is {self.steps!r}; expected a whole number >= {_LEAST} (before the first step there is no pull)"
             )
+
+    def steps_after(self, length: int) -> int:
+        """How many steps of a task are measured where the task before had so many.
+
+        Args:
+            length: steps of the task before; 0 where it is not known.
+
+        Example:
+            >>> [AutoStrength().steps_after(length) for length in (0, 1, 8, 20, 1000)]
+            [10, 2, 2, 5, 10]
+        """
+        return self.steps if length == 0 else min(self.steps, max(_LEAST, length // 4))
 
     def describe(self, default: float) -> str:
         """The rule in words.
@@ -94,6 +113,30 @@ def matching_strength(gradients: float, pulls: float, fraction: float) -> float:
     return fraction * math.sqrt(gradients / pulls)
 
 
+def steady_strength(stiffest: float, step: float) -> float:
+    r"""The largest strength at which a step that is proportional to the gradient does not overshoot the anchor.
+
+    .. math:: \lambda = \frac{1}{D \max_i s_i}
+
+    with D the displacement per unit of gradient and :math:`s_i` the penalty's second derivative at strength 1. At
+    :math:`2 / (D s_i)` plain gradient descent would swing ever farther.
+
+    Source: textbook gradient descent on a quadratic. Differs: half of the limit, where weight i is back in one step.
+
+    Args:
+        stiffest: the largest :math:`s_i`, in loss / parameter², >= 0.
+        step: D, in parameter² / loss, >= 0; 0 for optimizers that divide by the gradient's size and cannot swing.
+
+    Returns:
+        λ, > 0; infinite where nothing limits it.
+
+    Example:
+        >>> steady_strength(stiffest=4.0, step=0.5)
+        0.5
+    """
+    return 1 / (step * stiffest) if step * stiffest > 0 else math.inf
+
+
 class StrengthFinder:
     """Measures the first steps of each task, and keeps what it found in a method's own state.
 
@@ -117,9 +160,21 @@ class StrengthFinder:
         """Whether the strength of the task under way is known."""
         return bool(meta.get("auto", {}).get("num_tasks") == meta["num_tasks"])
 
-    def current(self, meta: Mapping[str, Any]) -> float:
-        """The strength now: 0 while it is being measured."""
-        return self.found(meta)[-1] if self.ready(meta) else 0.0
+    def current(self, meta: Mapping[str, Any], optimizers: Sequence[Optimizer] = ()) -> float:
+        """The strength now: 0 while it is being measured, and never more than is steady.
+
+        Args:
+            meta: the method's.
+            optimizers: those through whose gradient the penalty acts; their learning rates may change.
+        """
+        if not self.ready(meta):
+            return 0.0
+        step = max((proportional_step(optimizer) for optimizer in optimizers), default=0.0)
+        return min(self.found(meta)[-1], steady_strength(meta["auto"].get("stiffest", 0.0), step))
+
+    def steps(self, meta: Mapping[str, Any]) -> int:
+        """How many steps of the task under way are measured."""
+        return self.rule.steps_after(meta.get("auto", {}).get("length", 0))
 
     @torch.no_grad()
     def measure(
@@ -130,6 +185,7 @@ class StrengthFinder:
         gradients: Sequence[Tensor],
         pulls: Sequence[Tensor],
         optimizers: int,
+        stiffest: Callable[[], float],
     ) -> None:
         """Take one step into account, before it is taken; settle the strength with the last one.
 
@@ -140,16 +196,18 @@ class StrengthFinder:
             gradients: of the task's loss, scaled as the step says.
             pulls: the penalty's gradients at strength 1.
             optimizers: how many are attached, of which each steps once per batch.
+            stiffest: gives the penalty's largest second derivative at strength 1.
         """
         if gradients:
-            self._add(buffers, "auto_gradients", step, [step.unscaled(g) for g in gradients])
-            self._add(buffers, "auto_pulls", step, pulls)
-        if meta["steps"] + 1 >= self.rule.steps * optimizers:
+            for name, tensors in zip(_SUMS, ([step.unscaled(g) for g in gradients], pulls), strict=True):
+                self._add(buffers, name, step, tensors)
+        if meta["steps"] + 1 >= self.steps(meta) * optimizers:
             # The one look at the numbers: until here nothing has waited for the device.
-            sums = [float(buffers.pop(name, torch.zeros(()))) for name in ("auto_gradients", "auto_pulls")]
+            sums = [float(buffers.pop(name, torch.zeros(()))) for name in _SUMS]
             strength = matching_strength(sums[0], sums[1], self.fraction)
             # Replaced, not changed: a state_dict taken earlier shares it.
-            meta["auto"] = {"num_tasks": meta["num_tasks"], "strengths": [*self.found(meta), strength]}
+            known = {"num_tasks": meta["num_tasks"], "strengths": [*self.found(meta), strength]}
+            meta["auto"] = meta.get("auto", {}) | known | {"stiffest": stiffest()}
 
     def _add(self, buffers: dict[str, Tensor], name: str, step: Step, tensors: Sequence[Tensor]) -> None:
         norms = [t.norm(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
@@ -157,14 +215,36 @@ class StrengthFinder:
         squared = step.unless_skipped(squared, torch.zeros_like(squared))
         buffers[name] = buffers[name] + squared if name in buffers else squared
 
-    def check_complete(self, method: str, meta: Mapping[str, Any]) -> None:
-        """Refuse to end a task that went unprotected because it was shorter than the measurement.
+    def check_complete(self, method: str, meta: Mapping[str, Any], optimizers: int) -> None:
+        """Refuse to end a task of which nothing could be measured.
 
         Raises:
-            ProtectionError: naming both lengths.
+            ProtectionError: naming its length.
         """
-        if meta["num_tasks"] > 0 and meta["steps"] > 0 and not self.ready(meta):
+        steps = meta["steps"] // max(1, optimizers)
+        if meta["num_tasks"] > 0 and 0 < steps < _LEAST:
             raise ProtectionError(
-                f"{method} was measuring its strength when the task ended, unprotected, after {meta['steps']} steps; "
-                f"expected at least {self.rule.steps}: give strength=AutoStrength(steps=...), or a number"
+                f"{method} was measuring its strength when the task ended, unprotected, after {steps} step; "
+                f"expected at least {_LEAST}: give the strength as a number"
             )
+
+    def end_task(self, method: str, meta: dict[str, Any], buffers: dict[str, Tensor], optimizers: int) -> None:
+        """Note how long the task was, and say so if it was too short to be protected.
+
+        Args:
+            method: its name, for the warning.
+            meta: the method's; changed.
+            buffers: the method's; changed.
+            optimizers: how many are attached, of which each stepped once per batch.
+        """
+        steps = meta["steps"] // max(1, optimizers)
+        if meta["num_tasks"] > 0 and steps > 0 and not self.ready(meta):
+            warnings.warn(
+                f"{method} was still measuring its strength when the task ended after {steps} steps, so that this task "
+                f"was learned unprotected; the next will be measured over {self.rule.steps_after(steps)} steps "
+                "(or give the strength as a number)",
+                stacklevel=2,
+            )
+        for name in _SUMS:
+            buffers.pop(name, None)
+        meta["auto"] = {"strengths": [], **meta.get("auto", {}), "length": steps}

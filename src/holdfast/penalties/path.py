@@ -143,6 +143,7 @@ class PathPenalty(QuadraticPenalty):
         """For each parameter what the next task will hold, but for what begins at 0: ``anchor`` and ``importance``."""
 
     def _begin_anew(self) -> None:
+        super()._begin_anew()
         for name in self.params:
             held = self.state[name]
             held |= {kind: torch.zeros_like(held["anchor"]) for kind in self.begin_at_zero}

@@ -180,8 +180,10 @@ class QuadraticPenalty(Method):
 
     @property
     def current_strength(self) -> float:
-        """The strength now: as given, or as found for the task under way (0 while it is being measured)."""
-        return float(self.strength) if self._finder is None else self._finder.current(self.meta)
+        """The strength now: as given, or as found for the task under way (0 while measured; what SGD bears at most)."""
+        if self._finder is None:
+            return float(self.strength)
+        return self._finder.current(self.meta, () if self.coupling == "proximal" else self._optimizers)
 
     @property
     def found_strengths(self) -> list[float]:
@@ -190,8 +192,8 @@ class QuadraticPenalty(Method):
 
     @property
     def measured_steps(self) -> int:
-        """How many steps of each new task ``strength="auto"`` takes without the penalty; 0 for a strength given."""
-        return 0 if self._finder is None else self._finder.rule.steps
+        """How many steps of a new task ``strength="auto"`` takes without the penalty; 0 for a strength given."""
+        return 0 if self._finder is None else self._finder.steps(self.meta)
 
     @property
     def needs_penalty(self) -> bool:
@@ -240,17 +242,27 @@ class QuadraticPenalty(Method):
         grads = dense_gradients(type(self).__name__, self.params, names)
         pulls = [torch.zeros_like(anchor) for anchor in anchors]
         add_quadratic_gradient(params, pulls, anchors, importances, 0.5 if self.halved else 1.0)
-        self._finder.measure(self.meta, self.buffers, step, grads, pulls, len(self._optimizers))
+        self._finder.measure(self.meta, self.buffers, step, grads, pulls, len(self._optimizers), self._stiffest)
+
+    def _stiffest(self) -> float:
+        """The penalty's largest second derivative at strength 1, in loss / parameter²."""
+        weights = [self.weights_of(name) for name in self.state if self.holds(name)]
+        return max(1.0 if w is None else float(w.max()) for w in weights) * (1 if self.halved else 2)
 
     def _prepare(self) -> None:
         if self._finder is not None:
-            self._finder.check_complete(type(self).__name__, self.meta)
+            self._finder.check_complete(type(self).__name__, self.meta, len(self._optimizers))
         if self._state_device is not None:  # methods compute with the state where their parameters are
             for name, held in self.state.items():
                 if name in self.params:
                     self.state[name] = held | {
                         kind: near(held[kind], self.params[name]) for kind in KEPT if kind in held
                     }
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        if self._finder is not None:
+            self._finder.end_task(type(self).__name__, self.meta, self.buffers, len(self._optimizers))
 
     def _settle(self) -> None:
         for name, held in self.state.items():

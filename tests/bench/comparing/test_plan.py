@@ -124,12 +124,16 @@ def test_any_text_is_either_a_value_or_one_sentence(entry: registry.Entry, data:
     assert type(value) is type(default) or default is None or (key, value) == ("strength", "auto")
 
 
+def test_short_tasks_are_measured_for_fewer_steps_not_refused(stream: Stream) -> None:
+    plan.check(planned(stream, "ewc", {"strength": "auto"}, epochs=2), stream)
+
+
 @pytest.mark.parametrize(
     ("method", "settings", "changes", "words"),
     [
         ("ewc", {"strength": "-1"}, {}, ["ewc", "strength is -1.0"]),
         ("ewc", {"fisher": "exakt"}, {}, ["fisher is 'exakt'"]),
-        ("ewc", {"strength": "auto"}, {"epochs": 9}, ["ewc.strength is 'auto'", "first 10 steps", "has 9", "epochs"]),
+        ("ewc", {"strength": "auto"}, {"epochs": 1}, ["ewc.strength is 'auto'", "first 2 steps", "has 1:", "epochs"]),
         ("lwf", {"temperature": "-2"}, {}, ["lwf", "temperature is -2.0"]),
         ("classp", {"eps": "0"}, {}, ["classp", "eps"]),
         ("adagrad", {"lr": "-1"}, {}, ["adagrad", "learning rate"]),
