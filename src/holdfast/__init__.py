@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`; tests/test_pa
     from holdfast.errors import StateError as StateError
     from holdfast.files import load_state as load_state
     from holdfast.files import save_state as save_state
+    from holdfast.merging import CoFiMA as CoFiMA
+    from holdfast.merging import CoMA as CoMA
     from holdfast.method import Method as Method
     from holdfast.method import Step as Step
     from holdfast.objectives import CausalLM as CausalLM
@@ -57,6 +59,7 @@ _HOMES = {
         "distillation.lwf": "LwF",
         "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError StateError",
         "files": "load_state save_state",
+        "merging": "CoFiMA CoMA",
         "method": "Method Step",
         "objectives": "CausalLM Classification Loss MaskedLM ModelLoss MultiLabel Objective QuestionAnswering "
         "Regression Segmentation Seq2SeqLM TokenClassification",
@@ -80,7 +83,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-_WINGS = ("heads",)  # that are used by their own names: holdfast.heads.SLDA
+_WINGS = ("heads", "merging")  # that are used by their own names: holdfast.heads.SLDA
 
 
 def __getattr__(name: str) -> Any:

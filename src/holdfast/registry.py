@@ -14,9 +14,9 @@ __all__ = ["Choice", "Entry", "Range", "Value", "entries", "lookup"]
 
 Value: TypeAlias = "float | int | bool | str | None"
 Kind: TypeAlias = Literal["method", "optimizer", "head", "baseline"]
-Family: TypeAlias = Literal["penalty", "projection", "distillation", "optimizer", "head", "baseline"]
+Family: TypeAlias = Literal["penalty", "projection", "distillation", "merging", "optimizer", "head", "baseline"]
 Bound: TypeAlias = Literal["floor", "ceiling"]
-Promise: TypeAlias = Literal["quadratic", "exact-weights", "retrains", "through-loss", "path-integral"]
+Promise: TypeAlias = Literal["quadratic", "exact-weights", "retrains", "through-loss", "path-integral", "merges"]
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,15 @@ _ENTRIES = (
         "adam-nscl", "method", "projection", "holdfast.projections.subspaces:AdamNSCL",
         "Wang et al. 2021, arXiv:2103.07113", "1, and a covariance and a basis per layer",
         {"threshold": 0.95}, {"threshold": Range(0.5, 0.999, log=False)}, {"multiple": None}, needs_data=True,
+    ),
+    Entry(
+        "coma", "method", "merging", "holdfast.merging.running:CoMA", "Marouf et al. 2024, arXiv:2312.08977", "1",
+        {"weight": 0.5}, {"weight": Range(0.05, 0.95, log=False)}, promises=frozenset({"merges"}),
+    ),
+    Entry(
+        "cofima", "method", "merging", "holdfast.merging.running:CoFiMA", "Marouf et al. 2024, arXiv:2312.08977", "2",
+        {"weight": 0.5, "fisher": "auto"}, {"weight": Range(0.05, 0.95, log=False)},
+        needs_data=True, promises=frozenset({"merges"}),
     ),
     Entry(
         "lwf", "method", "distillation", "holdfast.distillation.lwf:LwF", "Li and Hoiem 2016, arXiv:1606.09282", "1",
