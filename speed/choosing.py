@@ -62,7 +62,7 @@ def judge(comparison: Comparison, method: str, trials: int, folder: Path) -> dic
     strength = chosen["strength"]
     assert isinstance(strength, Hyperparameter)
     monitor.planned((trials + 2) * len(comparison.seeds))
-    found: dict[str, Any] = {"tuned": {"strength": strength.value, "how": strength.detail}}
+    found: dict[str, Any] = {"tuned": {"strength": strength.value, "how": strength.story}}
     found["tuned"] |= accuracy(tested(chosen, "tuned"))
     automatic = tested({"strength": "auto"}, "auto")
     found["auto"] = {"strengths": [record.diagnostics.get("strength") for record in automatic]}

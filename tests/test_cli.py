@@ -125,7 +125,7 @@ def test_a_grid_is_chosen_without_the_test_set_and_shown(tmp_path: Path) -> None
     assert result.stderr.count("average validation accuracy") == 2
     assert "untuned" not in result.stdout
     (found,) = record.load_all(tmp_path)
-    assert found.config.hyperparameters["strength"].detail.startswith("best of 2 by validation accuracy, seed 0: ")
+    assert found.config.hyperparameters["strength"].story.startswith("best of 2 by validation accuracy, seed 0: ")
 
 
 @pytest.mark.parametrize(

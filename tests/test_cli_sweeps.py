@@ -119,7 +119,7 @@ def folder(tmp_path_factory) -> Path:
     for method in ("ewc", "si"):
         for seed in range(3):
             one = make_record(method, seed)
-            record.save(one, root / "first" / "records" / record.filename(one))
+            record.save(one, root / "first" / "records" / record.filename(one.config))
     (root / "first" / "records" / "broken.json").write_text("{")
     return root
 

@@ -71,7 +71,7 @@ def _tune(
     records = carrying.carry_out(comparison, how, context)
     for key, chosen in records[0].config.hyperparameters.items():
         if chosen.source == "tuned":
-            show.note(f"{method}.{key} = {chosen.value}: {chosen.detail}")
+            show.note(f"{method}.{key} = {chosen.value}: {chosen.story}")
     show.results(records)
     show.warnings(records)
     carrying.say_where(folder)

@@ -102,12 +102,18 @@ def test_the_grid_chooses_by_validation_accuracy_and_the_first_of_equals(stream:
 
     chosen = compare.choose(trials, [scored(0.5), scored(0.75), scored(0.75)], ["strength"])["strength"]
     assert (chosen.value, chosen.source) == (10.0, "grid")
-    assert chosen.detail == (
+    assert chosen.choice is not None and chosen.choice.seed == 0
+    assert [(each.values, each.score) for each in chosen.choice.candidates] == [
+        ({"strength": 1.0}, 0.5),
+        ({"strength": 10.0}, 0.75),
+        ({"strength": 100.0}, 0.75),
+    ]
+    assert chosen.story == (
         "best of 3 by validation accuracy, seed 0: strength=1.0 50.00%, strength=10.0 75.00%, strength=100.0 75.00%"
     )
     failed = compare.choose(trials, [scored(0.9, "failed"), scored(0.1), scored(0.2)], ["strength"])["strength"]
     assert failed.value == 100.0
-    assert "strength=1.0 failed" in failed.detail
+    assert "strength=1.0 failed" in failed.story
 
 
 def test_a_grid_of_several_keys_is_their_product(stream: Stream) -> None:
@@ -123,7 +129,7 @@ def test_a_grid_of_several_keys_is_their_product(stream: Stream) -> None:
     ]
     assert [(r.config.seed, r.status) for r in found] == [(0, "finished"), (1, "finished")]
     for key in grid:
-        assert found[0].config.hyperparameters[key].detail == found[1].config.hyperparameters[key].detail != ""
+        assert found[0].config.hyperparameters[key].choice == found[1].config.hyperparameters[key].choice is not None
     assert found[0].config.hyperparameters["variant"].source == "default"
 
 
@@ -242,5 +248,5 @@ def test_the_name_of_a_file_is_that_of_its_record(stream: Stream, tmp_path: Path
     (job,) = compare.jobs(small(stream, ("finetune",), seeds=(3,)))
     record = compare.run_job(job)
     folder.keep(job, record)
-    assert (tmp_path / "records" / records.filename(record)).is_file()
+    assert (tmp_path / "records" / records.filename(record.config)).is_file()
     assert folder.find(job) == record

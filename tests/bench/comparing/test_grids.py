@@ -19,6 +19,7 @@ from holdfast.bench.jobs.handing_out import Local, Stop
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.jobs.progress import Lines
 from holdfast.bench.records import record as records
+from holdfast.bench.records.choice import Candidate, Choice
 from holdfast.bench.records.record import Record
 from tests.bench.records.make import make_record
 
@@ -62,8 +63,7 @@ def test_a_best_candidate_inside_the_grid_is_believed() -> None:
 def test_a_best_candidate_at_an_end_is_followed_until_it_is_inside(best: float, more: list[float]) -> None:
     chosen, tried = choose(around(best), "10", "1", "100")
     assert chosen.value == best and tried == [10, 1, 100, *more]
-    assert chosen.detail.startswith(f"best of {len(tried)} by validation accuracy, seed 0: strength=10.0 ")
-    assert all(f"strength={value} " in chosen.detail for value in tried)
+    assert [each.values["strength"] for each in chosen.choice.candidates] == tried
 
 
 def test_following_ends_somewhere() -> None:
@@ -129,19 +129,21 @@ def test_a_run_whose_value_was_chosen_again_is_kept_and_says_so(tmp_path: Path) 
     comparison = a_comparison(["1", "10"])
     (job, other) = compare.candidates(comparison)["ewc"]
 
-    def final(at: Job, detail: str) -> Job:
-        chosen = {"strength": at.config.hyperparameters["strength"].model_copy(update={"detail": detail})}
+    def final(at: Job, *scores: float) -> Job:
+        candidates = tuple(Candidate(values={"strength": 10.0**k}, score=score) for k, score in enumerate(scores))
+        choice = Choice(kind="grid", seed=0, candidates=candidates)
+        chosen = {"strength": at.config.hyperparameters["strength"].model_copy(update={"choice": choice})}
         (found,) = compare.jobs(dataclasses.replace(comparison, grids={}), {"ewc": chosen})
         return found
 
     folder = Folder(tmp_path)
     (tmp_path / "checkpoints" / "ewc-seed0").mkdir(parents=True)  # as a process leaves it that dies at its very end
-    first = final(job, "best of 2")
+    first = final(job, 0.9, 0.8)
     made = make_record().model_copy(update={"config": first.config})
     folder.keep(first, made)
-    assert folder.find(final(other, "best of 2")) is None
-    kept = folder.find(final(job, "best of 3"))
+    assert folder.find(final(other, 0.9, 0.8)) is None
+    kept = folder.find(final(job, 0.9, 0.8, 0.7))
     assert not (tmp_path / "checkpoints").exists()
-    assert kept is not None and kept.config.hyperparameters["strength"].detail == "best of 3"
+    assert kept is not None and kept.config.hyperparameters["strength"].choice.count == 3
     assert records.load_all(tmp_path) == [kept]
     assert kept.model_copy(update={"config": first.config}) == made

@@ -58,7 +58,7 @@ def test_the_best_trial_wins_and_the_record_says_how(tmp_path):
     assert values[0] == registry.lookup("ewc").defaults["strength"]  # so it is never worse than not searching
     detail = re.fullmatch(
         r"best of 20 trials by validation accuracy over the first 3 tasks, seed 0: ([\d.]+)% in trial (\d+)",
-        strength.detail,
+        strength.story,
     )
     assert detail and values[int(detail[2])] == best
     where = registry.lookup("ewc").search["strength"]
@@ -225,7 +225,7 @@ def test_the_score_is_over_the_first_tasks_or_all(tmp_path):
         chosen = run(tuning.Search(1, tasks=tasks), comparison(), Work(str(tmp_path)), shelf)
         (job, _), *_ = shelf.records
         assert job.config.tasks == expected and not job.read_test
-        assert f"over {words}" in chosen["strength"].detail
+        assert f"over {words}" in chosen["strength"].story
 
 
 def test_without_validation_data_there_is_nothing_to_choose_by():

@@ -38,7 +38,7 @@ def test_what_a_grid_chose_must_be_what_lies_beside_the_records(tmp_path: Path) 
     good = [make("ewc", seed, [0.9, 0.9], name=HSU, scores=SIX) for seed in range(3)]
     results.collect(fill(tmp_path / "good", good, HSU))
 
-    other = [*good[:2], make("ewc", 2, [0.9, 0.9], name=HSU, scores=SIX.replace("97.10", "97.20"))]
+    other = [*good[:2], make("ewc", 2, [0.9, 0.9], name=HSU, scores={**SIX, 10.0: 0.9720})]
     with pytest.raises(StateError, match=r"seed2\.json has another strength, or another choice of it, than s"):
         results.collect(fill(tmp_path / "mixed", other, HSU))
 
@@ -48,20 +48,20 @@ def test_what_a_grid_chose_must_be_what_lies_beside_the_records(tmp_path: Path) 
         results.collect(tmp_path / "missing")
 
     more = fill(tmp_path / "more", [make("ewc", 0, [0.9, 0.9], name=HSU, scores=SIX)], HSU)
-    unsaid = make("ewc", 0, [0.9, 0.9], name=HSU, scores=SIX + ", strength=10000000.0 1.00%")
+    unsaid = make("ewc", 0, [0.9, 0.9], name=HSU, scores={**SIX, 1e7: 0.01})
     records.save(tried(unsaid)[-1], more / HSU / "choices" / "more.json")
     with pytest.raises(StateError, match=r"holds strength=10000000\.0 of the row of .*, or delete what its grid"):
         results.collect(more)
 
-    worse = SIX.replace("97.10", "99.90")
+    worse = {**SIX, 10.0: 0.9990}
     with pytest.raises(StateError, match=r"has strength=100000\.0, not the best that its grid tried"):
         results.collect(fill(tmp_path / "worse", [make("ewc", 0, [0.9, 0.9], name=HSU, scores=worse)], HSU))
 
-    fewer = ", ".join(SIX.split(", ")[:-1])
+    fewer = {value: score for value, score in SIX.items() if score is not None}
     with pytest.raises(StateError, match=r"other candidates than .* \(strength=1000000.0\)"):
         results.collect(fill(tmp_path / "fewer", [make("ewc", 0, [0.9, 0.9], name=HSU, scores=fewer)], HSU))
 
-    further = SIX.replace("strength=1000000.0 failed", "strength=1000000.0 failed, strength=10000000.0 1.00%")
+    further = {**SIX, 1e7: 0.01}
     results.collect(fill(tmp_path / "further", [make("ewc", 0, [0.9, 0.9], name=HSU, scores=further)], HSU))
     typed = changed(good[0], hyperparameters={**good[0].config.hyperparameters, "strength": STRENGTH})
     with pytest.raises(StateError, match="another strength than"):

@@ -17,7 +17,7 @@ from holdfast.bench.recipes import Published
 from holdfast.bench.records import record as records
 from holdfast.bench.records.record import Record
 from holdfast.errors import StateError
-from tests.bench.evidence.make import HSU, NAME, SIX, fill, make
+from tests.bench.evidence.make import HSU, NAME, SIX, Scores, fill, make
 from tests.bench.records.make import make_record
 
 ROOT = Path(__file__).parents[3]
@@ -129,15 +129,14 @@ def test_rows_that_learned_nothing_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_what_is_to_be_held_against_a_comparison_is_said(tmp_path: Path) -> None:
-    def page(folder: str, scores: str) -> str:
+    def page(folder: str, scores: Scores) -> str:
         found = [make("ewc", seed, [0.99 + seed / 1000] * 2, name=HSU, scores=scores) for seed in range(3)]
         found += [make("l2", seed, [0.9] * 2, name=HSU) for seed in range(3)]
         return results_page.render(fill(tmp_path / folder, found, HSU))
 
     inside = page("inside", SIX)
     assert "Pairs of rows that are compared: 1, of which are told apart: 1." in inside and "lie beyond" not in inside
-    first = SIX.replace("failed", "99.70%").split(", ")
-    outside = page("outside", ", ".join([first[-1], *first[:-1]]))
+    outside = page("outside", {1e6: None, **SIX} | {1e6: 0.9970})
     assert "ewc has the largest strength that was tried: a better one may lie beyond." in outside
 
 
@@ -156,8 +155,8 @@ def test_a_single_run_that_was_reported_is_set_against_single_runs_of_ours(tmp_p
 def test_one_method_under_two_strengths_is_said(tmp_path: Path) -> None:
     name = "vandeven-fisher"
     found = []
-    for label, first, second in (("exact", "1000000.0", "100000000.0"), ("sampled", "100000000.0", "1000000.0")):
-        scores = f"strength={first} 90.00%, strength={second} 80.00%, strength=10000.0 70.00%, strength=100.0 60.00%"
+    for label, first, second in (("exact", 1e6, 1e8), ("sampled", 1e8, 1e6)):
+        scores = {first: 0.9, second: 0.8, 1e4: 0.7, 100.0: 0.6}
         found += [
             make(label, seed, [0.9 + seed / 100] * 2, name=name, scores=scores, part="split-mnist") for seed in range(3)
         ]
@@ -226,7 +225,7 @@ def test_the_command_repeats_what_was_run(tmp_path: Path) -> None:
 
 
 def test_a_number_far_from_the_published_one_is_set_against_the_strengths_that_were_tried(tmp_path: Path) -> None:
-    def page(folder: str, scores: str) -> str:
+    def page(folder: str, scores: Scores) -> str:
         found = [make("ewc", seed, [0.99 + seed / 1000] * 2, name=HSU, scores=scores) for seed in range(3)]
         return results_page.render(fill(tmp_path / folder, found, HSU))
 
@@ -234,10 +233,9 @@ def test_a_number_far_from_the_published_one_is_set_against_the_strengths_that_w
     said = "goes from 97.10 (10) to 99.51 (100000) over the 6 that were tried; the published 97.70 lies between"
     assert said in inside and "lie beyond" not in inside and "strength 100000 (by validation), adam" in inside
     assert "### domain: not run yet" in inside and "--methods ewc --parts task --seeds 3" in inside
-    outside = page("outside", SIX.replace("failed", "99.60%").replace("99.51%", "99.60%"))
+    outside = page("outside", {**SIX, 1e5: 0.9960, 1e6: 0.9960})
     assert "lie beyond" not in outside
-    first = SIX.replace("failed", "99.70%").split(", ")
-    outside = page("further", ", ".join([first[-1], *first[:-1]]))
+    outside = page("further", {1e6: None, **SIX} | {1e6: 0.9970})
     assert "The largest was chosen: a better one may lie beyond." in outside
     assert "strength 1e+06 (by validation, the largest tried)" in outside
 
@@ -253,7 +251,7 @@ def test_a_record_that_names_no_part_is_of_the_first() -> None:
 def test_one_experiment_in_two_folders_is_refused(tmp_path: Path) -> None:
     record = make("l2sp", 0, [0.7, 0.8])
     for folder in ("a", "b"):
-        records.save(record, tmp_path / folder / "records" / records.filename(record))
+        records.save(record, tmp_path / folder / "records" / records.filename(record.config))
     with pytest.raises(StateError, match="hold records of one experiment"):
         results.collect(tmp_path)
 

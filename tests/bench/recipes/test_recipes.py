@@ -146,7 +146,7 @@ def test_a_recipe_is_run_kept_and_gone_on_with(tmp_path: Path) -> None:
     assert said.count("kept from before") == 0 and "heads-chosen, seed 0, trying strength=0.1" in said
     chosen = next(record for record in found if record.config.extra["label"] == "chosen")
     strength = chosen.config.hyperparameters["strength"]
-    assert strength.source == "grid" and "best of 1" in strength.detail and strength.value == 0.1
+    assert strength.source == "grid" and strength.choice.count == 1 and strength.value == 0.1
     assert chosen.config.validation_fraction == 0 and not chosen.validation
     assert chosen.command == "holdfast recipe run tiny --variant one --methods chosen --parts heads --seeds 1 --quick"
 

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for method in ("ewc", "si", "joint"):
             for seed in range(50):
                 one = make_record(method, seed, stream=stream)
-                record.save(one, root / name / "records" / record.filename(one))
+                record.save(one, root / name / "records" / record.filename(one.config))
     failed = make_record("lwf", 0, status="failed", rows=0, stream="split-mnist", failure="the loss is not finite")
     record.save(failed, root / "second" / "records" / "lwf-seed0.json")
     record.save(make_record("ewc", 77), root / "second" / "choices" / "trial-0.json")

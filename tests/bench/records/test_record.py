@@ -19,7 +19,7 @@ from tests.bench.records.make import make_record
 
 def test_save_and_load_are_exact(tmp_path: Path) -> None:
     record = make_record("ewc", 3, warnings=["ein Ton: ä"], diagnostics={"distance": {"fc1.weight": [0.1, 1 / 3]}})
-    path = records.save(record, tmp_path / "deep" / records.filename(record))
+    path = records.save(record, tmp_path / "deep" / records.filename(record.config))
     assert path.name == "ewc-seed3.json"
     assert records.load(path) == record
     assert os.listdir(path.parent) == ["ewc-seed3.json"]
@@ -162,4 +162,4 @@ def test_state_bytes_per_parameter() -> None:
 
 
 def test_a_method_name_cannot_leave_the_folder() -> None:
-    assert records.filename(make_record("../../etc/x", 1)) == ".._.._etc_x-seed1.json"
+    assert records.filename(make_record("../../etc/x", 1).config) == ".._.._etc_x-seed1.json"

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from holdfast import registry
+from holdfast.bench.records.choice import Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, RunConfig, without_times
 from holdfast.bench.training import runner
 from holdfast.bench.training.checkpoint import Checkpoints, OtherRunError
@@ -194,13 +195,15 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     assert steps_kept(tmp_path) == 2
 
 
-def chosen(strength: float, source: Literal["grid", "given"] = "grid", detail: str = "") -> RunConfig:
-    value = Hyperparameter(value=strength, source=source, detail=detail)
+def chosen(strength: float, source: Literal["grid", "given"] = "grid", *scores: float) -> RunConfig:
+    tried = tuple(Candidate(values={"strength": strength + k}, score=score) for k, score in enumerate(scores))
+    choice = Choice(kind="grid", seed=0, candidates=tried) if tried else None
+    value = Hyperparameter(value=strength, source=source, choice=choice)
     return a_config(settings={"strength": value})
 
 
 def test_a_checkpoint_of_the_same_value_chosen_again_is_gone_on_from(tmp_path: Path) -> None:
-    before, now = chosen(3.0, detail="best of 2"), chosen(3.0, detail="best of 3")
+    before, now = chosen(3.0, "grid", 0.9, 0.8), chosen(3.0, "grid", 0.9, 0.8, 0.7)
     Checkpoints(tmp_path, before, share=float("inf")).keep(lambda: a_snapshot(1), must=True)
     found = Checkpoints(tmp_path, now, warn=pytest.fail).load()
     assert found is not None and found.ledger.steps == 1

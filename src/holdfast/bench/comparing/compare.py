@@ -20,6 +20,8 @@ from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs import trackers
 from holdfast.bench.jobs.handing_out import Executor, Local, Stop, Work, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
+from holdfast.bench.records import choice as choices
+from holdfast.bench.records.choice import Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.training import runner
 from holdfast.bench.training.runner import Observer
@@ -28,6 +30,7 @@ from holdfast.errors import ConfigurationError
 
 __all__ = [
     "Comparison",
+    "candidate",
     "candidates",
     "check",
     "choose",
@@ -140,18 +143,31 @@ def candidates(comparison: Comparison) -> dict[str, list[Job]]:
             if config.validation_fraction == 0:
                 raise ConfigurationError(f"--grid {method} chooses by validation data; validation_fraction is 0")
             config = config.model_copy(update={"extra": {**config.extra, "tested on": "validation data"}})
-            label = ", ".join(f"{key}={parameter.value}" for key, parameter in chosen.items())
+            label = choices.label({key: parameter.value for key, parameter in chosen.items()})
             trials.append(Job(config, read_test=False, label=label))
         found[method] = trials
     return found
 
 
-def score(record: Record) -> float:
-    """Average validation accuracy after the last task that was learned; -1 for a run that failed."""
+def score(record: Record) -> float | None:
+    """Average validation accuracy after the last task that was learned; ``None`` for a run that failed."""
     if record.status != "finished":
-        return -1.0
+        return None
     row = record.validation[-1]
     return math.fsum(row) / len(row)
+
+
+def candidate(config: RunConfig, record: Record, keys: Iterable[str], *, trial: int | None = None) -> Candidate:
+    """What was tried in a run that chooses, and what came of it.
+
+    Args:
+        config: of the run.
+        record: its record.
+        keys: the hyperparameters that are chosen.
+        trial: its number in a search.
+    """
+    values = {key: config.hyperparameters[key].value for key in keys}
+    return Candidate(values=values, score=score(record), trial=trial)
 
 
 def choose(trials: Sequence[Job], records: Sequence[Record], keys: Iterable[str]) -> dict[str, Hyperparameter]:
@@ -163,17 +179,13 @@ def choose(trials: Sequence[Job], records: Sequence[Record], keys: Iterable[str]
         keys: the hyperparameters that are chosen.
 
     Returns:
-        Hyperparameter -> its value, and in ``detail`` every candidate with its score.
+        Hyperparameter -> its value, with every candidate and its score.
     """
-    found = [score(record) for record in records]
-    best = found.index(max(found))
-    shown = ", ".join(
-        f"{trial.label} {'failed' if value < 0 else f'{value:.2%}'}" for trial, value in zip(trials, found, strict=True)
-    )
-    seed = trials[best].config.seed
-    detail = f"best of {len(trials)} by validation accuracy, seed {seed}: {shown}"
-    taken = trials[best].config.hyperparameters
-    return {key: taken[key].model_copy(update={"detail": detail}) for key in keys}
+    keys = tuple(keys)
+    found = [candidate(trial.config, record, keys) for trial, record in zip(trials, records, strict=True)]
+    choice = Choice(kind="grid", seed=trials[0].config.seed, candidates=tuple(found))
+    values = choice.best.values
+    return {key: Hyperparameter(value=values[key], source="grid", choice=choice) for key in keys}
 
 
 def jobs(comparison: Comparison, chosen: Mapping[str, Settings] | None = None) -> list[Job]:

@@ -97,10 +97,11 @@ class _Grid:
         (key,) = keys
         values = [job.config.hyperparameters[key].value for job in self.jobs]
         scores = [compare.score(record) for record in self.records]
-        best = [value for value, score in zip(values, scores, strict=True) if score == max(scores)]
+        finished = [score for score in scores if score is not None]
+        best = [value for value, score in zip(values, scores, strict=True) if finished and score == max(finished)]
         found = (beyond(values, value) for value in sorted(best, key=_size, reverse=True))
         more = next((value for value in found if value is not None), None)
-        if more is None or max(scores) < 0:
+        if more is None:
             return
         wider = dataclasses.replace(self.comparison, grids={self.method: {key: [str(more)]}})
         try:
@@ -123,7 +124,7 @@ def settle(
         limit: how many candidates beyond its ends a grid may try.
 
     Returns:
-        Key -> hyperparameter -> the value, with every candidate's score in ``detail``.
+        Key -> hyperparameter -> the value, with every candidate and its score.
     """
     grids = {key: _Grid(comparison) for key, comparison in comparisons.items()}
     for left in range(limit, -1, -1):

@@ -19,6 +19,8 @@ from holdfast.bench.comparing.compare import Comparison, Settings
 from holdfast.bench.comparing.studies import Finished, Space, Study, Values, distribution, suggest
 from holdfast.bench.jobs.handing_out import Executor, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
+from holdfast.bench.records import choice as choices
+from holdfast.bench.records.choice import Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, RunConfig
 from holdfast.errors import ConfigurationError
 from holdfast.registry import Value
@@ -81,8 +83,7 @@ class _Trials:
             raise ConfigurationError(f"a search for {self.method} chooses by validation data; validation_fraction is 0")
         extra = {**config.extra, "tested on": "validation data", "trial": index}
         config = config.model_copy(update={"tasks": self.tasks, "extra": extra})
-        shown = ", ".join(f"{key}={value}" for key, value in values.items())
-        return Job(config, read_test=False, label=f"trial {index}: {shown}")
+        return Job(config, read_test=False, label=f"trial {index}: {choices.label(values)}")
 
     def defaults(self) -> dict[str, Value]:
         """The first trial: whatever a search finds is at least as good on the data that it chooses by."""
@@ -108,19 +109,15 @@ class _Trials:
 
     def best(self) -> dict[str, Hyperparameter]:
         """The setting with the highest score, the first of equals, and how it was chosen."""
-        scores = {index: score for index, (_, score) in self.finished.items() if index < self.asked.trials}
-        index = min(scores, key=lambda i: (-scores[i], i))
-        over = _first(self.tasks, len(self.comparison.stream))
-        detail = (
-            f"best of {len(scores)} trials by validation accuracy over {over}, "
-            f"seed {self.seed}: {scores[index]:.2%} in trial {index}"
+        found = tuple(
+            Candidate(values=dict(values), score=score, trial=index)
+            for index, (values, score) in sorted(self.finished.items())
+            if index < self.asked.trials
         )
-        values = self.finished[index][0]
-        return {key: Hyperparameter(value=values[key], source="tuned", detail=detail) for key in self.space}
-
-
-def _first(tasks: int, of: int) -> str:
-    return "all tasks" if tasks == of else f"the first {tasks} tasks" if tasks > 1 else "the first task"
+        tasks = None if self.tasks == len(self.comparison.stream) else self.tasks
+        choice = Choice(kind="search", seed=self.seed, tasks=tasks, candidates=found)
+        values = choice.best.values
+        return {key: Hyperparameter(value=values[key], source="tuned", choice=choice) for key in self.space}
 
 
 def _name(trials: _Trials) -> str:
@@ -183,7 +180,7 @@ def search(
         for _, job, record in carry_out(trials, executor, store, monitor):
             index = job.config.extra["trial"]
             values = trials.under_way.pop(index)
-            found = max(compare.score(record), 0.0)  # a run that failed is as bad as can be
+            found = compare.score(record) or 0.0  # a run that failed is as bad as can be
             study.write(index, values, found)
             trials.finished[index] = (values, found)
     finally:

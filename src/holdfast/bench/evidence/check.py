@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from holdfast.bench import recipes
 from holdfast.bench.comparing import compare, grids, plan
 from holdfast.bench.recipes import Method, Recipe
 from holdfast.bench.records import record as records
+from holdfast.bench.records.choice import Candidate, label
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.errors import StateError
 
@@ -29,7 +29,7 @@ def check(folder: Path, recipe: Recipe, variant: str, loaded: Sequence[Record]) 
     Raises:
         StateError: in one sentence that names the record and what is wrong with it.
     """
-    misplaced = {path.name for path in folder.glob("*.json")} ^ {records.filename(record) for record in loaded}
+    misplaced = {path.name for path in folder.glob("*.json")} ^ {records.filename(record.config) for record in loaded}
     if misplaced:
         raise StateError(
             f"{folder} holds {', '.join(sorted(misplaced))} under another name than its row and seed; expected one "
@@ -42,8 +42,8 @@ def check(folder: Path, recipe: Recipe, variant: str, loaded: Sequence[Record]) 
         differing = _differing(first.config.hyperparameters, record.config.hyperparameters)
         if differing:
             raise StateError(
-                f"{folder / records.filename(record)} has another {differing}, or another choice of it, than seed "
-                f"{first.config.seed} of its row: run this row again, with all its seeds"
+                f"{folder / records.filename(record.config)} has another {differing}, or another choice of it, than "
+                f"seed {first.config.seed} of its row: run this row again, with all its seeds"
             )
     tried = _tried(folder.parent / "choices", recipe)
     for place, record in chosen.items():
@@ -59,7 +59,7 @@ def _place(recipe: Recipe, config: RunConfig) -> tuple[str, str]:
 
 
 def _check_one(folder: Path, recipe: Recipe, variant: str, record: Record) -> None:
-    extra, path = record.config.extra, folder / records.filename(record)
+    extra, path = record.config.extra, folder / records.filename(record.config)
     if (extra.get("recipe"), extra.get("variant", "")) != (recipe.name, variant):
         raise StateError(f"{folder} holds records of more than one recipe or variant; expected one")
     part, label = _place(recipe, record.config)
@@ -91,8 +91,14 @@ def _other_than(recipe: Recipe, config: RunConfig) -> str:
 
 
 def _differing(some: Mapping[str, Hyperparameter], others: Mapping[str, Hyperparameter]) -> str:
-    """The first hyperparameter that is not the same, how it was chosen included; empty where all are."""
-    return next((key for key in [*some, *others] if some.get(key) != others.get(key)), "")
+    """The first hyperparameter that is not the same, what it was chosen among included; empty where all are."""
+    return next((key for key in [*some, *others] if not _same(some.get(key), others.get(key))), "")
+
+
+def _same(one: Hyperparameter | None, other: Hyperparameter | None) -> bool:
+    if one is None or other is None or one.without_story() != other.without_story():
+        return False
+    return one.choice == other.choice if one.choice is None else one.choice.agrees(other.choice)
 
 
 def _tried(folder: Path, recipe: Recipe) -> dict[tuple[str, str], list[Record]]:
@@ -107,29 +113,31 @@ def _check_choice(folder: Path, row: Method, record: Record, tried: Sequence[Rec
     """What a grid chose is the best of the candidates that lie beside the records, which are all that it says."""
     if not row.grid:
         return
-    entry = registry.lookup(row.method)
-    value = record.config.hyperparameters[next(iter(row.grid))]
-    shown = {}
-    for each in tried:
-        score, values = compare.score(each), {key: each.config.hyperparameters[key].value for key in row.grid}
-        label = ", ".join(f"{key}={found}" for key, found in values.items())
-        shown[label] = "failed" if score < 0 else f"{score:.2%}"
-        mine = all(record.config.hyperparameters[key].value == found for key, found in values.items())
-        if mine and score < max(map(compare.score, tried)):
-            raise StateError(f"{folder / records.filename(record)} has {label}, not the best that its grid tried")
-    path, choices = folder / records.filename(record), folder.parent / "choices"
-    more = [label for label in shown if f"{label} " not in value.detail]
+    beside = [compare.candidate(each.config, each, row.grid) for each in tried]
+    taken = {key: record.config.hyperparameters[key].value for key in row.grid}
+    best = max((each.score for each in beside if each.score is not None), default=None)
+    path, choices = folder / records.filename(record.config), folder.parent / "choices"
+    if any(each.values == taken and each.score != best for each in beside):
+        raise StateError(f"{path} has {label(taken)}, not the best that its grid tried")
+    choice = record.config.hyperparameters[next(iter(row.grid))].choice
+    said = () if choice is None else choice.candidates
+    more = [each.label for each in beside if all(each.values != one.values for one in said)]
     if more:
         raise StateError(
             f"{choices} holds {', '.join(more)} of the row of {path}, which does not say that it was tried: run the "
             "row again, or delete what its grid no longer tries"
         )
-    said = re.search(r"best of (\d+) ", value.detail)
-    missing = [label for label, score in shown.items() if f"{label} {score}" not in value.detail]
-    wanted = [f"{key}={plan.typed(entry, key, str(one))}" for key, values in row.grid.items() for one in values]
-    missing += [text for text in wanted if not any(text in label.split(", ") for label in shown)]
-    if missing or said is None or int(said[1]) != len(shown):
+    missing = [each.label for each in beside if not any(each.agrees(one) for one in said)]
+    missing += _untried(row, beside)
+    if missing or choice is None or choice.count != len(beside):
         raise StateError(
             f"{path} was chosen among other candidates than {choices} holds"
             f"{' (' + missing[0] + ')' if missing else ''}: run its row again"
         )
+
+
+def _untried(row: Method, beside: Sequence[Candidate]) -> list[str]:
+    """The values of a row's grid that no candidate had."""
+    entry = registry.lookup(row.method)
+    wanted = [(key, plan.typed(entry, key, str(value))) for key, values in row.grid.items() for value in values]
+    return [label({key: value}) for key, value in wanted if all(each.values[key] != value for each in beside)]

@@ -6,7 +6,6 @@ records give the same page byte for byte.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +20,7 @@ from holdfast.bench.records.record import Record
 from holdfast.bench.report import Estimate
 from holdfast.errors import StateError
 
-__all__ = ["Cell", "Difference", "Experiment", "Tried", "collect", "differences", "tried", "verdict"]
+__all__ = ["Cell", "Difference", "Experiment", "collect", "differences", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -251,37 +250,6 @@ def verdict(cell: Cell) -> str:
     if abs(ours.mean - theirs) <= 1:
         found += ", within one point"
     return found
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A grid of one hyperparameter: the candidates from small to large, and each one's validation accuracy in percent.
-
-    A candidate whose run failed has -1.
-    """
-
-    name: str
-    chosen: float
-    scores: Mapping[float, float]
-
-    @property
-    def edge(self) -> str:
-        """``largest`` or ``smallest`` where the chosen value is that: a better one may lie beyond; else empty."""
-        if len(self.scores) < 2:
-            return ""
-        return {min(self.scores): "smallest", max(self.scores): "largest"}.get(self.chosen, "")
-
-
-def tried(record: Record) -> Tried | None:
-    """What a grid tried, as the record has it; ``None`` unless one hyperparameter had a grid of numbers."""
-    grids = [(name, value) for name, value in record.config.hyperparameters.items() if value.source == "grid"]
-    if len(grids) != 1 or isinstance(grids[0][1].value, bool | str | None):
-        return None
-    ((name, value),) = grids
-    found = re.findall(rf"\b{name}=(\S+) (?:([\d.]+)%|failed)", value.detail)
-    scores = {float(one): float(score or -1) for one, score in found}
-    assert not isinstance(value.value, str | None)
-    return Tried(name, float(value.value), dict(sorted(scores.items())))
 
 
 def _of(count: int, planned: int) -> str:

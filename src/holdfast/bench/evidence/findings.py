@@ -13,9 +13,9 @@ from holdfast.bench.evidence.experiments import (
     Experiment,
     differences,
     distinct,
-    tried,
     verdict,
 )
+from holdfast.bench.records.choice import tried
 from holdfast.bench.report import Estimate
 
 __all__ = ["Links", "anchor", "behind", "found", "gap", "number_of", "ours", "title"]

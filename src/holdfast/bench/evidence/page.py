@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.bench import recipes
-from holdfast.bench.evidence.experiments import Cell, Experiment, collect, distinct, tried, verdict
+from holdfast.bench.evidence.experiments import Cell, Experiment, collect, distinct, verdict
 from holdfast.bench.evidence.findings import Links, behind, found, gap, number_of, ours, title
 from holdfast.bench.recipes import Part
+from holdfast.bench.records.choice import tried
 from holdfast.bench.records.record import Record
 
 __all__ = ["render"]

@@ -137,7 +137,7 @@ def _protocol(record: Record) -> str:
     lines = [f"- Method: `{config.method}` ({entry.source})."]
     for key, value in config.hyperparameters.items():
         how = _HOW[value.source]
-        lines.append(f"- `{key}`: {value.value} ({how}{': ' + value.detail if value.detail else ''}).")
+        lines.append(f"- `{key}`: {value.value} ({how}{': ' + value.story if value.story else ''}).")
     where = record.environment
     kept = f"{config.optimizer_between_tasks} between tasks"
     lines += [

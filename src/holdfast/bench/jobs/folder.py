@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -110,24 +109,21 @@ class Folder:
             if config is None:
                 differing = _differing(old.config, anyone, _SHARED)
             elif config.method in trials:
-                labels = [job.label for job in trials[config.method]]
-                details = [old.config.hyperparameters[key].detail for key in comparison.grids[config.method]]
-                of = f"best of {len(labels)} by"
-                same = all(detail.startswith(of) and f"{label} " in detail for detail in details for label in labels)
+                same = _chosen_among(old.config, trials[config.method], comparison.grids[config.method])
                 differing = _differing(old.config, config, unchosen) or ([] if same else ["hyperparameters"])
             else:
                 fields = unchosen if config.method in searched else list(RunConfig.model_fields)
                 differing = _differing(old.config, config, fields)
             if differing:
                 raise ConfigurationError(
-                    f"the folder {self.path} holds records of another comparison ({_file_name(old.config)} differs in "
-                    f"{', '.join(differing)}): name another folder with --out, or delete that one"
+                    f"the folder {self.path} holds records of another comparison ({records.filename(old.config)} "
+                    f"differs in {', '.join(differing)}): name another folder with --out, or delete that one"
                 )
 
     def _path(self, job: Job) -> Path:
         if job.read_test:
-            return self.path / "records" / _file_name(job.config)
-        return self.path / "choices" / _file_name(job.config, job.label)
+            return self.path / "records" / records.filename(job.config)
+        return self.path / "choices" / records.filename(job.config, job.label)
 
     def _place(self, job: Job) -> Path:
         """The folder of a job's checkpoints."""
@@ -205,9 +201,15 @@ def check_writable(path: Path, inner: str = "") -> None:
 
 
 def _differing(old: RunConfig, new: RunConfig, fields: Sequence[str]) -> list[str]:
+    old, new = old.without_story(), new.without_story()
     return [name.replace("_", " ") for name in fields if getattr(old, name) != getattr(new, name)]
 
 
-def _file_name(config: RunConfig, label: str = "") -> str:
-    stem = f"{records.row_name(config)}-seed{config.seed}" + (f"-{label}" if label else "")
-    return re.sub(r"[^A-Za-z0-9._-]", "_", stem) + ".json"
+def _chosen_among(old: RunConfig, trials: Sequence[Job], keys: Collection[str]) -> bool:
+    """Whether a grid chose the values of an old run among just these candidates."""
+    wanted = {job.label for job in trials}
+    choices = [old.hyperparameters[key].choice for key in keys]
+    return all(
+        choice is not None and choice.count == len(wanted) and {each.label for each in choice.candidates} == wanted
+        for choice in choices
+    )

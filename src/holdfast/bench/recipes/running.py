@@ -180,8 +180,11 @@ def differing(table: Table, old: Iterable[Record]) -> str | None:
             if config.extra.get(name) != mine.get(name):
                 return f"{label} differs in {name}"
         new = planned.get(_place(config))
-        for name in RunConfig.model_fields if new is not None else ():
-            if getattr(config, name) != getattr(new, name) and name not in _by_grid(config):
+        if new is None:
+            continue
+        told, expected = config.without_story(), new.without_story()
+        for name in RunConfig.model_fields:
+            if getattr(told, name) != getattr(expected, name) and name not in _by_grid(config):
                 return f"{label} differs in {name.replace('_', ' ')}"
     return None
 

@@ -13,9 +13,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
+from holdfast.bench.records import choice as choices
+from holdfast.bench.records import legacy
+from holdfast.bench.records.choice import Choice
 from holdfast.errors import StateError
 from holdfast.files import write_file
 
@@ -49,12 +60,30 @@ class _Frozen(BaseModel):
 class Hyperparameter(_Frozen):
     """A value that a method was given, and how that value was chosen.
 
-    ``detail`` says what the source alone cannot: the candidates of a grid, the validation score, the number of trials.
+    ``choice`` is what a grid or a search tried; ``detail`` a note for the reader, such as where a recipe has it from.
     """
 
     value: float | int | bool | str | None
     source: Literal["default", "given", "grid", "tuned", "auto", "recipe"]
     detail: str = ""
+    choice: Choice | None = None
+
+    @property
+    def story(self) -> str:
+        """How it was chosen, in words; empty where the source says it all."""
+        return self.detail if self.choice is None else choices.sentence(self.choice)
+
+    def without_story(self) -> Hyperparameter:
+        """The value and its source."""
+        return self.model_copy(update={"detail": "", "choice": None})
+
+    @model_serializer(mode="wrap")
+    def _in_short(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A value that was not chosen among others says nothing about it."""
+        fields: dict[str, Any] = handler(self)
+        if self.choice is None:
+            fields.pop("choice", None)
+        return fields
 
 
 class RunConfig(_Frozen):
@@ -102,14 +131,9 @@ class RunConfig(_Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_called_today(cls, values: Any) -> Any:
-        """What was a variant of EWC is a method of its own since version 0.2."""
-        found = values.get("hyperparameters", {}) if isinstance(values, dict) and values.get("method") == "ewc" else {}
-        variant = found.get("variant") if isinstance(found, dict) else None
-        if not isinstance(variant, dict) or variant.get("value") != "foreign":
-            return values
-        kept = {name: value for name, value in found.items() if name not in ("variant", "fisher")}
-        return {**values, "method": "ewc-foreign", "hyperparameters": kept}
+    def _as_written_today(cls, fields: Any) -> Any:
+        """What an old record says in its own way."""
+        return legacy.config(fields) if isinstance(fields, dict) else fields
 
     @property
     def chosen(self) -> set[str]:
@@ -118,10 +142,7 @@ class RunConfig(_Frozen):
 
     def without_story(self) -> RunConfig:
         """What a run's numbers depend on: itself without the story of how its values were chosen."""
-        told = {
-            key: value.model_copy(update={"detail": ""}) if key in self.chosen else value
-            for key, value in self.hyperparameters.items()
-        }
+        told = {key: value.without_story() for key, value in self.hyperparameters.items()}
         return self.model_copy(update={"hyperparameters": told})
 
 
@@ -217,10 +238,18 @@ def row_name(config: RunConfig) -> str:
     return "-".join(given) or config.method
 
 
-def filename(record: Record) -> str:
-    """Name of the record's file in the folder of its comparison: ``<method>-seed<k>.json``."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", row_name(record.config))
-    return f"{name}-seed{record.config.seed}.json"
+def filename(config: RunConfig, label: str = "") -> str:
+    """Name of a record's file in the folder of its comparison: ``<method>-seed<k>.json``.
+
+    Args:
+        config: of its run.
+        label: which candidate it is; empty for a run that reads the test set.
+
+    Returns:
+        A name that every file system takes.
+    """
+    stem = f"{row_name(config)}-seed{config.seed}" + (f"-{label}" if label else "")
+    return re.sub(r"[^A-Za-z0-9._-]", "_", stem) + ".json"
 
 
 def save(record: Record, path: str | os.PathLike[str]) -> Path:

@@ -117,9 +117,9 @@ def hyperparameter_text(values: Sequence[Hyperparameter]) -> str:
     first = values[0]
     shown = ", ".join(dict.fromkeys(_text(value.value) for value in values))
     how = "default, untuned" if first.source == "default" else first.source
-    details = dict.fromkeys(value.detail for value in values if value.detail)
-    detail = next(iter(details), "") if len(details) <= 1 else "chosen for each seed"
-    return f"{shown} ({how}{': ' + detail if detail else ''})"
+    stories = dict.fromkeys(value.story for value in values if value.story)
+    story = next(iter(stories), "") if len(stories) <= 1 else "chosen for each seed"
+    return f"{shown} ({how}{': ' + story if story else ''})"
 
 
 def rows(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training.snapshot import Cursor, Ledger, Snapshot
@@ -44,8 +44,12 @@ def identity(config: RunConfig) -> dict[str, Any]:
         own = version("holdfast")
     except PackageNotFoundError:  # run from a source tree that was never installed
         own = "unknown"
-    told = config.without_story()
-    return {"holdfast": own, "torch": torch.__version__, "config": json.loads(told.model_dump_json())}
+    return {"holdfast": own, "torch": torch.__version__, "config": _told(config)}
+
+
+def _told(config: RunConfig) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(config.without_story().model_dump_json())
+    return fields
 
 
 class OtherRunError(StateError):
@@ -179,6 +183,8 @@ def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str,
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise StateError(f"{path} is not a checkpoint of a run.")
+    with suppress(ValidationError):  # an older one says in its own way what is the same today
+        found["config"] = _told(RunConfig.model_validate(found["config"]))
     if found == expected:
         return
     differing = dict(_differences(found, expected, ""))
