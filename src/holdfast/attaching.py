@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from holdfast.dispatch import Dispatcher, Step, unwrap_optimizer
 from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.names import Select, canonical_parameters, selected
-from holdfast.state import check_fits
+from holdfast.sharding import check_able, check_flat_shards
+from holdfast.state import check_fits, placed_like
 from holdfast.watching import StepWatch
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Attached:
         select: which trainable parameters to protect.
     """
 
+    on_shards: ClassVar[bool] = False  # whether it works on parts of parameters: see holdfast.sharding
     order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
 
     def __init__(self, model: nn.Module, select: Select) -> None:
@@ -58,6 +60,11 @@ class Attached:
     @property
     def needs_penalty(self) -> bool:
         """Whether training must add :meth:`penalty` to its loss."""
+        return False
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether nothing but single weights is looked at, never a whole tensor or what a model computes."""
         return False
 
     def observe_gradient(self, step: Step) -> None:
@@ -125,6 +132,9 @@ class Attached:
     def _detached(self) -> None:
         """Let go of what only the steps needed."""
 
+    def _loaded(self) -> None:
+        """Rebuild what is derived from the state just loaded, or placed elsewhere."""
+
     def _check_optimizer(self, optimizer: Optimizer) -> None:
         """Refuse an optimizer that this method cannot protect."""
 
@@ -134,7 +144,13 @@ class Attached:
     def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
         """Look the parameters up again: wrappers replace them, and new ones appear."""
         params = selected(self.model, self._select)
-        check_fits(self.state, canonical_parameters(self.model))
+        live = canonical_parameters(self.model)
+        check_fits(self.state, live)
+        check_flat_shards(type(self).__name__, self.model.modules(), able=self.elementwise)
+        check_able(type(self).__name__, params, able=self.on_shards)
+        if (placed := placed_like(self.state, live)) is not self.state:
+            self.state = placed
+            self._loaded()
         owned = {}
         for optimizer in optimizers:
             ids = {id(p) for group in optimizer.param_groups for p in group["params"]}

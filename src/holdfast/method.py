@@ -18,6 +18,7 @@ from holdfast.errors import ConfigurationError, DataError, NumericsError, Protec
 from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.processes import in_step
+from holdfast.sharding import check_flat_shards, local, total, zero
 from holdfast.state import check_finite, check_something, pack, unpack
 from holdfast.watching import Watched
 
@@ -105,7 +106,7 @@ class Method(Attached, abc.ABC):
 
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; 0 for a method that has none."""
-        return next(iter(self.params.values())).new_zeros(())
+        return zero(self.params)
 
     @final
     def penalty(self, batch: Batch = None, outputs: Any = None) -> Tensor:
@@ -125,7 +126,7 @@ class Method(Attached, abc.ABC):
         return value
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
-        return next(iter(self.params.values())).new_zeros(())
+        return zero(self.params)
 
     def next_round(
         self, batches: Iterable[Batch] = (), *, objective: Objective | None = None, last: bool = False
@@ -158,7 +159,10 @@ class Method(Attached, abc.ABC):
     def _distance(self, name: str) -> Tensor | None:
         """How far a parameter is from its anchor, ``[]``; ``None`` where it has none."""
         anchor = self.state[name].get("anchor")
-        return None if anchor is None else (self.params[name].detach().double() - anchor.double()).norm()
+        if anchor is None:
+            return None
+        p = self.params[name].detach()
+        return total([(local(p).double() - local(anchor).double()).square().sum()], [p]).sqrt()
 
     @final
     def consolidate(
@@ -238,7 +242,8 @@ class Method(Attached, abc.ABC):
 
     @final
     def state_dict(self) -> dict[str, Any]:
-        """Everything remembered: tensors and plain values only, keyed by parameter name."""
+        """Everything remembered: tensors and plain values only; where it is sharded, all processes must ask for it."""
+        check_flat_shards(f"{type(self).__name__}.state_dict()", self.model.modules())
         return pack(type(self).__name__, self.version, self.meta, self.state, self.buffers)
 
     @final
@@ -260,10 +265,6 @@ class Method(Attached, abc.ABC):
         if objectives:
             raise StateError(f"load_state_dict got {len(objectives)} objectives, but {type(self).__name__} keeps none")
         live = canonical_parameters(self.model)
-        meta, per_parameter, buffers = unpack(state, type(self).__name__, self.version, live)
-        self.meta, self.state, self.buffers = meta, per_parameter, buffers
+        self.meta, self.state, self.buffers = unpack(state, type(self).__name__, self.version, live)
         self._find_dormant()
         self._loaded()
-
-    def _loaded(self) -> None:
-        """Rebuild what is derived from the state just loaded."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from holdfast.errors import ConfigurationError
+from holdfast.sharding import reshard
 from holdfast.wrappers import canonical_name, unwrapped
 
 __all__ = ["Select", "canonical_buffers", "canonical_modules", "canonical_parameters", "selected", "unwrap"]
@@ -79,6 +80,7 @@ def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         >>> list(canonical_parameters(torch.nn.DataParallel(torch.nn.Linear(2, 2))))
         ['weight', 'bias']
     """
+    reshard(model)
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for prefix, module in canonical_modules(model):

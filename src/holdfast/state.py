@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import NumericsError, ProtectionError, StateError
+from holdfast.sharding import anywhere, is_sharded, local, place_like, whole
 from holdfast.wrappers import canonical_name
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "check_something",
     "finiteness",
     "pack",
+    "placed_like",
     "unpack",
 ]
 
@@ -50,12 +52,39 @@ def check_fits(state: Mapping[str, Mapping[str, Tensor]], params: Mapping[str, n
 
 @torch.no_grad()
 def finiteness(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Whether all entries of a tensor are finite, ``[]`` for each that is not empty, without waiting for the device."""
-    found = [t.detach() for t in tensors if t.numel()]
-    if all(type(t) is Tensor and t.device.type == "cpu" for t in found):  # there twenty times as fast as the norm
-        return [torch.stack(torch.aminmax(t)).isfinite().all() for t in found]
+    """Whether all entries of a tensor are finite, ``[]`` for each that is not empty, without waiting for the device.
+
+    Of a sharded tensor, the entries that are here.
+    """
+    found = [local(t.detach()) for t in tensors if t.numel()]
+    if all(t.device.type == "cpu" for t in found):  # there twenty times as fast as the norm
+        return [torch.stack(torch.aminmax(t)).isfinite().all() if t.numel() else torch.tensor(True) for t in found]
+    found = [t if t.numel() else t.new_zeros(1) for t in found]  # of a small tensor some processes hold no part
     # The largest magnitude: a sum of squares would overflow where no single entry does.
     return list(map(torch.isfinite, torch._foreach_norm(found, float("inf"))))
+
+
+def placed_like(
+    state: dict[str, dict[str, Tensor]], params: Mapping[str, nn.Parameter]
+) -> dict[str, dict[str, Tensor]]:
+    """What is remembered of each parameter, held as the parameter is now: it may have been sharded since.
+
+    Args:
+        state: name -> kind -> tensor; one that is not sharded may also be elsewhere than its parameter.
+        params: name -> parameter, of each name in ``state``.
+
+    Returns:
+        The same dict if nothing has to be moved.
+    """
+    placed = {
+        name: {
+            kind: place_like(params[name], t) if is_sharded(params[name]) or is_sharded(t) else t
+            for kind, t in tensors.items()
+        }
+        for name, tensors in state.items()
+    }
+    moved = any(t is not state[name][kind] for name, tensors in placed.items() for kind, t in tensors.items())
+    return placed if moved else state
 
 
 def check_finite(method: str, state: Mapping[str, Mapping[str, Tensor]], buffers: Mapping[str, Tensor]) -> None:
@@ -67,8 +96,10 @@ def check_finite(method: str, state: Mapping[str, Mapping[str, Tensor]], buffers
     named = [(f"{kind} of parameter {name!r}", t) for name, tensors in state.items() for kind, t in tensors.items()]
     named += [(f"buffer {name!r}", t) for name, t in buffers.items()]
     named = [(label, t) for label, t in named if t.is_floating_point() and t.numel()]
-    for (label, _), finite in zip(named, finiteness(t for _, t in named), strict=True):
-        if not finite:
+    tensors = [t for _, t in named]
+    broken = anywhere([~finite for finite in finiteness(tensors)], tensors)
+    for (label, _), bad in zip(named, broken, strict=True):
+        if bad:
             raise NumericsError(f"{method}: the {label} is not finite, so nothing was remembered of this task")
 
 
@@ -79,7 +110,7 @@ def check_something(method: str, state: Mapping[str, Mapping[str, Tensor]]) -> N
         ProtectionError: saying where to look.
     """
     found = [held["importance"] for held in state.values() if "importance" in held]
-    if found and not any(bool(importance.any()) for importance in found):
+    if found and not any(anywhere([local(importance).any() for importance in found], found)):
         raise ProtectionError(
             f"{method} found importance 0 for every weight, which protects nothing: does training move the weights, do "
             "the outputs depend on them (a forward under no_grad hides it), and is what competes more than one output?"
@@ -93,14 +124,21 @@ def pack(
     state: Mapping[str, Mapping[str, Tensor]],
     buffers: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    """A state dict, its tensors detached but not copied (as ``torch.nn.Module.state_dict`` does)."""
+    """A state dict, its tensors detached but not copied (as ``torch.nn.Module.state_dict`` does).
+
+    Sharded tensors are gathered one after the other, in the host's memory: all processes must ask for it.
+    """
     return {
         "method": method,
         "version": version,
         "meta": dict(meta),
-        "state": {name: {k: t.detach() for k, t in tensors.items()} for name, tensors in state.items()},
-        "buffers": {name: t.detach() for name, t in buffers.items()},
+        "state": {name: {k: _saved(t) for k, t in tensors.items()} for name, tensors in state.items()},
+        "buffers": {name: _saved(t) for name, t in buffers.items()},
     }
+
+
+def _saved(tensor: Tensor) -> Tensor:
+    return whole(tensor.detach()).cpu() if is_sharded(tensor) else tensor.detach()
 
 
 def check_form(saved: Any, method: str, version: int) -> None:
@@ -142,7 +180,7 @@ def unpack(
     named = {name if name in params else canonical_name(name): held for name, held in saved["state"].items()}
     check_fits(named, params)
     state = {
-        name: {k: t.detach().to(params[name].device, copy=True) for k, t in tensors.items()}
+        name: {k: place_like(params[name], t.detach().to(params[name].device, copy=True)) for k, t in tensors.items()}
         for name, tensors in named.items()
     }
     device = next(iter(params.values())).device

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from holdfast.checks import check_positive
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
+from holdfast.sharding import total
 from holdfast.step_size import proportional_step
 
 __all__ = ["AutoStrength", "Strength", "StrengthFinder", "matching_strength", "steady_strength"]
@@ -182,6 +183,7 @@ class StrengthFinder:
         meta: dict[str, Any],
         buffers: dict[str, Tensor],
         step: Step,
+        params: Sequence[Tensor],
         gradients: Sequence[Tensor],
         pulls: Sequence[Tensor],
         optimizers: int,
@@ -193,14 +195,15 @@ class StrengthFinder:
             meta: the method's; changed.
             buffers: the method's; changed.
             step: the step under way.
-            gradients: of the task's loss, scaled as the step says.
-            pulls: the penalty's gradients at strength 1.
+            params: those that the penalty acts on.
+            gradients: of the task's loss, scaled as the step says; what is here of them.
+            pulls: the penalty's gradients at strength 1; what is here of them.
             optimizers: how many are attached, of which each steps once per batch.
             stiffest: gives the penalty's largest second derivative at strength 1.
         """
         if gradients:
             for name, tensors in zip(_SUMS, ([step.unscaled(g) for g in gradients], pulls), strict=True):
-                self._add(buffers, name, step, tensors)
+                self._add(buffers, name, step, params, tensors)
         if meta["steps"] + 1 >= self.steps(meta) * optimizers:
             # The one look at the numbers: until here nothing has waited for the device.
             sums = [float(buffers.pop(name, torch.zeros(()))) for name in _SUMS]
@@ -209,9 +212,10 @@ class StrengthFinder:
             known = {"num_tasks": meta["num_tasks"], "strengths": [*self.found(meta), strength]}
             meta["auto"] = meta.get("auto", {}) | known | {"stiffest": stiffest()}
 
-    def _add(self, buffers: dict[str, Tensor], name: str, step: Step, tensors: Sequence[Tensor]) -> None:
-        norms = [t.norm(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
-        squared = torch.stack([norm.to(norms[0].device) for norm in norms]).square().sum()  # a model may be spread out
+    def _add(
+        self, buffers: dict[str, Tensor], name: str, step: Step, params: Sequence[Tensor], tensors: Sequence[Tensor]
+    ) -> None:
+        squared = total([t.norm(dtype=torch.promote_types(t.dtype, torch.float32)).square() for t in tensors], params)
         squared = step.unless_skipped(squared, torch.zeros_like(squared))
         buffers[name] = buffers[name] + squared if name in buffers else squared
 

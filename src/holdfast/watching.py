@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.dispatch import Step
+from holdfast.errors import ConfigurationError
+from holdfast.sharding import is_sharded, local, total
 
 __all__ = ["StepWatch", "Watched"]
 
@@ -55,11 +57,14 @@ class _Sums:
     def __init__(self) -> None:
         self.changed = self.own = self.both = 0.0
 
-    def add(self, before: Tensor, after: Tensor, own: Tensor) -> None:
+    def add(self, before: Tensor, after: Tensor, own: Tensor, param: Tensor) -> None:
+        """Add one tensor, by what is here of it."""
         change, own = (after.double() - before.double()).flatten(), own.double().flatten()
-        self.changed += float(change.dot(change))
-        self.own += float(own.dot(own))
-        self.both += float(change.dot(own))
+        here = torch.stack([change.dot(change), own.dot(own), change.dot(own)])
+        changed, its_own, both = total([here], [param]).tolist()
+        self.changed += changed
+        self.own += its_own
+        self.both += both
 
     def share(self) -> float:
         total = math.sqrt(self.changed) + math.sqrt(self.own)
@@ -97,15 +102,15 @@ class StepWatch:
             before = {id(p): step.unscaled(g).clone() for p, g in _gradients(step)}
             part(step)
             for p, g in _gradients(step):
-                self._sum(name).add(before[id(p)], step.unscaled(g), own.get(id(p), before[id(p)]))
+                self._sum(name).add(before[id(p)], step.unscaled(g), own.get(id(p), before[id(p)]), p)
 
         def moved(step: Step) -> None:
             assert part is not None
-            before = {id(p): p.detach().clone() for p in _trained(step)}
+            before = {id(p): local(p.detach()).clone() for p in _trained(step)}
             part(step)
             for p in _trained(step):
                 here = before[id(p)]
-                self._sum(name).add(here, p.detach(), here - self._weights.get(id(p), here))
+                self._sum(name).add(here, local(p.detach()), here - self._weights.get(id(p), here), p)
 
         if name == "observe_gradient":
             return begun
@@ -122,6 +127,12 @@ class StepWatch:
         """
         wanted = [p for p in params if p.requires_grad]
         gradients = torch.autograd.grad(value, wanted, retain_graph=True, allow_unused=True)
+        if all(g is None for g in gradients) and any(map(is_sharded, wanted)):
+            raise ConfigurationError(
+                "a term in the loss reaches sharded parameters through the model, where its share of a step cannot be "
+                "measured; expected no watch() on a model of fully_shard, or another method"
+            )
+        gradients = tuple(g if g is None else local(g) for g in gradients)
         factors: list[Tensor] = []
         value.register_hook(factors.append)  # type: ignore[no-untyped-call]  # torch's own gap
         self._terms.append((list(wanted), list(gradients), factors))
@@ -129,6 +140,7 @@ class StepWatch:
     def _begin(self, step: Step) -> None:
         found = {id(p): step.unscaled(g).clone() for p, g in _gradients(step)}
         of_terms: dict[int, Tensor] = {}
+        trained = {id(p): p for p in _trained(step)}
         for params, gradients, factors in self._terms:
             for p, g in zip(params, gradients, strict=True):
                 if g is None or id(p) not in found:
@@ -139,9 +151,9 @@ class StepWatch:
         for key, gradient in found.items():
             own = gradient - of_terms[key] if key in of_terms else gradient
             if self._terms:
-                self._sum("loss").add(own, gradient, own)
+                self._sum("loss").add(own, gradient, own, trained[key])
             self._gradients[key] = own
-        self._weights.update({id(p): p.detach().clone() for p in _trained(step)})
+        self._weights.update({id(p): local(p.detach()).clone() for p in _trained(step)})
 
     def _sum(self, name: str) -> _Sums:
         return self._sums.setdefault(name, _Sums())
@@ -160,4 +172,4 @@ def _trained(step: Step) -> list[Tensor]:
 def _gradients(step: Step) -> list[tuple[Tensor, Tensor]]:
     """Each parameter of the step that has a gradient, beside it."""
     found = [(p, p.grad) for p in _trained(step)]
-    return [(p, g.to_dense() if g.layout is not torch.strided else g) for p, g in found if g is not None]
+    return [(p, g.to_dense() if g.layout is not torch.strided else local(g)) for p, g in found if g is not None]

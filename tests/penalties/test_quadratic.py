@@ -10,7 +10,8 @@ from torch import nn
 
 from holdfast import ConfigurationError
 from holdfast.checks import check_interval, check_not_negative, check_positive
-from holdfast.penalties.quadratic import add_quadratic_gradient, fold, pull, quadratic_penalty
+from holdfast.penalties.equations import fold, pull, quadratic_penalty
+from holdfast.penalties.gradient import add_quadratic_gradient
 
 DOUBLE = torch.float64
 

@@ -2,20 +2,21 @@ r"""Learning without forgetting: answer as the old model did, on the new data.""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from holdfast.checks import check_not_negative, check_positive
 from holdfast.distillation.distance import check_distillable, distance
+from holdfast.distillation.teacher import frozen_copy, set_tensors, tensors_of
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.method import Method
-from holdfast.names import canonical_buffers, canonical_parameters, unwrap
 from holdfast.objectives import Batch, Objective, describe, meaning_of, restore
 from holdfast.objectives.plain import Plain
+from holdfast.sharding import fsdp_modules
 from holdfast.state import check_finite, check_form
 
 __all__ = ["LwF"]
@@ -48,6 +49,7 @@ class LwF(Method):
         ConfigurationError: for a wrong argument, or an objective whose outputs cannot be compared.
     """
 
+    on_shards: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
 
     def __init__(
@@ -111,8 +113,8 @@ class LwF(Method):
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         check_distillable(objective)
-        teacher = _frozen_copy(self.model)
-        check_finite(type(self).__name__, {}, {_PREFIX + name: t for name, t in _tensors(teacher).items()})
+        teacher = frozen_copy(self.model)
+        check_finite(type(self).__name__, {}, {_PREFIX + name: t for name, t in tensors_of(teacher).items()})
         new = meaning_of(objective)
         if not any(meaning_of(known).covers(objective) for known in self._objectives):
             self._objectives = [known for known in self._objectives if not new.covers(known)] + [objective]
@@ -121,15 +123,15 @@ class LwF(Method):
 
     def _teach(self, teacher: nn.Module) -> None:
         self._teacher = teacher
-        self.buffers = {_PREFIX + name: tensor.detach() for name, tensor in _tensors(teacher).items()}
+        self.buffers = {_PREFIX + name: tensor.detach() for name, tensor in tensors_of(teacher).items()}
 
     def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
         check_form(state, type(self).__name__, self.version)
         found = restore(state["meta"].get("objectives", []), objectives)
         teacher = None
         if any(name.startswith(_PREFIX) for name in state.get("buffers", {})):
-            teacher = _frozen_copy(self.model)
-            known = _tensors(teacher)
+            teacher = frozen_copy(self.model)
+            known = tensors_of(teacher)
             for name in state["buffers"]:
                 if name.removeprefix(_PREFIX) not in known:
                     raise StateError(f"the state holds {name!r}, but the model has no {name.removeprefix(_PREFIX)!r}")
@@ -137,13 +139,17 @@ class LwF(Method):
         self._objectives = found
         self._teacher = None
         if teacher is not None:
-            for name, tensor in _tensors(teacher).items():
-                saved = self.buffers.get(_PREFIX + name)
-                if saved is None:  # the model has grown since: no old task's outputs pass through it
-                    continue
-                # A layer that has grown since is given its old shape again.
-                tensor.data = saved.to(tensor) if saved.shape != tensor.shape else tensor.data.copy_(saved)
-            self._teach(teacher)
+            self._teach_as_held(teacher)
+
+    def _teach_as_held(self, teacher: nn.Module) -> None:
+        # What is not held belongs to a model that has grown since: no old task's outputs pass through it.
+        set_tensors(teacher, {name.removeprefix(_PREFIX): tensor for name, tensor in self.buffers.items()})
+        self._teach(teacher)
+
+    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
+        super()._resolve(optimizers)
+        if self._teacher is not None and fsdp_modules(self.model) and not fsdp_modules(self._teacher):
+            self._teach_as_held(frozen_copy(self.model))  # the model was sharded since
 
 
 def _outputs(objective: Objective, model: nn.Module, batch: Batch, raw: dict[Any, Any]) -> Tensor:
@@ -154,22 +160,3 @@ def _outputs(objective: Objective, model: nn.Module, batch: Batch, raw: dict[Any
     if key not in raw:
         raw[key] = objective.forward(model, batch)
     return objective.select(raw[key])
-
-
-def _frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy without wrappers, in eval mode, that nothing can train.
-
-    Raises:
-        ConfigurationError: if the model cannot be copied.
-    """
-    inner = unwrap(model)
-    try:
-        teacher = copy.deepcopy(inner)
-    except Exception as error:  # whatever a user's module raises, the sentence is the same
-        kind = type(inner).__name__
-        raise ConfigurationError(f"LwF keeps a copy of the model, but {kind} cannot be copied: {error}") from error
-    return teacher.requires_grad_(False).eval()
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**canonical_parameters(model), **canonical_buffers(model)}

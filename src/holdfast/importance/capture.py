@@ -13,8 +13,9 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from holdfast.errors import ConfigurationError
 from holdfast.importance.rules import RULES
 from holdfast.names import canonical_modules
+from holdfast.sharding import kind_of
 
-__all__ = ["Call", "Capture", "Graph", "Layer", "layers_of"]
+__all__ = ["Call", "Capture", "Graph", "Layer", "exact", "layers_of"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def layers_of(model: nn.Module, wanted: Mapping[str, nn.Parameter]) -> list[Laye
     layers = []
     for module in modules:
         local = {key: names[id(p)] for key, p in module._parameters.items() if p is not None and id(p) in names}
-        plain = type(module) in RULES and "forward" not in vars(module)
+        plain = kind_of(module) in RULES and "forward" not in vars(module)
         if local and plain and all(owners[id(module._parameters[key])] == 1 for key in local):
             layers.append(Layer(module, local))
     return layers
@@ -131,3 +132,17 @@ class Graph:
                     stack.append(following)
                 else:
                     self.uses[id(variable)] = self.uses.get(id(variable), 0) + 1
+
+
+def exact(module: nn.Module, call: Call, graph: Graph, size: int) -> bool:
+    """Whether the one use of the layer's parameters is this call, with one leading row per sample."""
+    inputs, edge = call.inputs, call.edge
+    return (
+        inputs is not None
+        and edge is not None
+        and edge.node in graph.nodes
+        and inputs._version == call.version
+        and inputs.dim() > 0
+        and inputs.shape[0] == size
+        and RULES[kind_of(module)].accepts(module, inputs)
+    )

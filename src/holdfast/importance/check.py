@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from holdfast.importance.capture import Call, Layer
 from holdfast.importance.fallback import close
 
-__all__ = ["Pull", "followed", "scaled", "shapes_of", "verdict", "weights"]
+__all__ = ["Pull", "followed", "negligible", "scaled", "shapes_of", "verdict", "weights"]
 
 # Relative to the largest gradient of all: below it is rounding.
 _NOTHING = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -40,7 +40,12 @@ def verdict(
         return "right"
     if noise is not None and close(found, expected, noise):
         return "noise"
-    return "unsure" if size <= _NOTHING.get(expected.dtype, 1e-3) * largest else "wrong"
+    return "unsure" if negligible(size, largest, expected.dtype) else "wrong"
+
+
+def negligible(size: float, largest: float, dtype: torch.dtype) -> bool:
+    """Whether a gradient's norm is as small as rounding errors beside the largest of all."""
+    return size <= _NOTHING.get(dtype, 1e-3) * largest
 
 
 def shapes_of(value: object) -> Hashable:

@@ -26,16 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import DataError
-from holdfast.importance.capture import Call, Capture, Graph, Layer, layers_of
+from holdfast.importance.capture import Call, Capture, Graph, Layer, exact, layers_of
 from holdfast.importance.check import Pull, followed, scaled, shapes_of, verdict, weights
 from holdfast.importance.fallback import NotSeparable, Work, alone, close, loop, vectorized
 from holdfast.importance.rules import RULES, Room, Rule, Target
+from holdfast.importance.sharded import sharded_sum
 from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
 from holdfast.importance.untouched import untouched
 from holdfast.names import unwrap
 from holdfast.objectives import Batch
 from holdfast.objectives.batches import leading_size
 from holdfast.processes import in_step
+from holdfast.sharding import is_sharded, kind_of
 
 __all__ = ["MAX_BYTES", "Counted", "Root", "Terms", "per_sample_sum"]
 
@@ -81,8 +83,20 @@ def per_sample_sum(
         DataError: if there is no sample.
     """
     model = unwrap(model)
+    limit = MAX_BYTES if max_bytes is None else max_bytes
+    if any(map(is_sharded, parameters.values())):
+        return sharded_sum(
+            model,
+            batches,
+            root=root,
+            terms=terms,
+            counted=counted,
+            statistic=statistic,
+            parameters=parameters,
+            max_bytes=limit,
+        )
     with in_step(parameters), untouched(model, parameters.values()):
-        engine = _Engine(model, root, statistic, parameters, MAX_BYTES if max_bytes is None else max_bytes)
+        engine = _Engine(model, root, statistic, parameters, limit)
         with engine.capture.hooks():
             for batch in batches:
                 if leading_size(batch):
@@ -177,7 +191,7 @@ class _Engine:
             calls = self.capture.calls.get(layer.module, [])
             call = calls[0] if len(calls) == 1 else None
             once = all(graph.uses.get(id(self.parameters[name]), 0) == 1 for name in names)
-            if call is not None and once and _rows(outputs, size) and _exact(layer.module, call, graph, size):
+            if call is not None and once and _rows(outputs, size) and exact(layer.module, call, graph, size):
                 fast.append((layer, call))
             else:
                 self.slow.update(names)
@@ -191,7 +205,7 @@ class _Engine:
     def _rule(self, layer: Layer, call: Call, targets: Mapping[str, Target], statistic: Statistic, room: Room) -> Rule:
         assert call.inputs is not None
         local = {key: targets[name] for key, name in layer.names.items()}
-        return RULES[type(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes, room)
+        return RULES[kind_of(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes, room)
 
     def _verify(self, shapes: Hashable, pull: Pull) -> set[nn.Module]:
         """Check the rules of parameters that get a gradient for the first time at these shapes.
@@ -284,20 +298,6 @@ class _Engine:
 
 def _rows(outputs: Tensor, size: int) -> bool:
     return outputs.dim() > 0 and outputs.shape[0] == size
-
-
-def _exact(module: nn.Module, call: Call, graph: Graph, size: int) -> bool:
-    """Whether the one use of the layer's parameters is this call, with one leading row per sample."""
-    inputs, edge = call.inputs, call.edge
-    return (
-        inputs is not None
-        and edge is not None
-        and edge.node in graph.nodes
-        and inputs._version == call.version
-        and inputs.dim() > 0
-        and inputs.shape[0] == size
-        and RULES[type(module)].accepts(module, inputs)
-    )
 
 
 def _targets(parameters: Mapping[str, nn.Parameter]) -> dict[str, Target]:

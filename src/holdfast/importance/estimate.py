@@ -17,6 +17,7 @@ from holdfast.names import canonical_parameters, unwrap
 from holdfast.objectives import Batch
 from holdfast.objectives.batches import leading_size
 from holdfast.processes import in_step, several
+from holdfast.sharding import anywhere, check_flat_shards, check_gathers, is_sharded, local
 
 __all__ = ["check_arguments", "choice", "means", "per_batch_sum", "wanted_parameters"]
 
@@ -66,11 +67,13 @@ def wanted_parameters(model: nn.Module, names: Iterable[str] | None) -> dict[str
         ConfigurationError: if a name is not a parameter's, or there is nothing to look at.
     """
     everything = canonical_parameters(model)
+    check_flat_shards("an importance", model.modules())
+    check_gathers(everything, model)
     if names is None:
         found = {name: p for name, p in everything.items() if p.requires_grad}
         if not found:
             raise ConfigurationError("the model has no trainable parameter")
-        return _whole(found)
+        return found
     found = {}
     for name in names:
         if name not in everything:
@@ -78,19 +81,7 @@ def wanted_parameters(model: nn.Module, names: Iterable[str] | None) -> dict[str
         if not everything[name].is_floating_point():
             raise ConfigurationError(f"parameter {name!r} is of {everything[name].dtype}; it can have no gradient")
         found[name] = everything[name]
-    return _whole(found)
-
-
-def _whole(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Refuse sharded parameters: their forward pass uses other tensors, so every gradient would seem to be zero."""
-    for name, p in parameters.items():
-        # By name: the class lives in a module that is slow to import.
-        if any(base.__name__ == "DTensor" for base in type(p).__mro__):
-            raise ConfigurationError(
-                f"parameter {name!r} is sharded (a DTensor), and per-sample gradients of sharded parameters are out of "
-                "reach; expected a model before fully_shard"
-            )
-    return parameters
+    return found
 
 
 def means(sums: Mapping[str, Tensor], number: int, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -101,7 +92,9 @@ def means(sums: Mapping[str, Tensor], number: int, dtype: torch.dtype | None) ->
     """
     number = _over_all_processes(sums, number)
     found = {name: total.div_(number) for name, total in sums.items()}
-    broken = [name for name, value in found.items() if not _finite(value)]
+    values = list(found.values())
+    bad = anywhere([not _finite(local(value)) for value in values], values)
+    broken = [name for name, wrong in zip(found, bad, strict=True) if wrong]
     if broken:
         others = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise NumericsError(f"the importance of {broken[0]!r}{others} is not finite: gradients overflow or are NaN")
@@ -118,7 +111,8 @@ def _over_all_processes(sums: Mapping[str, Tensor], number: int) -> int:
     if not several() or not sums:
         return number
     counted = torch.tensor(number, device=next(iter(sums.values())).device)
-    for tensor in (*sums.values(), counted):
+    # What is sharded was added up when it was sharded.
+    for tensor in (*(t for t in sums.values() if not is_sharded(t)), counted):
         torch.distributed.all_reduce(tensor)
     return int(counted)
 
@@ -150,6 +144,12 @@ def per_batch_sum(
     Raises:
         DataError: if there is no sample.
     """
+    sharded = next((name for name, p in parameters.items() if is_sharded(p)), None)
+    if sharded is not None:
+        raise ConfigurationError(
+            f"parameter {sharded!r} is sharded, and gradients of whole batches are not taken of sharded parameters; "
+            "expected an importance per sample (fisher='auto', reduction='sample'), or a model before fully_shard"
+        )
     model = unwrap(model)
     sums = {name: torch.zeros_like(p, dtype=accumulation_dtype(p)).detach() for name, p in parameters.items()}
     number = 0

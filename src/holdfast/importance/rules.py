@@ -30,11 +30,11 @@ class Target:
 
     Attributes:
         total: the running sum ``[*p]``, in the precision of accumulation.
-        parameter: the parameter ``[*p]``.
+        parameter: the parameter's values ``[*p]``.
     """
 
     total: Tensor
-    parameter: nn.Parameter
+    parameter: Tensor
 
     @property
     def weight(self) -> Tensor:
@@ -95,6 +95,11 @@ class Rule(abc.ABC):
         """Whether the rule is exact for this layer and this input."""
         return inputs.dim() >= 2
 
+    @property
+    def held_back(self) -> bool:
+        """Whether what :meth:`add` is given is added by :meth:`finish` only."""
+        return False
+
     @abc.abstractmethod
     def prepare(self, module: nn.Module) -> None:
         """Compute once what all terms share."""
@@ -129,10 +134,14 @@ class LinearRule(Rule):
         self.once = self.a.shape[1] == 1
         self.held: Tensor | None = None
 
+    @property
+    def held_back(self) -> bool:
+        """The input is the same for all terms: the factors are added first, and multiplied once."""
+        return self.once and self.statistic.multiplicative
+
     def add(self, grad: Tensor) -> None:
         g = grad.reshape(grad.shape[0], -1, grad.shape[-1]).to(self.dtype)
-        if self.once and self.statistic.multiplicative:
-            # The input is the same for all terms: add the factors first, multiply once.
+        if self.held_back:
             factor = self.statistic.of(g[:, 0])
             self.held = factor if self.held is None else self.held.add_(factor)
             return

@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.optim._kernels import Rule, accumulator_dtype, advance
+from holdfast.sharding import local, place_like
 
 __all__ = ["CLASSP", "effective_step_size"]
 
@@ -183,9 +184,9 @@ class CLASSP(Optimizer):
                     self.state[p]["sum"] = torch.zeros_like(p, dtype=accumulator_dtype(p.dtype))
             if rule is not None:
                 advance(
-                    live,
-                    [p.grad for p in live],
-                    [self.state[p]["sum"] for p in live],
+                    [local(p) for p in live],
+                    [local(p.grad) for p in live],
+                    [local(self.state[p]["sum"]) for p in live],
                     rule,
                     fused=self.fused,
                     # A GradScaler sets both for the time of its step and deletes them afterwards.
@@ -218,7 +219,8 @@ class CLASSP(Optimizer):
         # torch casts a state to its parameter's dtype: in bfloat16 the small terms of a long sum would be lost. It also
         # keeps the saved memory format, where the fast step wants the parameter's.
         for p, saved in _pairs(loaded, [p for group in self.param_groups for p in group["params"]]):
-            self.state[p]["sum"] = torch.empty_like(p, dtype=accumulator_dtype(p.dtype)).copy_(saved["sum"])
+            held = place_like(p, saved["sum"])
+            self.state[p]["sum"] = torch.empty_like(p, dtype=accumulator_dtype(p.dtype)).copy_(held)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a deep copy takes along: torch's part and the choice of kernel."""

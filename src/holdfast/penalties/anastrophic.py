@@ -19,8 +19,9 @@ from holdfast.errors import ConfigurationError
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.penalties.resources import check_no_importances
-from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence
+from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence, spectral_coherence_gradient
 from holdfast.penalties.tensors import dense_gradients
+from holdfast.sharding import is_sharded, local, place_like, whole
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
 
@@ -89,7 +90,7 @@ class Anastrophic(QuadraticPenalty):
         if self.num_tasks > 0 and self.coherence > 0:
             for name, p in self.params.items():
                 if self.holds(name):
-                    total = total + self.coherence * (1 - spectral_coherence(p)).to(total)
+                    total = total + self.coherence * (1 - _coherence(p)).to(total)
         return total
 
     def add_gradient(self, step: Step) -> None:
@@ -113,17 +114,28 @@ class Anastrophic(QuadraticPenalty):
 
     def _add_coherence(self, p: nn.Parameter, grad_scale: Tensor | None) -> None:
         assert p.grad is not None
-        x = flat(p.detach())
+        x = flat(whole(p.detach()))  # Φ is of a whole tensor: a sharded one is gathered, one at a time
         _, y, along_y, along_x = gradient_parts(x)
         factor: Tensor | float = -self.coherence * self.phi_every
         if grad_scale is not None:
             factor = factor * grad_scale.to(x.device)
-        if x.dtype == p.grad.dtype and p.grad.is_contiguous():
+        if x.dtype == p.grad.dtype and p.grad.is_contiguous() and not is_sharded(p):
             grad = p.grad.view(-1)
             grad.addcmul_(y, factor * along_y).addcmul_(x, factor * along_x)
         else:
             change = y.mul_(factor * along_y).addcmul_(x, factor * along_x)
-            p.grad.add_(change.view(p.shape).to(p.grad.dtype))
+            grad = local(p.grad)
+            grad.add_(local(place_like(p, change.view(p.shape))).to(grad.dtype))
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         self.state.update({name: {"anchor": anchor_of(p)} for name, p in self.params.items()})
+
+
+def _coherence(p: Tensor) -> Tensor:
+    """Φ ``[]``; of a sharded tensor by its gradient in closed form, because each process has but its own part."""
+    if not is_sharded(p):
+        return spectral_coherence(p)
+    phi, slope = spectral_coherence_gradient(whole(p.detach()))
+    here = local(p)
+    along = (here.to(slope.dtype) * local(place_like(p, slope))).sum()
+    return phi + (along - along.detach())

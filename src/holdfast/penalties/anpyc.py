@@ -13,6 +13,7 @@ from holdfast.errors import ConfigurationError, NumericsError
 from holdfast.importance import taylor
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Options, QuadraticPenalty
+from holdfast.sharding import anywhere, largest, local
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
@@ -101,10 +102,10 @@ class TaylorPenalty(QuadraticPenalty):
     def _sharpened(self, importances: dict[str, Tensor]) -> dict[str, Tensor]:
         found = {name: sharpened(importance, self.sharpening) for name, importance in importances.items()}
         for name, importance in found.items():
-            if self.sharpening and not bool(importance.isfinite().all()):
+            if self.sharpening and anywhere([~local(importance).isfinite().all()], [importance])[0]:
                 raise NumericsError(
                     f"the sharpened importance of parameter {name!r} is not finite: sharpening={self.sharpening} is "
-                    f"too large for importances up to {float(importances[name].max()):.3g}"
+                    f"too large for importances up to {largest([local(importances[name])], [importance]):.3g}"
                 )
         return found
 

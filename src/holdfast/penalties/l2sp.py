@@ -61,6 +61,11 @@ class L2SP(QuadraticPenalty):
             check_no_importances(options, "L2SP(anchors='latest')")
         self.anchors = anchors
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether nothing but single weights is looked at."""
+        return self.anchors == "latest" and self.coupling != "loss" and not self.measured_steps
+
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         if self.anchors == "latest":
             self.state.update({name: {"anchor": anchor_of(p)} for name, p in self.params.items()})

@@ -15,6 +15,7 @@ from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.penalties.tensors import dense_gradients
+from holdfast.sharding import anywhere, local
 from holdfast.state import anchor_of, finiteness
 from holdfast.strength import Strength
 
@@ -86,7 +87,7 @@ class PathPenalty(QuadraticPenalty):
             return
         for name in names:
             self._begin(name)
-        params = [self.params[name].detach() for name in names]
+        params = [local(self.params[name]) for name in names]
         weights, gradients = (list(part) for part in zip(*(self._before[name] for name in names), strict=True))
         torch._foreach_copy_(weights, params)
         torch._foreach_copy_(gradients, observed)
@@ -105,7 +106,8 @@ class PathPenalty(QuadraticPenalty):
                 held["start"] = anchor_of(p)
             held["path"] = torch.zeros_like(p.detach(), dtype=torch.promote_types(p.dtype, torch.float32))
         if name not in self._before:
-            self._before[name] = (torch.empty_like(held["path"]), torch.empty_like(held["path"]))
+            here = local(held["path"])
+            self._before[name] = (torch.empty_like(here), torch.empty_like(here))
 
     def observe_update(self, step: Step) -> None:
         """Integrate over the displacement that was really made."""
@@ -117,8 +119,8 @@ class PathPenalty(QuadraticPenalty):
     def _integrate(self, names: list[str], before: list[Tensor], gradients: list[Tensor], step: Step) -> None:
         """Take one step into account; ``before`` and ``gradients`` may be overwritten."""
         backward = before  # minus the displacement
-        torch._foreach_sub_(backward, [self.params[name].detach() for name in names])
-        torch._foreach_addcmul_([self.state[name]["path"] for name in names], gradients, backward)
+        torch._foreach_sub_(backward, [local(self.params[name]) for name in names])
+        torch._foreach_addcmul_([local(self.state[name]["path"]) for name in names], gradients, backward)
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         if not any("path" in self.state.get(name, ()) for name in self.params):
@@ -131,8 +133,10 @@ class PathPenalty(QuadraticPenalty):
         named = [
             (name, kind, tensor) for name, held in fresh.items() for kind, tensor in held.items() if tensor.numel()
         ]
-        for (name, kind, _), finite in zip(named, finiteness(tensor for *_, tensor in named), strict=True):
-            if not finite:
+        tensors = [tensor for *_, tensor in named]
+        broken = anywhere([~finite for finite in finiteness(tensors)], tensors)
+        for (name, kind, _), bad in zip(named, broken, strict=True):
+            if bad:
                 raise NumericsError(
                     f"the {kind} of parameter {name!r} is not finite: a gradient overflowed or was NaN in training"
                 )

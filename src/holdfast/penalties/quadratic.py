@@ -20,9 +20,11 @@ from holdfast.errors import ConfigurationError
 from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
+from holdfast.penalties.equations import fold, pull, quadratic_penalty
 from holdfast.penalties.gradient import add_quadratic_gradient
-from holdfast.penalties.resources import KEPT, Resources, check_resources, lent, near, placed
+from holdfast.penalties.resources import KEPT, Resources, check_host, check_resources, lent, near, placed
 from holdfast.penalties.tensors import dense_gradients, side_by_side
+from holdfast.sharding import check_flat_shards, largest, local, total, zero
 from holdfast.state import anchor_of
 from holdfast.step_size import check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
@@ -30,7 +32,7 @@ from holdfast.strength import AutoStrength, Strength, StrengthFinder
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Coupling", "Options", "QuadraticPenalty", "add_quadratic_gradient", "fold", "pull", "quadratic_penalty"]
+__all__ = ["Coupling", "Options", "QuadraticPenalty"]
 
 Coupling: TypeAlias = Literal["gradient", "loss", "proximal"]
 
@@ -50,85 +52,6 @@ class Options(Resources, total=False):
     objective: Objective | Callable[[Any, Batch], Tensor] | None
 
 
-def quadratic_penalty(
-    params: Sequence[Tensor], anchors: Sequence[Tensor], importances: Sequence[Tensor] | None, factor: float
-) -> Tensor:
-    r"""Importance-weighted squared distance from the anchor.
-
-    .. math:: a \sum_i F_i (\theta_i - \theta_i^*)^2
-
-    Source: Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3 (with :math:`a = \lambda/2`). Differs: no.
-
-    Args:
-        params: the weights, each ``[*p]``.
-        anchors: where they should stay, each ``[*p]``.
-        importances: how much each weight matters, each ``[*p]``, >= 0; ``None`` for 1 everywhere.
-        factor: ``a``, >= 0.
-
-    Returns:
-        Scalar ``[]``, in loss units; differentiable in ``params``.
-    """
-    total = params[0].new_zeros((), dtype=anchors[0].dtype)
-    for i, (p, anchor) in enumerate(zip(params, anchors, strict=True)):
-        distance = p.to(anchor.dtype) - anchor
-        weighted = distance if importances is None else distance * importances[i].to(anchor.dtype)
-        total = total + (weighted * distance).sum().to(total.device)
-    return factor * total
-
-
-@torch.no_grad()
-def pull(param: Tensor, anchor: Tensor, stiffness: Tensor | float, found_inf: Tensor | None = None) -> None:
-    r"""Implicit step on the quadratic penalty: stable at any strength.
-
-    .. math:: \theta \leftarrow \theta^* + \frac{\theta - \theta^*}{1 + k}, \qquad k = 2 a D F
-
-    Equals the gradient form only to first order in the learning rate, and only under plain SGD; the two rest
-    at the same point. ``k = 0`` leaves the weight alone to the last bit, ``k = inf`` gives the anchor.
-
-    Args:
-        param: the weights, ``[*p]``; changed.
-        anchor: where they should stay, ``[*p]``.
-        stiffness: ``k``, a number, ``[]`` or ``[*p]``, >= 0.
-        found_inf: > 0 if the optimizer skipped its step; then nothing is pulled.
-    """
-    if not isinstance(stiffness, Tensor):  # filled on the device: copying a number there would wait for it
-        stiffness = torch.full((), stiffness, dtype=anchor.dtype, device=anchor.device)
-    k = stiffness.to(anchor)
-    weight = 1 / (1 + 1 / k)  # k / (1 + k), exact at 0 and at infinity
-    if found_inf is not None:
-        weight = torch.where(found_inf.to(weight.device) > 0, 0.0, weight)
-    if param.dtype == anchor.dtype:
-        param.lerp_(anchor, weight)
-    else:
-        param.copy_(param.to(anchor.dtype).lerp(anchor, weight))
-
-
-def fold(
-    anchor: Tensor, importance: Tensor, new_anchor: Tensor, new_importance: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    r"""One quadratic penalty that equals the sum of two, up to a constant.
-
-    .. math:: F' = \bar F + F_t,\quad \bar\theta' = \bar\theta + r(\theta_t - \bar\theta),\quad r = F_t / F'
-
-    Exact for any number of tasks, so many-task EWC costs two tensors per parameter.
-
-    Args:
-        anchor: of the penalties so far, ``[*p]``.
-        importance: of the penalties so far, ``[*p]``, >= 0.
-        new_anchor: of the penalty to add, ``[*p]``.
-        new_importance: of the penalty to add, ``[*p]``, >= 0.
-
-    Returns:
-        ``(anchor, importance, constant)``: the folded penalty and the ``[]`` that must be added to its sum.
-    """
-    total = importance + new_importance
-    share = torch.where(total > 0, new_importance / total, torch.zeros_like(total))
-    gap = new_anchor - anchor
-    constant = (importance * share * gap.square()).sum()
-    folded = torch.where(total > 0, anchor + share * gap, new_anchor)
-    return folded, total, constant
-
-
 class QuadraticPenalty(Method):
     """What all quadratic penalties share: strength, coupling, and the three ways to apply them.
 
@@ -146,6 +69,7 @@ class QuadraticPenalty(Method):
         ConfigurationError: for a negative or non-finite strength, an unknown coupling, or resources that cannot be.
     """
 
+    on_shards: ClassVar[bool] = True
     halved: ClassVar[bool] = True  # whether the paper writes the one half
     renewed: ClassVar[int] = 2  # anchor and importance
     auto_fraction: ClassVar[float | None] = 3.0  # of the task's gradient, for strength="auto": see docs/tuning.md
@@ -213,21 +137,22 @@ class QuadraticPenalty(Method):
         return self.state[name].get("importance")
 
     def _lists(self, names: list[str]) -> tuple[list[Tensor], list[Tensor] | None]:
-        """Anchors, and importances where there are any, on their parameters' devices."""
+        """Anchors, and importances where there are any, on their parameters' devices: what is here of them."""
         weights = {name: w for name in names if (w := self.weights_of(name)) is not None}
         assert len(weights) in (0, len(names))
-        anchors = [near(self.state[name]["anchor"], self.params[name]) for name in names]
-        return anchors, [near(w, self.params[name]) for name, w in weights.items()] or None
+        anchors = [near(local(self.state[name]["anchor"]), self.params[name]) for name in names]
+        return anchors, [near(local(w), self.params[name]) for name, w in weights.items()] or None
 
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; differentiable."""
         names = [name for name in self.state if name in self.params and self.holds(name)]
         if self.num_tasks == 0 or not names:
-            return next(iter(self.params.values())).new_zeros(())
+            return zero(self.params)
         anchors, importances = self._lists(names)
+        check_flat_shards(f"{type(self).__name__}.value()", self.model.modules())
         constant = self.buffers.get("constant")
-        total = quadratic_penalty([self.params[n] for n in names], anchors, importances, self.factor)
-        return total if constant is None else total + self.factor * constant.to(total)
+        found = quadratic_penalty([self.params[n] for n in names], anchors, importances, self.factor)
+        return found if constant is None else found + self.factor * constant.to(found)
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
         return self.value() if self.needs_penalty else super()._penalty(batch, outputs)
@@ -239,19 +164,23 @@ class QuadraticPenalty(Method):
         names = self._pulled(step)
         anchors, importances = self._lists(names)
         params = [self.params[name] for name in names]
+        weights = [local(p) for p in params]
         grads = dense_gradients(type(self).__name__, self.params, names)
         pulls = [torch.zeros_like(anchor) for anchor in anchors]
-        add_quadratic_gradient(params, pulls, anchors, importances, 0.5 if self.halved else 1.0)
-        self._finder.measure(self.meta, self.buffers, step, grads, pulls, len(self._optimizers), self._stiffest)
+        add_quadratic_gradient(weights, pulls, anchors, importances, 0.5 if self.halved else 1.0)
+        self._finder.measure(self.meta, self.buffers, step, params, grads, pulls, len(self._optimizers), self._stiffest)
 
     def _stiffest(self) -> float:
         """The penalty's largest second derivative at strength 1, in loss / parameter²."""
-        weights = [self.weights_of(name) for name in self.state if self.holds(name)]
-        return max(1.0 if w is None else float(w.max()) for w in weights) * (1 if self.halved else 2)
+        names = [name for name in self.state if self.holds(name)]
+        weights = [w for name in names if (w := self.weights_of(name)) is not None]
+        most = largest([local(w) for w in weights], weights) if weights else 1.0
+        return most * (1 if self.halved else 2)
 
     def _prepare(self) -> None:
         if self._finder is not None:
             self._finder.check_complete(type(self).__name__, self.meta, len(self._optimizers))
+        check_host(self.params, self._state_device)
         if self._state_device is not None:  # methods compute with the state where their parameters are
             for name, held in self.state.items():
                 if name in self.params:
@@ -269,6 +198,7 @@ class QuadraticPenalty(Method):
             self.state[name] = placed(held, self._importance_dtype, self._state_device)
 
     def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
+        check_host(self.params, self._state_device)
         super()._load(state, objectives)
         self._settle()
 
@@ -281,7 +211,7 @@ class QuadraticPenalty(Method):
             return
         grads = dict(zip(names, dense_gradients(type(self).__name__, self.params, names), strict=True))
         for some, anchors, importances in self._reached(names):
-            params, those = [self.params[name] for name in some], [grads[name] for name in some]
+            params, those = [local(self.params[name]) for name in some], [grads[name] for name in some]
             add_quadratic_gradient(params, those, anchors, importances, self.factor, step.grad_scale, fused=self._fused)
 
     def _reached(self, names: list[str]) -> Iterator[tuple[list[str], list[Tensor], list[Tensor] | None]]:
@@ -298,7 +228,10 @@ class QuadraticPenalty(Method):
             if (device := self.params[name].device) != self._state_device:
                 away.setdefault(device, []).append(name)
         for device, there in away.items():
-            held = [[t for t in (self.state[name]["anchor"], self.weights_of(name)) if t is not None] for name in there]
+            held = [
+                [local(t) for t in (self.state[name]["anchor"], self.weights_of(name)) if t is not None]
+                for name in there
+            ]
             for group, copies in lent(held, device):
                 anchors, *weights = (list(kind) for kind in zip(*copies, strict=True))
                 yield there[group], anchors, weights[0] if weights else None
@@ -311,10 +244,10 @@ class QuadraticPenalty(Method):
         params = [self.params[name] for name in names]
         for name, p, moves in zip(names, params, step_size(step.optimizer, params), strict=True):
             weights = self.weights_of(name)
-            stiffness = 2 * self.factor * moves
+            stiffness = 2 * self.factor * (local(moves) if isinstance(moves, Tensor) else moves)
             if weights is not None:
-                stiffness = stiffness * near(weights, p)
-            pull(p, near(self.state[name]["anchor"], p), stiffness, step.found_inf)
+                stiffness = stiffness * near(local(weights), p)
+            pull(local(p), near(local(self.state[name]["anchor"]), p), stiffness, step.found_inf)
 
     def _fold_in(self, importances: dict[str, Tensor]) -> None:
         """Add one term anchored at the weights as they are now, exactly, to what is held already.
@@ -322,7 +255,7 @@ class QuadraticPenalty(Method):
         Args:
             importances: of the new term; emptied on the way, so that no more memory is taken than by replacing it all.
         """
-        constant = self.buffers.get("constant")
+        more: dict[str, Tensor] = {}  # by how much the constant grows
         for name in list(importances):
             importance = importances.pop(name)
             anchor = anchor_of(self.params[name])
@@ -330,14 +263,16 @@ class QuadraticPenalty(Method):
                 held = self.state[name]
                 importance = importance.to(torch.promote_types(importance.dtype, held["importance"].dtype))
                 anchor = anchor.to(torch.promote_types(importance.dtype, held["anchor"].dtype))
-                for old, F, new, total in side_by_side(held["anchor"], held["importance"], anchor, importance):
-                    folded, summed, more = fold(old, F, new, total)
+                for old, F, new, add in side_by_side(held["anchor"], held["importance"], anchor, importance):
+                    folded, summed, left = fold(old, F, new, add)
                     new.copy_(folded)
-                    total.copy_(summed)
-                    constant = more if constant is None else constant + more.to(constant)
+                    add.copy_(summed)
+                    more[name] = more[name] + left if name in more else left
             self.state[name] = {"anchor": anchor, "importance": importance}
-        if constant is not None:
-            self.buffers["constant"] = constant
+        if more:
+            constant = total(list(more.values()), [self.state[name]["anchor"] for name in more])
+            known = self.buffers.get("constant")
+            self.buffers["constant"] = constant if known is None else known + constant.to(known)
 
     def _anchor_here(self, importances: Mapping[str, Tensor]) -> None:
         """Replace what is held by one term anchored at the weights as they are now."""

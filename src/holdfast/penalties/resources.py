@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError
 from holdfast.pieces import neighbours
+from holdfast.sharding import is_sharded
 
-__all__ = ["KEPT", "Resources", "check_no_importances", "check_resources", "lent", "near", "placed"]
+__all__ = ["KEPT", "Resources", "check_host", "check_no_importances", "check_resources", "lent", "near", "placed"]
 
 KEPT = ("anchor", "importance")
 """What is moved and rounded: the rest of a method's state changes at every step, and stays with the parameters."""
@@ -75,6 +76,24 @@ def check_no_importances(resources: Resources, name: str) -> None:
     dtype = resources.get("importance_dtype")
     if dtype is not None:
         raise ConfigurationError(f"importance_dtype is {dtype!r}, but {name} has no importances; expected None")
+
+
+def check_host(params: Mapping[str, Tensor], device: torch.device | None) -> None:
+    """Refuse to keep elsewhere what is remembered of sharded parameters.
+
+    Args:
+        params: name -> parameter.
+        device: where the state is to be kept; ``None`` for the parameters' own.
+
+    Raises:
+        ConfigurationError: naming a parameter that is sharded, and on another device.
+    """
+    for name, p in params.items():
+        if device is not None and p.device != device and is_sharded(p):
+            raise ConfigurationError(
+                f"state_device is {str(device)!r}, but parameter {name!r} is sharded on {p.device}, where its state "
+                "has to be, too; expected None (FSDP2's CPUOffloadPolicy keeps both on the host)"
+            )
 
 
 def _is_host(device: object) -> bool:

@@ -15,6 +15,7 @@ from holdfast.objectives import Objective
 from holdfast.penalties.path import PathPenalty
 from holdfast.penalties.quadratic import Options
 from holdfast.penalties.tensors import side_by_side
+from holdfast.sharding import largest, local
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
 
@@ -52,9 +53,9 @@ def normalised(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
     Yields:
         One after the other, made when it is asked for.
     """
-    largest = max(float(t.max()) for t in tensors if t.numel())
+    most = largest([local(t) for t in tensors], tensors)
     for t in tensors:
-        yield t / largest if largest > 0 else torch.zeros_like(t)
+        yield t / most if most > 0 else torch.zeros_like(t)
 
 
 class RWalk(PathPenalty):
@@ -121,8 +122,8 @@ class RWalk(PathPenalty):
         since: dict[str, int] = self.meta.get("since", {})
         for name, weights in zip(names, before, strict=True):
             if since.get(name, 0) == 0:
-                self.state[name]["mark"].copy_(weights)
-        self._average([self.state[name]["fisher"] for name in names], gradients, step)
+                local(self.state[name]["mark"]).copy_(weights)
+        self._average([local(self.state[name]["fisher"]) for name in names], gradients, step)
         super()._integrate(names, before, gradients, step)
         # Replaced, not changed: a state_dict taken earlier shares it.
         self.meta["since"] = since | {name: (since.get(name, 0) + 1) % self.interval for name in names}
@@ -130,7 +131,7 @@ class RWalk(PathPenalty):
             if self.meta["since"][name] == 0:
                 held = self.state[name]
                 self._add_score(name, held["score"])
-                held["path"].zero_()
+                local(held["path"]).zero_()
 
     def _average(self, fishers: list[Tensor], gradients: list[Tensor], step: Step) -> None:
         if step.found_inf is None:

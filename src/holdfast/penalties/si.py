@@ -78,6 +78,11 @@ class SI(PathPenalty):
         super().__init__(model, strength=strength, **options)
         self.damping = check_positive("damping", damping)
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether nothing but single weights is looked at."""
+        return not self.measured_steps
+
     def _summarise(self) -> dict[str, dict[str, Tensor]]:
         fresh = {}
         for name, p in self.params.items():

@@ -14,6 +14,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.projections.masks import HoldsExactly, hold, hold_statistics, normalisations, statistics, zero
+from holdfast.sharding import local
 from holdfast.state import anchor_of
 
 __all__ = ["Freeze"]
@@ -44,6 +45,7 @@ class Freeze(HoldsExactly):
         ConfigurationError: for a wrong argument, or a selection that names nothing.
     """
 
+    on_shards: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
     prunes: ClassVar[bool] = False
 
@@ -63,14 +65,19 @@ class Freeze(HoldsExactly):
         self.after = after
         self._normalisations: dict[str, nn.Module] = {}
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether nothing but single weights is looked at."""
+        return True
+
     def project_gradient(self, step: Step) -> None:
         """No gradient for what is frozen: the optimizer's own state then learns nothing of it either."""
-        zero([grad for name in self.live(step) if (grad := self.params[name].grad) is not None])
+        zero([local(grad) for name in self.live(step) if (grad := self.params[name].grad) is not None])
 
     def restore_weights(self, step: Step) -> None:
         """Undo what momentum and weight decay did."""
         names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self.state]
-        hold([self.params[name] for name in names], [self.state[name]["anchor"] for name in names])
+        hold([local(self.params[name]) for name in names], [local(self.state[name]["anchor"]) for name in names])
         hold_statistics(self._normalisations, self.buffers, _PREFIX)
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:

@@ -13,6 +13,7 @@ from holdfast.attaching import Attached
 from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.method import Method
 from holdfast.names import canonical_modules
+from holdfast.sharding import anywhere, local
 
 __all__ = [
     "HoldsExactly",
@@ -147,7 +148,8 @@ def check_held(name: str, weights: Tensor, expected: Tensor, mask: Tensor) -> No
     Raises:
         ProtectionError: naming the parameter.
     """
-    if bool((weights[mask] != expected[mask]).any()):
+    here = local(mask)
+    if anywhere([(local(weights)[here] != local(expected)[here]).any()], [weights])[0]:
         raise ProtectionError(
             f"weights of parameter {name!r} that are held have moved: something other than the attached optimizer "
             "changed them"

@@ -26,6 +26,7 @@ from holdfast.projections.masks import (
     smallest,
     statistics,
 )
+from holdfast.sharding import local, made_of, place_like, reshard, total, whole
 from holdfast.state import anchor_of
 
 __all__ = ["PackNet"]
@@ -56,6 +57,7 @@ class PackNet(HoldsExactly):
         ConfigurationError: for a wrong argument.
     """
 
+    on_shards: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
 
     def __init__(
@@ -80,7 +82,8 @@ class PackNet(HoldsExactly):
         """Share of the weights known so far that no task owns; 1 before the first task ends."""
         owners = [held["owner"] for held in self.state.values() if is_prunable(held["owner"])]
         number = sum(owner.numel() for owner in owners)
-        return sum(int((owner <= _FREE).sum()) for owner in owners) / number if number else 1.0
+        free = [(local(owner) <= _FREE).sum() for owner in owners]
+        return int(total(free, owners)) / number if number else 1.0
 
     def _distance(self, name: str) -> Tensor:
         """Of what is owned: what is free has no anchor."""
@@ -100,13 +103,13 @@ class PackNet(HoldsExactly):
     def project_gradient(self, step: Step) -> None:
         """No gradient for what is owned or pruned."""
         names = [name for name in self.live(step) if name in self._kept]
-        grads = [grad for name in names if (grad := self.params[name].grad) is not None]
+        grads = [local(grad) for name in names if (grad := self.params[name].grad) is not None]
         clear(grads, [self._kept[name] for name in names])
 
     def restore_weights(self, step: Step) -> None:
         """Undo what momentum and weight decay did to what is owned or pruned."""
         names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self._kept]
-        params = [self.params[name] for name in names]
+        params = [local(self.params[name]) for name in names]
         put_back(params, [self._kept[name] for name in names], [self._anchors[name] for name in names])
 
     def next_round(
@@ -135,10 +138,11 @@ class PackNet(HoldsExactly):
             p = self.params[name].detach()
             if not is_prunable(p):
                 continue
-            owner, anchor = self._held(name)
-            pruned = smallest(p.abs(), owner == _FREE, share)
-            self.state[name] = {"owner": owner.masked_fill(pruned, _PRUNED), "anchor": anchor}
-            p.masked_fill_(pruned, 0.0)
+            held, anchor = self._held(name)
+            owner = whole(held)  # what is smallest is a question to a whole layer
+            pruned = smallest(whole(p).abs(), owner == _FREE, share)
+            self.state[name] = {"owner": place_like(p, owner.masked_fill(pruned, _PRUNED)), "anchor": anchor}
+            local(p).masked_fill_(local(place_like(p, pruned)), 0.0)
         self._loaded()
         self.meta.update(round=1, pruned_at=self.meta["steps"])
         return True
@@ -151,13 +155,13 @@ class PackNet(HoldsExactly):
         task = self.num_tasks + 1
         for name in self._trained():
             p = anchor_of(self.params[name])
-            owner, anchor = self._held(name)
             if not is_prunable(p) and name in self.state:
                 continue
+            owner, anchor = map(local, self._held(name))
             mine = owner == _FREE
             self.state[name] = {
-                "owner": owner.masked_fill(mine, task).masked_fill(owner == _PRUNED, _FREE),
-                "anchor": torch.where(mine, p, anchor),
+                "owner": made_of(p, owner.masked_fill(mine, task).masked_fill(owner == _PRUNED, _FREE)),
+                "anchor": made_of(p, torch.where(mine, local(p), anchor)),
             }
         for name, tensor in statistics(normalisations(self.model)).items():
             self.buffers[f"statistics.{task - 1}.{name}"] = tensor.detach().clone()
@@ -177,9 +181,9 @@ class PackNet(HoldsExactly):
 
     def _loaded(self) -> None:
         self._touched = set(self.meta["touched"])
-        self._kept = {name: kept_bits(held["owner"] == _FREE) for name, held in self.state.items()}
+        self._kept = {name: kept_bits(local(held["owner"]) == _FREE) for name, held in self.state.items()}
         live = canonical_parameters(self.model)
-        self._anchors = {name: held["anchor"].to(live[name].dtype) for name, held in self.state.items()}
+        self._anchors = {name: local(held["anchor"]).to(live[name].dtype) for name, held in self.state.items()}
 
     def task(self, index: int) -> AbstractContextManager[None]:
         """The weights with which task ``index`` is tested: those of later tasks are 0 for as long as it lasts.
@@ -200,20 +204,23 @@ class PackNet(HoldsExactly):
             yield
             return
         live = canonical_parameters(self.model)
-        later = {name: torch.ones_like(live[name], dtype=torch.bool) for name in self._touched - self.state.keys()}
+        here = {name: local(p.detach()) for name, p in live.items()}
+        later = {name: torch.ones_like(here[name], dtype=torch.bool) for name in self._touched - self.state.keys()}
         for name, held in self.state.items():
-            later[name] = (held["owner"] > index + 1) | (held["owner"] <= _FREE)
+            owner = local(held["owner"])
+            later[name] = (owner > index + 1) | (owner <= _FREE)
         prefix = f"statistics.{index}."
         running = statistics(normalisations(self.model))
         running = {name: tensor for name, tensor in running.items() if prefix + name in self.buffers}
-        swapped = [live[name].detach() for name in later] + list(running.values())
+        swapped = [here[name] for name in later] + list(running.values())
         before = [tensor.clone() for tensor in swapped]
         try:
             for name, mask in later.items():
-                live[name].detach().masked_fill_(mask, 0.0)
+                here[name].masked_fill_(mask, 0.0)
             for name, tensor in running.items():
                 tensor.copy_(self.buffers[prefix + name])
             yield
         finally:
             for tensor, value in zip(swapped, before, strict=True):
                 tensor.copy_(value)
+            reshard(self.model)

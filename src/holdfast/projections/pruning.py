@@ -23,6 +23,7 @@ from holdfast.projections.masks import (
     kept_bits,
     smallest,
 )
+from holdfast.sharding import anywhere, local, made_of, place_like, whole
 from holdfast.strength import Strength
 
 if TYPE_CHECKING:
@@ -202,13 +203,13 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
     def project_gradient(self, step: Step) -> None:
         """No gradient for what is pruned."""
         names = [name for name in self.live(step) if name in self._kept]
-        grads = [grad for name in names if (grad := self.params[name].grad) is not None]
+        grads = [local(grad) for name in names if (grad := self.params[name].grad) is not None]
         clear(grads, [self._kept[name] for name in names])
 
     def restore_weights(self, step: Step) -> None:
         """What is pruned stays 0, whatever momentum and weight decay do."""
         names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self._kept]
-        clear([self.params[name] for name in names], [self._kept[name] for name in names])
+        clear([local(self.params[name]) for name in names], [self._kept[name] for name in names])
 
     def next_round(
         self, batches: Iterable[Batch] = (), *, objective: Objective | None = None, last: bool = False
@@ -239,15 +240,16 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         omega = self._estimate(self._at_least_one(batches), known, names)
         counts = {}
         for name, importance in omega.items():
+            importance = whole(importance)  # what matters least is a question to a whole layer
             if not bool(importance.any()):  # the task does not reach it: it is none of this task's
                 continue
             p = self.params[name].detach()
-            codes = self._codes(name)
+            codes = whole(self._codes(name))
             eligible = codes != _KEPT
             first = bool(eligible.all())
             mask = to_prune(importance, eligible, plan[done], first=first, variant=self.variant) | (codes == _PRUNED)
-            self.state.setdefault(name, {})["pruned"] = codes.masked_fill(mask, _PRUNED)
-            p.masked_fill_(mask, 0.0)
+            self.state.setdefault(name, {})["pruned"] = place_like(p, codes.masked_fill(mask, _PRUNED))
+            local(p).masked_fill_(local(place_like(p, mask)), 0.0)
             counts[name] = [int(eligible.sum()), int(mask.sum())]
         report = {
             "task": self.num_tasks,
@@ -266,14 +268,15 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         for name, kept in self._kept.items():
             if name in self.params:
                 weights = self.params[name].detach()
-                check_held(name, weights, torch.zeros_like(weights), kept == 0)
+                check_held(name, weights, torch.zeros_like(weights), made_of(weights, kept == 0))
         omega = self._summed(self._sharpened(self._estimate(batches, objective, self.params)))
         codes = {name: self._codes(name) for name, held in self.state.items() if "pruned" in held}
         self._anchor_here(omega)
         for name, code in codes.items():
             # What another task's pruning set free stays eligible where this one did not come by.
-            pruned = code == _PRUNED
-            self.state[name]["pruned"] = pruned.to(torch.uint8) * _ELIGIBLE if bool(pruned.any()) else code
+            pruned = local(code) == _PRUNED
+            came_by = anywhere([pruned.any()], [code])[0]
+            self.state[name]["pruned"] = made_of(code, pruned.to(torch.uint8) * _ELIGIBLE) if came_by else code
         self.meta.update(round=0, ready=False, pruned_at=0)
         self._loaded()
 
@@ -285,5 +288,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         return torch.full_like(self.params[name].detach(), _ELIGIBLE, dtype=torch.uint8)
 
     def _loaded(self) -> None:
-        kept = {name: kept_bits(held["pruned"] != _PRUNED) for name, held in self.state.items() if "pruned" in held}
+        kept = {
+            name: kept_bits(local(held["pruned"]) != _PRUNED) for name, held in self.state.items() if "pruned" in held
+        }
         self._kept = kept if self.meta["round"] > 0 else {}

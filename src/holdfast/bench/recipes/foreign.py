@@ -78,7 +78,7 @@ def initialised_anew(model: nn.Module, names: Iterable[str]) -> nn.Module:
     """
     try:
         other = copy.deepcopy(unwrap(model))
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # whatever refuses, the sentence is the same
         reason = str(error).strip().split("\n")[0]
         raise ConfigurationError(f"ForeignEWC needs a copy of the model, which refuses: {reason}") from error
     mine, theirs = canonical_parameters(model), canonical_parameters(other)
