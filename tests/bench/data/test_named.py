@@ -13,6 +13,7 @@ import torch
 
 from holdfast.bench.data import cache
 from holdfast.bench.data import named as data
+from holdfast.bench.data.splitting import holdout
 from holdfast.bench.records import seeding
 from holdfast.errors import ConfigurationError, DataError, DependencyError
 
@@ -240,16 +241,16 @@ def test_digits_are_scikit_learns_and_split_evenly() -> None:
 
 def test_holdout_is_stratified_seeded_and_keeps_the_order() -> None:
     labels = torch.tensor([0] * 20 + [1] * 10 + [2] * 2 + [3])
-    stays, aside = data.holdout(labels, 0.1, seeding.generator(0, "x"))
+    stays, aside = holdout(labels, 0.1, seeding.generator(0, "x"))
     assert labels[aside].bincount(minlength=4).tolist() == [2, 1, 1, 0]
     assert sorted([*stays.tolist(), *aside.tolist()]) == list(range(33))
     assert stays.tolist() == sorted(stays.tolist()) and aside.tolist() == sorted(aside.tolist())
-    assert torch.equal(aside, data.holdout(labels, 0.1, seeding.generator(0, "x"))[1])
-    assert not torch.equal(aside, data.holdout(labels, 0.1, seeding.generator(1, "x"))[1])
-    assert len(data.holdout(labels, 0.0, seeding.generator(0))[1]) == 0
+    assert torch.equal(aside, holdout(labels, 0.1, seeding.generator(0, "x"))[1])
+    assert not torch.equal(aside, holdout(labels, 0.1, seeding.generator(1, "x"))[1])
+    assert len(holdout(labels, 0.0, seeding.generator(0))[1]) == 0
     for wrong in (-0.1, 1.0, float("nan")):
         with pytest.raises(ConfigurationError, match="at least 0 and less than 1"):
-            data.holdout(labels, wrong, seeding.generator(0))
+            holdout(labels, wrong, seeding.generator(0))
 
 
 def test_every_purpose_has_a_seed_of_its_own() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from holdfast.bench.data import asked, streams
 from holdfast.bench.data import named as data
-from holdfast.bench.data import streams
+from holdfast.bench.data.sets import ImageDataset
 from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.errors import ConfigurationError
 from holdfast.objectives import Classification
@@ -18,7 +19,7 @@ pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.ImageDataset:
+def digits() -> ImageDataset:
     return data.load("digits")
 
 
@@ -35,7 +36,7 @@ def original_labels(split: Split, labels: torch.Tensor) -> list[int]:
     return sorted(set(labels[split.rows].tolist()))
 
 
-def test_a_split_partitions_the_training_data_and_leaves_the_test_part_alone(digits: data.ImageDataset) -> None:
+def test_a_split_partitions_the_training_data_and_leaves_the_test_part_alone(digits: ImageDataset) -> None:
     stream = build()
     assert len(stream) == 5 and [task.index for task in stream] == [0, 1, 2, 3, 4]
     assert [task.name for task in stream] == ["0/1", "2/3", "4/5", "6/7", "8/9"]
@@ -122,7 +123,7 @@ def test_the_number_of_classes_comes_from_the_name_or_the_argument() -> None:
     assert shorter.num_outputs == 6 and [task.name for task in shorter] == ["0/1", "2/3", "4/5"]
 
 
-def test_classes_arrive_in_the_order_asked_for(digits: data.ImageDataset) -> None:
+def test_classes_arrive_in_the_order_asked_for(digits: ImageDataset) -> None:
     stream = build(scenario="class", class_order=[7, 1, 4, 0])
     assert [task.name for task in stream] == ["7/1", "4/0"] and stream.num_outputs == 4
     for position, label in enumerate((7, 1, 4, 0)):
@@ -145,7 +146,7 @@ def test_a_seed_fixes_everything_and_changes_the_validation_part() -> None:
     assert sum(len(task.train) for task in none) == 1438
 
 
-def test_a_quick_version_keeps_the_first_of_every_class(digits: data.ImageDataset) -> None:
+def test_a_quick_version_keeps_the_first_of_every_class(digits: ImageDataset) -> None:
     stream = build(limit_per_class=20, test_limit_per_class=5, scenario="class")
     for task in stream:
         kept = torch.cat([task.train.rows, task.valid.rows]).sort().values
@@ -163,7 +164,7 @@ def by_hand(task: Task, image: torch.Tensor, mean: float, std: float) -> list[fl
 
 
 @pytest.mark.parametrize("name", ["split-digits", "permuted-digits"])
-def test_inputs_are_normalised_and_permuted_pixel_by_pixel(name: str, digits: data.ImageDataset) -> None:
+def test_inputs_are_normalised_and_permuted_pixel_by_pixel(name: str, digits: ImageDataset) -> None:
     stream = build(name)
     assert stream.input_shape == (1, 8, 8)
     for task in stream:
@@ -227,7 +228,7 @@ def test_a_data_set_that_comes_again_has_another_name_and_the_same_validation_pa
         assert torch.equal(task.train.targets, first.train.targets)
 
 
-def test_normalisation_and_padding_can_be_set(digits: data.ImageDataset) -> None:
+def test_normalisation_and_padding_can_be_set(digits: ImageDataset) -> None:
     stream = build(mean=0.5, std=[0.25], pad=2)
     assert stream.input_shape == (1, 12, 12) and stream.mean == (0.5,) and stream.std == (0.25,)
     task = stream.tasks[0]
@@ -304,7 +305,8 @@ def test_bad_input_gets_one_sentence(name: str, options: dict[str, Any], message
 
 def test_every_listed_stream_parses() -> None:
     for name, about in streams.names().items():
-        kind, datasets, _ = streams._parse(name)
+        read = asked.parse(name)
+        kind, datasets = read.kind, list(read.datasets)
         assert kind in ("split", "permuted", "sequence") and datasets and about
 
 

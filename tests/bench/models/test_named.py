@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from holdfast.bench.models import named as models
 from holdfast.bench.models import residual
+from holdfast.bench.models.heads import Heads
 from holdfast.errors import ConfigurationError
 
 
@@ -131,7 +132,7 @@ def test_weights_come_from_the_seed_alone(name: str) -> None:
 
 def test_a_head_learns_without_touching_the_others() -> None:
     model = build("mlp-5", (4,), (2, 3, 2))
-    assert isinstance(model, models.Heads)
+    assert isinstance(model, Heads)
     model(torch.randn(6, 4))[1].square().sum().backward()
     assert [head.weight.grad is not None for head in model.heads] == [False, True, False]
     assert all(parameter.grad is not None for parameter in model.trunk.parameters())

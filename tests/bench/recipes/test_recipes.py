@@ -15,7 +15,7 @@ from holdfast.bench import recipes, report
 from holdfast.bench.comparing import compare
 from holdfast.bench.data import named as data
 from holdfast.bench.data import streams
-from holdfast.bench.data.named import ImageDataset, TextDataset
+from holdfast.bench.data.sets import ImageDataset, TextDataset
 from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.handing_out import Local
 from holdfast.bench.jobs.progress import Lines

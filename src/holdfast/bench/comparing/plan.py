@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from torch import nn
 
 from holdfast import registry
 from holdfast.bench.data.tasks import Outline, Stream
-from holdfast.bench.records.record import Hyperparameter, RunConfig
+from holdfast.bench.records.record import BetweenTasks, Hyperparameter, RunConfig
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session
 from holdfast.errors import ConfigurationError
@@ -47,7 +47,7 @@ class Protocol:
     lr: float
     epochs: int
     batch_size: int
-    optimizer_between_tasks: Literal["fresh", "kept"] = "kept"
+    optimizer_between_tasks: BetweenTasks = "kept"
     validation_fraction: float = 0.1
 
 

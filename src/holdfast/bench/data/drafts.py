@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from holdfast.bench.data.named import ImageDataset
+from holdfast.bench.data.sets import ImageDataset
 from holdfast.bench.records import seeding
 from holdfast.errors import ConfigurationError
 

@@ -9,70 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from holdfast.bench.data import cache, sources
+from holdfast.bench.data import cache, digits, sources
+from holdfast.bench.data.sets import ImageDataset, TextDataset
 from holdfast.bench.data.sources import SOURCES, Source
-from holdfast.bench.records import seeding
 from holdfast.checks import unknown_name
-from holdfast.errors import ConfigurationError, DataError, DependencyError
+from holdfast.errors import ConfigurationError, DataError
 
-__all__ = ["ImageDataset", "TextDataset", "holdout", "load", "load_text", "names"]
-
-
-@dataclass(frozen=True, eq=False)
-class ImageDataset:
-    """Images and labels of one data set, and what its pixels are normalised by.
-
-    Attributes:
-        name: as given to `load`.
-        train_x: uint8 ``[N, C, H, W]``.
-        train_y: int64 ``[N]``, in 0 .. num_classes - 1.
-        test_x: uint8 ``[M, C, H, W]``.
-        test_y: int64 ``[M]``.
-        class_names: one name per label.
-        mean: per channel, of pixels scaled to [0, 1].
-        std: per channel, likewise.
-    """
-
-    name: str
-    train_x: Tensor
-    train_y: Tensor
-    test_x: Tensor
-    test_y: Tensor
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-
-@dataclass(frozen=True, eq=False)
-class TextDataset:
-    """Texts and labels of one data set; the test part is empty where the source has none.
-
-    Attributes:
-        name: as given to `load_text`.
-        train_texts: N texts, in the source's order (`imdb` is sorted by label there: shuffle).
-        train_y: int64 ``[N]``.
-        test_texts: M texts, M >= 0.
-        test_y: int64 ``[M]``.
-        class_names: one name per label.
-    """
-
-    name: str
-    train_texts: tuple[str, ...]
-    train_y: Tensor
-    test_texts: tuple[str, ...]
-    test_y: Tensor
-    class_names: tuple[str, ...]
+__all__ = ["load", "load_text", "names"]
 
 
 _IMAGE_DTYPES = {"train_x": torch.uint8, "train_y": torch.int64, "test_x": torch.uint8, "test_y": torch.int64}
@@ -107,7 +55,7 @@ def load(name: str, *, data_dir: Path | str | None = None, cache_dir: Path | str
         DependencyError: if the bench's packages are not installed.
     """
     if name == "digits":
-        return _load_digits()
+        return digits.load()
     source = _find(name, text=False)
     tensors = _tensors(name, source, data_dir, cache_dir)
     return ImageDataset(
@@ -128,31 +76,6 @@ def load_text(name: str, *, data_dir: Path | str | None = None, cache_dir: Path 
     tensors = _tensors(name, source, data_dir, cache_dir)
     train, test = (_unpack_texts(tensors[f"{part}_utf8"], tensors[f"{part}_ends"]) for part in ("train", "test"))
     return TextDataset(name, train, tensors["train_y"], test, tensors["test_y"], source.classes)
-
-
-def holdout(labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Part of the rows set aside, the same share of every class, each part in the order of the rows.
-
-    Args:
-        labels: int64 ``[N]``.
-        fraction: share set aside, in [0, 1); rounded per class, at least one row of a class that has two.
-        generator: draws the rows.
-
-    Returns:
-        Rows that stay and rows set aside, int64, ascending.
-
-    Raises:
-        ConfigurationError: if `fraction` is not in [0, 1).
-    """
-    if not 0 <= fraction < 1:
-        raise ConfigurationError(f"a share to set aside must be at least 0 and less than 1, got {fraction}")
-    aside = torch.zeros(len(labels), dtype=torch.bool)
-    if fraction:
-        for label in sorted(set(labels.tolist())):
-            rows = (labels == label).nonzero().flatten()
-            count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-            aside[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
-    return (~aside).nonzero().flatten(), aside.nonzero().flatten()
 
 
 def _find(name: str, *, text: bool) -> Source:
@@ -192,21 +115,3 @@ def _unpack_texts(utf8: Tensor, ends: Tensor) -> tuple[str, ...]:
     blob = utf8.numpy().tobytes()
     stops = ends.tolist()
     return tuple(blob[start:stop].decode() for start, stop in zip([0, *stops], stops, strict=False))
-
-
-def _load_digits() -> ImageDataset:
-    """Scikit-learn's 8x8 digits: 0..16 spread over 0..255, a fifth of every class set aside as the test part.
-
-    The split belongs to the data set: it is the same for every seed of a run.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise DependencyError('the embedded digits need the bench: pip install "holdfast[bench]"') from error
-    bundle = load_digits()
-    images = (torch.from_numpy(bundle.images) * (255 / 16)).round().to(torch.uint8).unsqueeze(1)
-    labels = torch.from_numpy(bundle.target).to(torch.int64)
-    train, test = holdout(labels, 0.2, seeding.generator(0, "digits", "test"))
-    return ImageDataset(
-        "digits", images[train], labels[train], images[test], labels[test], tuple("0123456789"), (0.3053,), (0.3759,)
-    )

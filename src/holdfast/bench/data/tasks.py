@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from holdfast.objectives import Objective
+from holdfast.bench.data import own
+from holdfast.bench.data.splitting import holdout
+from holdfast.bench.records import seeding
+from holdfast.bench.records.record import Scenario, TrainingOutputs
+from holdfast.objectives import Classification, Objective
 
 __all__ = ["Outline", "Split", "Stream", "Task"]
 
@@ -37,6 +41,21 @@ class Split:
     def samples(self) -> Tensor:
         """All samples of this part as they are stored, ``[n, ...]``: a copy."""
         return self.storage.index_select(0, self.rows)
+
+    def set_aside(self, fraction: float, seed: int, twin: int) -> tuple[Split, Split]:
+        """What a task learns from, and its validation part.
+
+        Args:
+            fraction: the share of every class that is set aside, in [0, 1).
+            seed: of the run.
+            twin: the task's place in the stream, or an earlier one's that has the same samples.
+
+        Raises:
+            ConfigurationError: for a share out of its range.
+        """
+        stays, aside = holdout(self.targets, fraction, seeding.generator(seed, "validation", twin))
+        train, valid = (Split(self.storage, self.rows[rows], self.targets[rows]) for rows in (stays, aside))
+        return train, valid
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +183,7 @@ class Stream:
         mean: per channel, of pixels scaled to [0, 1], that every task is normalised by.
         std: per channel, likewise.
         tokenizer: of texts, as in `text.encode`; `None` for images.
+        own: a digest of the samples of a stream that was made of tensors; empty for a named one.
     """
 
     name: str
@@ -176,6 +196,83 @@ class Stream:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     tokenizer: str | None = None
+    own: str = ""
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tasks: Sequence[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]],
+        *,
+        scenario: Scenario = "task",
+        training_outputs: TrainingOutputs = "all",
+        name: str = "own",
+        task_names: Sequence[str] | None = None,
+        class_names: Mapping[int, str] | None = None,
+    ) -> Stream:
+        """A stream of one's own tensors.
+
+        Labels may be any integers. Under ``task`` every task has a head for the labels that it trains on, in ascending
+        order; under ``domain`` all tasks share one output for each label; under ``class`` outputs come in the order in
+        which labels arrive, and a label may come again.
+
+        Args:
+            tasks: in order of arrival, ``((train_x, train_y), (test_x, test_y))`` each: samples ``[n, ...]``, floating
+                point as the model is to be given them, and labels ``[n]`` of integers.
+            scenario: what the model must answer.
+            training_outputs: for the ``class`` scenario: the outputs that the training loss sees.
+            name: what a reader calls the stream; not one that a named stream could have.
+            task_names: what a reader calls the tasks; default ``task 1`` and so on.
+            class_names: label -> what a reader calls it; default the label.
+
+        Returns:
+            The stream, without a validation part: :meth:`with_validation` sets it aside.
+
+        Raises:
+            DataError: for a task that cannot be learned or tested, naming it and what is wrong.
+            ConfigurationError: for a wrong scenario or name.
+
+        Example:
+            >>> import torch
+            >>> x, y = torch.randn(8, 4), torch.tensor([3, 5] * 4)
+            >>> stream = Stream.from_tensors([((x, y), (x, y)), ((x, y + 4), (x, y + 4))], scenario="class")
+            >>> len(stream), stream.num_outputs, stream.tasks[1].classes
+            (2, 4, (2, 3))
+        """
+        given = own.read(tasks, name, scenario, training_outputs, task_names, class_names)
+        built = []
+        for index, each in enumerate(given.tasks):
+            classes, seen = given.classes(index), given.seen(index)
+            objective = training_objective = Classification(head=index if scenario == "task" else None)
+            if training_outputs != "all":
+                training_objective = Classification(classes=seen if training_outputs == "seen" else classes)
+            train, test = (
+                Split(samples, torch.arange(len(samples)), given.columns(index, labels))
+                for samples, labels in ((each.train_x, each.train_y), (each.test_x, each.test_y))
+            )
+            none = Split(train.storage, train.rows[:0], train.targets[:0])
+            answers = tuple(given.class_name(label) for label in given.labels(index))
+            built.append(
+                Task(each.name, index, train, none, test, classes, seen, objective, training_objective, answers=answers)
+            )
+        heads = tuple(len(task.classes) for task in built) if scenario == "task" else None
+        outputs = sum(heads) if heads is not None else len({column for task in built for column in task.classes})
+        shape = tuple(given.tasks[0].train_x.shape[1:])
+        return cls(name, scenario, training_outputs, tuple(built), outputs, heads, shape, own=given.digest())
+
+    def with_validation(self, fraction: float, seed: int) -> Stream:
+        """A stream of one's own with the same share of every class set aside from each task's training data.
+
+        Args:
+            fraction: the share, in [0, 1).
+            seed: fixes which samples.
+        """
+        assert self.own and not any(len(task.valid) for task in self.tasks)
+        parts = [task.train.set_aside(fraction, seed, task.index) for task in self.tasks]
+        tasks = (
+            dataclasses.replace(task, train=train, valid=valid)
+            for task, (train, valid) in zip(self.tasks, parts, strict=True)
+        )
+        return dataclasses.replace(self, tasks=tuple(tasks))
 
     def __len__(self) -> int:
         """Number of tasks."""

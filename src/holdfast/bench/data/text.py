@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from holdfast.bench.data import named as data
-from holdfast.bench.data.named import ImageDataset, TextDataset
+from holdfast.bench.data.sets import ImageDataset, TextDataset
+from holdfast.bench.data.splitting import holdout
 from holdfast.bench.records import seeding
 from holdfast.errors import ConfigurationError, DependencyError
 
@@ -115,7 +116,7 @@ def _parts(source: TextDataset, fraction: float) -> _Parts:
     if source.test_texts or not fraction:
         return _Parts(source, source.train_texts, source.train_y, source.test_texts, source.test_y)
     # The split belongs to the data set: it is the same for every seed of a run.
-    stay, aside = data.holdout(source.train_y, fraction, seeding.generator(0, source.name, "test"))
+    stay, aside = holdout(source.train_y, fraction, seeding.generator(0, source.name, "test"))
     train, test = (tuple(source.train_texts[row] for row in rows.tolist()) for rows in (stay, aside))
     return _Parts(source, train, source.train_y[stay], test, source.train_y[aside])
 

@@ -6,45 +6,20 @@ of each head in a list, all computed from the same features: a task's loss then 
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from holdfast.bench.models import residual
-from holdfast.bench.models import transformer as text_models
+from holdfast.bench.models import own, residual, transformer
+from holdfast.bench.models.heads import Heads
+from holdfast.bench.models.small import cnn_anastrophic, cnn_classp, mlp
 from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError
 
-__all__ = ["Heads", "build", "names"]
-
-
-class Heads(nn.Module):
-    """A trunk, and one linear head per task on its features.
-
-    Args:
-        trunk: gives features ``[B, F]``.
-        features: F.
-        outputs: K for a single head, which gives ``[B, K]``; a sequence of K for a list of such outputs.
-    """
-
-    def __init__(self, trunk: nn.Module, features: int, outputs: int | Sequence[int]) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.single = isinstance(outputs, int)
-        widths = [outputs] if isinstance(outputs, int) else outputs
-        self.heads = nn.ModuleList(nn.Linear(features, width) for width in widths)
-
-    def forward(self, inputs: Tensor) -> Tensor | list[Tensor]:
-        """Outputs of the only head, or of every head in the order of the tasks."""
-        features = self.trunk(inputs)
-        outputs = [head(features) for head in self.heads]
-        return outputs[0] if self.single else outputs
+__all__ = ["build", "names"]
 
 
 def names(*, text: bool = False) -> dict[str, str]:
@@ -100,10 +75,10 @@ def build(
     if ":" in name:
         if dropout is not None:
             raise ConfigurationError(f"dropout={dropout} does not apply to {name!r}, which builds itself")
-        with _here_importable():
-            factory = _import(name)
+        with own.here_importable():
+            factory = own.find(name)
             with _seeded(seed):
-                return _call(name, factory, shape, heads)
+                return own.call(name, factory, shape, heads)
     if name in names(text=True):
         with _seeded(seed):
             return Heads(*_transformer(shape, dropout, dict(text or {})), heads)
@@ -112,12 +87,12 @@ def build(
     family, widths = _parse(name)
     with _seeded(seed):
         if family == "mlp":
-            trunk, features = _mlp(shape, widths, dropout or 0.0)
+            trunk, features = mlp(shape, widths, dropout or 0.0)
         elif family == "cnn-anastrophic":
-            trunk, features = _cnn_anastrophic(_image(name, shape, 4), dropout or 0.0)
+            trunk, features = cnn_anastrophic(_image(name, shape, 4), dropout or 0.0)
         elif family == "cnn-classp":
             rates = (0.25, 0.5) if dropout is None else (dropout, dropout)
-            trunk, features = _cnn_classp(_image(name, shape, 6), rates)
+            trunk, features = cnn_classp(_image(name, shape, 6), rates)
         else:
             if dropout:
                 raise ConfigurationError(f"dropout={dropout} does not apply to {name!r}, which has none")
@@ -136,7 +111,7 @@ def _transformer(shape: tuple[int, ...], dropout: float | None, options: dict[st
             if unknown
             else "the model 'transformer' needs text.vocabulary, the number of words"
         )
-    return text_models.build(dropout=dropout, **{"mask": True, **options})
+    return transformer.build(dropout=dropout, **{"mask": True, **options})
 
 
 @contextmanager
@@ -165,99 +140,3 @@ def _image(name: str, shape: tuple[int, ...], least: int) -> tuple[int, int, int
         raise ConfigurationError(f"the model {name!r} needs images [C, H, W] of {least} pixels or more, got {shape}")
     channels, height, width = shape
     return channels, height, width
-
-
-def _mlp(shape: tuple[int, ...], widths: Sequence[int], dropout: float) -> tuple[nn.Module, int]:
-    layers: list[nn.Module] = [nn.Flatten()]
-    features = torch.Size(shape).numel()
-    for width in widths:
-        layers += [nn.Linear(features, width), nn.ReLU()]
-        if dropout:
-            layers.append(nn.Dropout(dropout))
-        features = width
-    return nn.Sequential(*layers), features
-
-
-def _cnn_anastrophic(shape: tuple[int, int, int], dropout: float) -> tuple[nn.Module, int]:
-    """The network of the Anastrophic release's two-task Split-MNIST."""
-    channels, height, width = shape
-    flat = 32 * (height // 4) * (width // 4)
-    layers: list[nn.Module] = [
-        nn.Conv2d(channels, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(flat, 128),
-        nn.ReLU(),
-    ]
-    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else [])), 128
-
-
-def _cnn_classp(shape: tuple[int, int, int], rates: tuple[float, float]) -> tuple[nn.Module, int]:
-    """The network of the CLASSP release's MNIST then Fashion-MNIST.
-
-    Its second dropout is the plain one: the release uses the channel-wise one on features ``[B, 128]``, which have no
-    channels; PyTorch warns there, and drops single features as plain dropout does.
-    """
-    channels, height, width = shape
-    flat = 64 * ((height - 4) // 2) * ((width - 4) // 2)
-    trunk = nn.Sequential(
-        nn.Conv2d(channels, 32, 3),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Dropout2d(rates[0]),
-        nn.Flatten(),
-        nn.Linear(flat, 128),
-        nn.ReLU(),
-        nn.Dropout(rates[1]),
-    )
-    return trunk, 128
-
-
-@contextmanager
-def _here_importable() -> Iterator[None]:
-    """The working folder among those that modules are found in, as for ``python -m``: a command leaves it out."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-def _import(name: str) -> Callable[..., Any]:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise ConfigurationError(f"the model {name!r} must read package.module:factory")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's own code, which may raise anything
-        raise ConfigurationError(
-            f"the model {name!r} could not be imported: {type(error).__name__}: {error}"
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise ConfigurationError(f"the model {name!r} was not found: {module_name} has no {attribute}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise ConfigurationError(f"the model {name!r} is a {type(found).__name__}; expected a function or a class")
-    factory: Callable[..., Any] = found
-    return factory
-
-
-def _call(name: str, factory: Callable[..., Any], shape: tuple[int, ...], outputs: int | tuple[int, ...]) -> nn.Module:
-    try:
-        model = factory(input_shape=shape, outputs=outputs)
-    except Exception as error:  # the user's own code, which may raise anything
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(
-            f"the model {name!r} could not be called as factory(input_shape={shape}, outputs={outputs}): {reason}"
-        ) from error
-    if not isinstance(model, nn.Module):
-        raise ConfigurationError(f"the model {name!r} returned a {type(model).__name__}; expected a torch.nn.Module")
-    return model

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 from holdfast import registry
-from holdfast.bench.records.record import Scenario
+from holdfast.bench.records.record import BetweenTasks, Scenario, TrainingOutputs
 from holdfast.checks import unknown_name
 from holdfast.errors import StateError
 
@@ -33,7 +33,7 @@ class Training(_Strict):
     model_options: dict[str, Any] | None = None
     optimizer: str | None = None
     optimizer_options: dict[str, Any] | None = None
-    optimizer_between_tasks: Literal["fresh", "kept"] | None = None
+    optimizer_between_tasks: BetweenTasks | None = None
     optimizer_phases: list[dict[str, Any]] | None = None
     lr: float | None = None
     lr_decay: float | None = None
@@ -64,7 +64,7 @@ class Part(_Strict):
 
     stream: str
     scenario: Scenario
-    training_outputs: Literal["all", "seen", "current"] = "all"
+    training_outputs: TrainingOutputs = "all"
     stream_options: dict[str, Any] = {}
     train: Training = Training()
     differs: str = ""

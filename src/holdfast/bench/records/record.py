@@ -31,6 +31,7 @@ from holdfast.errors import StateError
 from holdfast.files import write_file
 
 __all__ = [
+    "BetweenTasks",
     "SCHEMA_VERSION",
     "Costs",
     "Curves",
@@ -38,6 +39,8 @@ __all__ = [
     "Hyperparameter",
     "Record",
     "RunConfig",
+    "Scenario",
+    "TrainingOutputs",
     "filename",
     "load",
     "load_all",
@@ -51,6 +54,8 @@ SCHEMA_VERSION = 1
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Scenario = Literal["task", "domain", "class"]
+TrainingOutputs = Literal["all", "seen", "current"]
+BetweenTasks = Literal["fresh", "kept"]
 
 
 class _Frozen(BaseModel):
@@ -99,14 +104,14 @@ class RunConfig(_Frozen):
 
     stream: str
     scenario: Scenario
-    training_outputs: Literal["all", "seen", "current"]
+    training_outputs: TrainingOutputs
     tasks: int = Field(ge=1)
     method: str
     model: str
     optimizer: str
     lr: float
     optimizer_options: dict[str, Any] = {}
-    optimizer_between_tasks: Literal["fresh", "kept"]
+    optimizer_between_tasks: BetweenTasks
     epochs: int = Field(ge=0)
     epochs_per_task: list[int] = []
     retrain_epochs: int | None = None

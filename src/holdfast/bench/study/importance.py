@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.bench.data.tasks import Stream
-from holdfast.bench.models.named import Heads
+from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.records.spreads import ImportanceRecord, Spread

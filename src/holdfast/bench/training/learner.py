@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from holdfast import registry
 from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.bench.models import named as models
+from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training import optimizers
@@ -67,7 +68,7 @@ class Learner:
 
     def _show_heads(self, latest: int) -> None:
         """Only heads of tasks that have arrived can be trained: a later one would be protected in its random state."""
-        if self.entry.all_at_once or not isinstance(self.model, models.Heads) or self.model.single:
+        if self.entry.all_at_once or not isinstance(self.model, Heads) or self.model.single:
             return
         for index, head in enumerate(self.model.heads):
             for parameter in head.parameters():

@@ -1,0 +1,157 @@
+"""What is asked of a stream beside its name: every option with its meaning, and which of them go together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from holdfast.bench.data import named
+from holdfast.bench.data.drafts import Permutation
+from holdfast.bench.records.record import Scenario, TrainingOutputs
+from holdfast.checks import unknown_name
+from holdfast.errors import ConfigurationError
+
+__all__ = ["Asked", "Name", "asked", "parse"]
+
+
+@dataclass(frozen=True)
+class Name:
+    """A stream's name, read: its kind, its data sets, and the classes per task that the name itself gives."""
+
+    text: str
+    kind: Literal["split", "permuted", "sequence"]
+    datasets: tuple[str, ...]
+    classes: int | None = None
+
+    @property
+    def of_text(self) -> bool:
+        """Whether it is a stream of texts."""
+        return self.datasets[0] in named.names(text=True)
+
+    @property
+    def default_tasks(self) -> int:
+        """How many tasks permuted data have unless told otherwise."""
+        return 5 if self.datasets[0] == "digits" else 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The options of a stream.
+
+    Args:
+        seed: fixes the validation part, and the order of pixels or of classes where these are seeded.
+        scenario: what the model must answer.
+        training_outputs: for the ``class`` scenario: the outputs that the training loss sees.
+        tasks: how many: for a split the first so many (default: all classes), for permuted data 10 (digits: 5).
+        classes_per_task: for a split (default 2).
+        class_order: for a split, the data set's labels in order of arrival, or ``"seeded"``; default ascending.
+        permutation: for permuted data. ``seeded``: task 0 has the pixels in order, every other an order drawn from
+            `seed`. ``anpyc``: ``random.seed(t); random.shuffle(...)`` for every task t, the published ones.
+        validation_fraction: share of every class that is set aside from each task's training data.
+        limit_per_class: keep the first so many training samples of every class, for a quick version.
+        test_limit_per_class: likewise for the test part.
+        mean: replaces the (first) data set's own, per channel or one for all.
+        std: likewise.
+        pad: black pixels added on every side.
+        text: for texts, any of `text.Options`.
+    """
+
+    seed: int
+    scenario: Scenario = "task"
+    training_outputs: TrainingOutputs = "all"
+    tasks: int | None = None
+    classes_per_task: int | None = None
+    class_order: Sequence[int] | Literal["seeded"] | None = None
+    permutation: Permutation = "seeded"
+    validation_fraction: float = 0.1
+    limit_per_class: int | None = None
+    test_limit_per_class: int | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+    pad: int = 0
+    text: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for option, choices in (
+            ("scenario", get_args(Scenario)),
+            ("training_outputs", get_args(TrainingOutputs)),
+            ("permutation", get_args(Permutation)),
+        ):
+            if getattr(self, option) not in choices:
+                raise ConfigurationError(f"{option} is {getattr(self, option)!r}; expected one of {', '.join(choices)}")
+        if self.training_outputs != "all" and self.scenario != "class":
+            raise ConfigurationError(
+                f"training_outputs={self.training_outputs!r} needs scenario='class', got {self.scenario!r}"
+            )
+        for option in ("tasks", "classes_per_task", "limit_per_class", "test_limit_per_class"):
+            number = getattr(self, option)
+            if number is not None and number < 1:
+                raise ConfigurationError(f"{option} is {number}; expected at least 1")
+        if self.pad < 0:
+            raise ConfigurationError(f"pad is {self.pad}; expected at least 0")
+
+    def check_fits(self, name: Name) -> None:
+        """Refuse an option that a stream of this name would ignore: it is a mistake of the caller's.
+
+        Raises:
+            ConfigurationError: naming the option and what the stream is.
+        """
+        if self.classes_per_task is not None and name.classes not in (None, self.classes_per_task):
+            raise ConfigurationError(
+                f"classes_per_task is {self.classes_per_task}, but the stream {name.text!r} says {name.classes}"
+            )
+        for option, kinds in _FOR.items():
+            if name.kind not in kinds and getattr(self, option) != _DEFAULTS[option]:
+                raise ConfigurationError(f"{option} does not apply to the stream {name.text!r}, which is {name.kind}")
+        for option in ("pad", "mean") if name.of_text else ("text",):
+            if getattr(self, option):
+                held = "texts" if name.of_text else "images"
+                raise ConfigurationError(f"{option} does not apply to {name.text!r}, a stream of {held}")
+
+
+_DEFAULTS = {each.name: each.default for each in dataclasses.fields(Asked)}
+_FOR = {
+    "classes_per_task": ("split",),
+    "class_order": ("split",),
+    "permutation": ("permuted",),
+    "tasks": ("split", "permuted"),
+}
+"""Option -> the kinds of stream that it means something for, where that is not all of them."""
+
+
+def asked(options: Mapping[str, Any]) -> Asked:
+    """The options that a caller gave, checked.
+
+    Raises:
+        ConfigurationError: for one that there is not, naming the nearest, or a value out of its range.
+    """
+    known = [each.name for each in dataclasses.fields(Asked)]
+    for option in options:
+        if option not in known:
+            raise unknown_name("option of a stream", option, known)
+    return Asked(**options)
+
+
+def parse(name: str, ready: Sequence[str] = ()) -> Name:
+    """A stream's name, read.
+
+    Args:
+        name: as typed.
+        ready: names to suggest where it is none.
+
+    Raises:
+        ConfigurationError: naming the nearest names.
+    """
+    kind, *rest = name.split("-")
+    classes = int(rest.pop()) if kind == "split" and len(rest) == 2 and rest[1].isdecimal() else None
+    known = [*named.names(), *named.names(text=kind == "sequence")]
+    if all(each in known for each in rest):
+        if kind == "sequence" and len(rest) >= 2:
+            return Name(name, "sequence", tuple(rest))
+        if (kind == "split" or kind == "permuted") and len(rest) == 1:
+            if classes == 0:
+                raise ConfigurationError(f"the stream {name!r} has 0 classes per task; expected at least 1")
+            return Name(name, kind, tuple(rest), classes)
+    raise unknown_name("stream", name, list(ready))
