@@ -18,10 +18,11 @@ import torch
 from rich.console import Console
 
 from holdfast import metrics, registry
-from holdfast.bench.comparing import compare, plan, studies, tuning
+from holdfast.bench.comparing import compare, protocols, studies, tuning
 from holdfast.bench.comparing.compare import Comparison, Settings
 from holdfast.bench.data import streams
 from holdfast.bench.jobs import handing_out as executing
+from holdfast.bench.jobs import work
 from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.jobs.progress import Lines
@@ -53,11 +54,11 @@ def judge(comparison: Comparison, method: str, trials: int, folder: Path) -> dic
     def tested(chosen: Settings, label: str) -> list[Record]:
         configs = [comparison.config(method, seed, chosen) for seed in comparison.seeds]
         own = Folder(folder / "tests" / label)  # a folder has one record per method and seed
-        with executing.Local(compare.here(own, monitor)) as local:
+        with executing.Local(work.here(own, monitor)) as local:
             return compare.execute([Job(config) for config in configs], local, own, monitor)
 
     (folder / "choices").mkdir(parents=True, exist_ok=True)
-    with executing.Local(compare.here(store, monitor)) as local:
+    with executing.Local(work.here(store, monitor)) as local:
         chosen = tuning.search(comparison, method, search, executor=local, store=store, monitor=monitor)
     strength = chosen["strength"]
     assert isinstance(strength, Hyperparameter)
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    fraction = plan.protocol(asked.stream).validation_fraction
+    fraction = protocols.protocol(asked.stream).validation_fraction
     stream = streams.build(asked.stream, seed=0, scenario=asked.scenario, validation_fraction=fraction)
     changes = {} if asked.epochs is None else {"epochs": asked.epochs}
     comparison = Comparison(stream, (asked.method,), tuple(range(asked.seeds)), changes=changes)

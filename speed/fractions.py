@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from holdfast import metrics, registry
-from holdfast.bench.comparing import compare
 from holdfast.bench.comparing.compare import Comparison, Settings
 from holdfast.bench.data import streams
+from holdfast.bench.jobs import work
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.records.record import write_whole
 from holdfast.bench.training.environment import describe
@@ -53,7 +53,7 @@ def accuracy(comparison: Comparison, method: str, chosen: Settings) -> list[floa
     """Average test accuracy of a setting, seed by seed, in percent."""
     found = []
     for seed in comparison.seeds:
-        record = compare.run_job(Job(comparison.config(method, seed, chosen)))
+        record = work.run_job(Job(comparison.config(method, seed, chosen)))
         found.append(round(100 * metrics.average_accuracy(record.matrix), 2) if record.status == "finished" else 0.0)
     return found
 

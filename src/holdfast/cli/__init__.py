@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from holdfast.cli import evidence, export, importance, lists, recipes, running, runs, tuning
+from holdfast.cli import evidence, export, importance, lists, recipes, running, runs
 from holdfast.errors import HoldfastError
 
 __all__ = ["app", "main"]
@@ -81,7 +81,6 @@ def _root(
 
 lists.register(app)
 running.register(app)
-tuning.register(app)
 runs.register(app)
 importance.register(app)
 recipes.register(app)

@@ -1,57 +1,17 @@
-"""Options that several commands share."""
+"""Options that several commands share: each stands here once, in the groups that commands are made of."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
-__all__ = [
-    "BatchSize",
-    "Between",
-    "CheckpointEvery",
-    "DataDir",
-    "Device",
-    "Epochs",
-    "Executor",
-    "LearningRate",
-    "Model",
-    "Optimizer",
-    "Out",
-    "RayAddress",
-    "Scenario",
-    "SearchTasks",
-    "Storage",
-    "StreamName",
-    "Threads",
-    "Track",
-    "TrainingOutputs",
-    "ValidationFraction",
-    "Workers",
-]
+__all__ = ["DataDir", "MethodName", "Out", "Placed", "Searched", "Spread", "StreamName", "Threads", "Trained", "names"]
 
 StreamName: TypeAlias = Annotated[str, typer.Argument(metavar="STREAM", help="A name from 'holdfast streams'.")]
-Scenario: TypeAlias = Annotated[
-    str, typer.Option(help="task (a head per task, told which at test), domain (shared outputs) or class.")
-]
-TrainingOutputs: TypeAlias = Annotated[
-    str, typer.Option(help="Class-incremental: outputs that the training loss sees: all, seen or current.")
-]
-Model: TypeAlias = Annotated[
-    str | None, typer.Option(help="mlp, mlp-A-B, cnn-classp, resnet-small or package.module:factory.")
-]
-Optimizer: TypeAlias = Annotated[str | None, typer.Option(help="sgd, adam, adamw, rmsprop, adagrad or classp.")]
-LearningRate: TypeAlias = Annotated[float | None, typer.Option("--lr", help="Its learning rate.")]
-Between: TypeAlias = Annotated[
-    str | None, typer.Option("--optimizer-between-tasks", help="fresh or kept: the optimizer's state at a new task.")
-]
-Epochs: TypeAlias = Annotated[int | None, typer.Option(help="Epochs per task.", min=1)]
-BatchSize: TypeAlias = Annotated[int | None, typer.Option(help="Samples per training step.")]
-ValidationFraction: TypeAlias = Annotated[
-    float | None, typer.Option(help="Share of the training data set aside; a grid chooses by it.")
-]
-Device: TypeAlias = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+MethodName: TypeAlias = Annotated[str, typer.Option("--method", help="A name from 'holdfast methods'.")]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="CPU threads; default 1 for small models, else all.", min=1)
 ]
@@ -59,27 +19,106 @@ DataDir: TypeAlias = Annotated[
     Path | None, typer.Option(help="Folder with the data sets; default: HOLDFAST_DATA, else the Hugging Face Hub.")
 ]
 Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for records and report.html.")]
-CheckpointEvery: TypeAlias = Annotated[
-    float,
-    typer.Option(
-        metavar="SECONDS", min=0.0, help="Time between checkpoints; at most 3 % of the time is spent on them."
-    ),
-]
-SearchTasks: TypeAlias = Annotated[
-    str, typer.Option("--tasks", metavar="K|all", help="A search averages over the first K tasks, after learning them.")
-]
-Storage: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="URL", help="Database of the searches; default: a file in the results' folder.")
-]
-Executor: TypeAlias = Annotated[
-    str, typer.Option(help="local (one run after the other), processes (of this machine) or ray.")
-]
-Workers: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, help="Runs at once in processes or on Ray; default: one per CPU core.")
-]
-RayAddress: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster that runs already; default: a local one.")
-]
-Track: TypeAlias = Annotated[
-    str | None, typer.Option(help="Send measurements to tensorboard, mlflow or wandb while runs are under way.")
-]
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """What is learned, and how: the stream and the protocol."""
+
+    stream: StreamName
+    scenario: Annotated[
+        str, typer.Option(help="task (a head per task, told which at test), domain (shared outputs) or class.")
+    ] = "task"
+    training_outputs: Annotated[
+        str, typer.Option(help="Class-incremental: outputs that the training loss sees: all, seen or current.")
+    ] = "all"
+    model: Annotated[
+        str | None, typer.Option(help="mlp, mlp-A-B, cnn-classp, resnet-small or package.module:factory.")
+    ] = None
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adam, adamw, rmsprop, adagrad or classp.")] = None
+    lr: Annotated[float | None, typer.Option(help="Its learning rate.")] = None
+    optimizer_between_tasks: Annotated[
+        str | None, typer.Option(help="fresh or kept: the optimizer's state at a new task.")
+    ] = None
+    epochs: Annotated[int | None, typer.Option(help="Epochs per task.", min=1)] = None
+    batch_size: Annotated[int | None, typer.Option(help="Samples per training step.")] = None
+    validation_fraction: Annotated[
+        float | None, typer.Option(help="Share of the training data set aside; a grid chooses by it.")
+    ] = None
+
+    @property
+    def scenes(self) -> dict[str, Any]:
+        """What the stream is asked for, by name."""
+        return {"scenario": self.scenario, "training_outputs": self.training_outputs}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What replaces fields of the stream's default protocol, by name."""
+        names = ("model", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size", "validation_fraction")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(kw_only=True)
+class Placed:
+    """Where it is computed, where the data are, and where results go."""
+
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu"
+    threads: Threads = None
+    data_dir: DataDir = None
+    out: Out = None
+    checkpoint_every: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.0, help="Time between checkpoints; at most 3 % of the time is spent on them."
+        ),
+    ] = 60.0
+    track: Annotated[
+        str | None, typer.Option(help="Send measurements to tensorboard, mlflow or wandb while runs are under way.")
+    ] = None
+
+
+@dataclass(kw_only=True)
+class Spread(Placed):
+    """The same, where runs may be done elsewhere."""
+
+    executor: Annotated[
+        str, typer.Option(help="local (one run after the other), processes (of this machine) or ray.")
+    ] = "local"
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once in processes or on Ray; default: one per CPU core.")
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="A Ray cluster that runs already; default: a local one."),
+    ] = None
+
+
+@dataclass(kw_only=True)
+class Searched:
+    """By what a search chooses, and where it is kept."""
+
+    tasks: Annotated[
+        str, typer.Option(metavar="K|all", help="A search averages over the first K tasks, after learning them.")
+    ] = "3"
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Database of the searches; default: a file in the results' folder."),
+    ] = None
+
+
+def names(option: str, text: str) -> tuple[str, ...]:
+    """Names with commas between them, each once.
+
+    Args:
+        option: that they were given to, for the message.
+        text: as typed; empty: none were given.
+
+    Raises:
+        ConfigurationError: for a text that names nothing.
+    """
+    from holdfast.errors import ConfigurationError
+
+    found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if text and not found:
+        raise ConfigurationError(f"{option} is {text!r}; expected names with commas between them")
+    return found

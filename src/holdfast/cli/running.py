@@ -1,174 +1,200 @@
-"""Commands that train: ``holdfast run``, ``holdfast compare``, and ``holdfast resume`` to go on with either."""
+"""Commands that train: ``holdfast run``, ``compare`` and ``tune``, and ``resume`` to go on with any of them."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import carrying, options
+from holdfast.cli import commands, options
 from holdfast.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from holdfast.bench.comparing.calling import Table
+    from holdfast.bench.comparing.tuning import Search
 
 __all__ = ["register"]
 
 
-def _run(
-    context: typer.Context,
-    stream: options.StreamName,
-    method: Annotated[str, typer.Option(help="A name from 'holdfast methods'.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=V", help="A setting; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0,
-    scenario: options.Scenario = "task",
-    training_outputs: options.TrainingOutputs = "all",
-    model: options.Model = None,
-    optimizer: options.Optimizer = None,
-    lr: options.LearningRate = None,
-    optimizer_between_tasks: options.Between = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    validation_fraction: options.ValidationFraction = None,
-    device: options.Device = "cpu",
-    threads: options.Threads = None,
-    data_dir: options.DataDir = None,
-    out: options.Out = None,
-    checkpoint_every: options.CheckpointEvery = 60.0,
-    track: options.Track = None,
-) -> None:
-    """Run one method over a stream once, and show the accuracy on every task after every task."""
-    from holdfast import registry
-    from holdfast.bench.comparing.compare import Comparison, per_method
-    from holdfast.cli import show
+@dataclass(kw_only=True)
+class _RunOptions(options.Placed, options.Trained):
+    method: options.MethodName
+    set: Annotated[list[str] | None, typer.Option(metavar="KEY=V", help="A setting; repeatable.")] = None
+    seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0
 
-    entry = registry.lookup(method)
-    changes = carrying.changes(model, optimizer, lr, optimizer_between_tasks, epochs, batch_size, validation_fraction)
-    if entry.kind == "optimizer":
-        for name in ("optimizer", "lr"):
-            if changes[name] is not None:
-                raise ConfigurationError(
-                    f"--{name} does not apply to {method}, which is itself the optimizer: use --set, such as "
-                    f"--set lr={entry.defaults['lr']}"
-                )
-    if entry.keeps_optimizer and optimizer_between_tasks == "fresh":
-        raise ConfigurationError(f"{method} remembers in its optimizer: --optimizer-between-tasks must be kept")
-    used = carrying.use_threads(threads, stream)
-    built = carrying.stream(stream, seed, scenario, training_outputs, validation_fraction, data_dir)
-    comparison = Comparison(
-        built,
-        (method,),
-        (seed,),
-        per_method("--set", set_ or [], (method,)),
-        changes=changes,
-        fields={"device": device},
-        threads=threads,
+
+@dataclass(kw_only=True)
+class _CompareOptions(options.Spread, options.Searched, options.Trained):
+    methods: Annotated[str, typer.Option(metavar="A,B,C", help="Names from 'holdfast methods'.")]
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs each method with the seeds 0 to N-1.")] = 3
+    set: Annotated[list[str] | None, typer.Option(metavar="METHOD.KEY=V", help="A method's setting; repeatable.")] = (
+        None
     )
-    how = carrying.How(out, data_dir, checkpoint_every, track=track, threads=used)
-    (record,) = carrying.carry_out(comparison, how, context)
-    if record.status != "finished":
-        raise typer.Exit(1)
-    show.matrix(record)
-    show.results([record])
-    show.warnings([record])
-    carrying.say_where(out)
-    if out is None:
-        typer.echo("Nothing was written; --out DIR keeps the record and a report.")
-
-
-def _compare(
-    context: typer.Context,
-    stream: options.StreamName,
-    methods: Annotated[str, typer.Option(metavar="A,B,C", help="Names from 'holdfast methods'.")],
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs each method with the seeds 0 to N-1.")] = 3,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="METHOD.KEY=V", help="A method's setting; repeatable.")
-    ] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(
             metavar="METHOD.KEY=V1,V2", help="Choose a setting by validation accuracy on the first seed; repeatable."
         ),
-    ] = None,
+    ] = None
     tune: Annotated[
         int, typer.Option(metavar="N", min=0, help="Choose every method's settings by a search of N trials each.")
-    ] = 0,
-    tasks: options.SearchTasks = "3",
+    ] = 0
     controls: Annotated[
         bool, typer.Option("--controls/--no-controls", help="Add the controls that a method must be held against.")
-    ] = True,
-    scenario: options.Scenario = "task",
-    training_outputs: options.TrainingOutputs = "all",
-    model: options.Model = None,
-    optimizer: options.Optimizer = None,
-    lr: options.LearningRate = None,
-    optimizer_between_tasks: options.Between = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    validation_fraction: options.ValidationFraction = None,
-    device: options.Device = "cpu",
-    threads: options.Threads = None,
-    data_dir: options.DataDir = None,
-    out: options.Out = None,
-    checkpoint_every: options.CheckpointEvery = 60.0,
-    executor: options.Executor = "local",
-    workers: options.Workers = None,
-    ray_address: options.RayAddress = None,
-    storage: options.Storage = None,
-    track: options.Track = None,
-) -> None:
-    """Compare methods over a stream under one protocol, and write a report."""
-    from holdfast.bench.comparing import plan
-    from holdfast.bench.comparing.compare import Comparison, per_method, with_controls
+    ] = True
+
+
+@dataclass(kw_only=True)
+class _TuneOptions(options.Spread, options.Searched, options.Trained):
+    method: options.MethodName
+    trials: Annotated[int, typer.Option(metavar="N", min=1, help="Settings to try, the defaults among them.")] = 30
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Tests what was chosen with the seeds 0 to N-1.")] = 3
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=V", help="A setting that is not searched; repeatable.")
+    ] = None
+
+
+def _run(context: typer.Context, asked: _RunOptions) -> None:
+    """Run one method over a stream once, and show the accuracy on every task after every task."""
+    from holdfast import registry
     from holdfast.cli import show
 
-    asked, added = with_controls(name.strip() for name in methods.split(",") if name.strip())
-    if not asked:
-        raise ConfigurationError(f"--methods is {methods!r}; expected names from 'holdfast methods' with commas")
-    if added and controls:
-        role = "a control" if len(added) == 1 else "controls"
-        show.note(f"Added {' and '.join(added)} as {role} (--no-controls does without).")
-        asked += added
-    changes = carrying.changes(model, optimizer, lr, optimizer_between_tasks, epochs, batch_size, validation_fraction)
-    own = plan.keep_their_own(asked, changes)
-    if own:
-        show.note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")
+    entry = registry.lookup(asked.method)
+    if entry.kind == "optimizer":
+        for name in ("optimizer", "lr"):
+            if asked.training[name] is not None:
+                raise ConfigurationError(
+                    f"--{name} does not apply to {asked.method}, which is itself the optimizer: use --set, such as "
+                    f"--set lr={entry.defaults['lr']}"
+                )
+    if entry.keeps_optimizer and asked.optimizer_between_tasks == "fresh":
+        raise ConfigurationError(f"{asked.method} remembers in its optimizer: --optimizer-between-tasks must be kept")
+    table = _call(context, asked, (asked.method,), seeds=[asked.seed], out=asked.out, controls=False)
+    if not table.finished:
+        raise typer.Exit(1)
+    show.matrix(table.records[0])
+    _show(table)
+    if asked.out is None:
+        typer.echo("Nothing was written; --out DIR keeps the record and a report.")
+
+
+def _compare(context: typer.Context, asked: _CompareOptions) -> None:
+    """Compare methods over a stream under one protocol, and write a report."""
+    from holdfast.bench.comparing import typed
+    from holdfast.cli import show
+
+    methods = options.names("--methods", asked.methods)
+    if not methods:
+        raise ConfigurationError(f"--methods is {asked.methods!r}; expected names from 'holdfast methods' with commas")
+    folder = asked.out or Path("holdfast-results") / f"{asked.stream}-{asked.scenario}"
     grids = {
         name: {key: text.split(",") for key, text in found.items()}
-        for name, found in per_method("--grid", grid or [], asked).items()
+        for name, found in typed.per_method("--grid", asked.grid or [], methods).items()
     }
-    used = carrying.use_threads(threads, stream)
-    built = carrying.stream(stream, 0, scenario, training_outputs, validation_fraction, data_dir)
-    comparison = Comparison(
-        built,
+    table = _call(
+        context,
         asked,
-        tuple(range(seeds)),
-        per_method("--set", set_ or [], asked),
-        grids,
-        changes,
-        {"device": device},
-        threads,
+        methods,
+        seeds=asked.seeds,
+        out=folder,
+        controls=asked.controls,
+        grids=grids,
+        search=_search(asked.tune, asked, folder) if asked.tune else None,
+        **_spread(asked),
     )
-    folder = out or Path("holdfast-results") / f"{stream}-{scenario}"
-    how = carrying.How(
-        folder,
-        data_dir,
-        checkpoint_every,
-        carrying.search_for(tune, tasks, storage, folder) if tune else None,
-        executor,
-        workers,
-        ray_address,
-        track,
-        used,
-    )
-    if tune:
-        carrying.say_untuned(comparison)
-    records = carrying.carry_out(comparison, how, context)
-    show.results(records)
-    show.untuned(records)
-    show.warnings(records)
-    carrying.say_where(folder)
-    if all(record.status != "finished" for record in records):
+    _show(table, untuned=show.untuned)
+    if not table.finished:
         raise typer.Exit(1)
+
+
+def _tune(context: typer.Context, asked: _TuneOptions) -> None:
+    """Search a method's settings on validation data, then test the best with every seed.
+
+    The search runs with the first seed and sees no test data; the test set is read once, by the chosen setting.
+    """
+    from holdfast.cli import show
+
+    folder = asked.out or Path("holdfast-results") / f"{asked.stream}-{asked.scenario}-tune-{asked.method}"
+    table = _call(
+        context,
+        asked,
+        (asked.method,),
+        seeds=asked.seeds,
+        out=folder,
+        controls=False,
+        search=_search(asked.trials, asked, folder),
+        **_spread(asked),
+    )
+    for key, chosen in table.records[0].config.hyperparameters.items():
+        if chosen.source == "tuned":
+            show.note(f"{asked.method}.{key} = {chosen.value}: {chosen.story}")
+    _show(table)
+    if not table.finished:
+        raise typer.Exit(1)
+
+
+def _call(
+    context: typer.Context,
+    asked: _RunOptions | _CompareOptions | _TuneOptions,
+    methods: tuple[str, ...],
+    **further: Any,
+) -> Table:
+    """Make the call that anyone can make from Python, and say on the terminal how it is getting on."""
+    from holdfast.bench import compare
+    from holdfast.bench.comparing import typed
+    from holdfast.bench.jobs.interrupt import asked_to_stop
+    from holdfast.bench.jobs.progress import monitor
+    from holdfast.cli import show
+
+    settings = typed.per_method("--set", asked.set or [], methods)
+    with monitor(show.progress_console()) as watching, asked_to_stop(show.aside) as stop:
+        return compare(
+            asked.stream,
+            methods,
+            settings=settings,
+            device=asked.device,
+            threads=asked.threads,
+            data_dir=asked.data_dir,
+            checkpoint_every=asked.checkpoint_every,
+            track=asked.track,
+            progress=watching,
+            note=show.note,
+            warn=show.aside,
+            stop=stop,
+            words=context.find_root().obj,
+            **further,
+            **asked.scenes,
+            **asked.training,
+        )
+
+
+def _spread(asked: options.Spread) -> dict[str, Any]:
+    return {"executor": asked.executor, "workers": asked.workers, "ray_address": asked.ray_address}
+
+
+def _search(trials: int, asked: options.Searched, folder: Path) -> Search:
+    """A search as the options have it; its studies lie in the results' folder unless told otherwise."""
+    from holdfast.bench.comparing import studies, tuning
+
+    words = asked.tasks.strip().lower().removeprefix("k=")
+    if words != "all" and not words.isdecimal():
+        raise ConfigurationError(f"--tasks is {asked.tasks!r}; expected a number of tasks, or all")
+    url = asked.storage or studies.file_url(folder / "search.db")
+    return tuning.Search(trials, None if words == "all" else int(words), url)
+
+
+def _show(table: Table, untuned: Any = None) -> None:
+    from holdfast.cli import show
+
+    show.results(table.records)
+    if untuned is not None:
+        untuned(table.records)
+    show.warnings(table.records)
+    if table.report is not None:
+        typer.echo(f"Report: {table.report}")
 
 
 def _resume(
@@ -191,10 +217,26 @@ def _resume(
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("run", epilog="Example: holdfast run split-digits --method ewc --set strength=1e4 --out one-run")(_run)
-    app.command(
+    commands.add(
+        app,
+        "run",
+        _RunOptions,
+        _run,
+        epilog="Example: holdfast run split-digits --method ewc --set strength=1e4 --out one-run",
+    )
+    commands.add(
+        app,
         "compare",
+        _CompareOptions,
+        _compare,
         epilog="Example: holdfast compare split-digits --methods finetune,ewc,joint --seeds 3 "
         "--grid ewc.strength=1e2,1e3,1e4 --out demo",
-    )(_compare)
+    )
     app.command("resume", epilog="Example: holdfast resume demo")(_resume)
+    commands.add(
+        app,
+        "tune",
+        _TuneOptions,
+        _tune,
+        epilog="Example: holdfast tune split-digits --method ewc --trials 30 --out tuned",
+    )

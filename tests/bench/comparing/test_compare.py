@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from holdfast import registry
-from holdfast.bench.comparing import compare
+from holdfast.bench.comparing import compare, refusing, typed
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
 from holdfast.bench.data.tasks import Stream
+from holdfast.bench.jobs import work
 from holdfast.bench.jobs.folder import Folder, Memory
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.records import record as records
 from holdfast.bench.records.record import Record, RunConfig, without_times
 from holdfast.errors import ConfigurationError, StateError
+from tests.bench.comparing.here import run_here
 
 OPTIONS = {"limit_per_class": 12, "test_limit_per_class": 6}
 
@@ -76,8 +78,8 @@ def test_every_method_runs_on_every_seed_under_one_protocol(stream: Stream) -> N
 
 def test_a_job_gives_the_same_record_wherever_it_is_done(stream: Stream) -> None:
     comparison = small(stream)
-    alone = compare.run_job(compare.jobs(comparison)[1])
-    among = compare.run(comparison, Memory(), Watch())[1]
+    alone = work.run_job(compare.jobs(comparison)[1])
+    among = run_here(comparison, Memory(), Watch())[1]
     assert without_times(alone) == without_times(among)
 
 
@@ -93,7 +95,7 @@ def test_the_grid_chooses_by_validation_accuracy_and_the_first_of_equals(stream:
     comparison = small(stream, ("ewc",), grids={"ewc": {"strength": ["1", "10", "100"]}})
     trials = compare.candidates(comparison)["ewc"]
     assert [job.read_test for job in trials] == [False] * 3
-    base = compare.run_job(trials[0])
+    base = work.run_job(trials[0])
 
     def scored(value: float, status: Any = "finished") -> Record:
         # The matrix points elsewhere: a choice that looked at it would be another one.
@@ -120,7 +122,7 @@ def test_a_grid_of_several_keys_is_their_product(stream: Stream) -> None:
     grid = {"strength": ["1", "10"], "temperature": ["1", "2"]}
     watch = Watch()
     comparison = small(stream, ("lwf",), seeds=(0, 1), grids={"lwf": grid})
-    found = compare.run(comparison, Memory(), watch)
+    found = run_here(comparison, Memory(), watch)
     assert watch.runs == 6
     assert [name for name in watch.began if "trying" in name] == [
         f"lwf, seed 0, trying strength={strength}, temperature={temperature}"
@@ -161,21 +163,21 @@ def test_a_wrong_comparison_is_refused_before_it_begins(stream: Stream, fields: 
 )
 def test_a_wrong_setting_is_refused(texts: list[str], methods: list[str], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        compare.per_method("--set", texts, methods)
+        typed.per_method("--set", texts, methods)
 
 
 def test_settings_go_to_their_methods() -> None:
-    found = compare.per_method("--set", ["ewc.strength=1", "ewc.fisher=a=b", "si.damping = 2"], ["ewc", "si"])
+    found = typed.per_method("--set", ["ewc.strength=1", "ewc.fisher=a=b", "si.damping = 2"], ["ewc", "si"])
     assert found == {"ewc": {"strength": "1", "fisher": "a=b"}, "si": {"damping": "2"}}
-    assert compare.per_method("--set", ["strength=1"], ["ewc"]) == {"ewc": {"strength": "1"}}
+    assert typed.per_method("--set", ["strength=1"], ["ewc"]) == {"ewc": {"strength": "1"}}
 
 
 def test_what_is_finished_is_kept_and_not_run_again(stream: Stream, tmp_path: Path) -> None:
     grids = {"ewc": {"strength": ["1", "10"]}}
     comparison = small(stream, grids=grids)
     folder = Folder(tmp_path / "deep" / "out")
-    folder.prepare(comparison)
-    first = compare.run(comparison, folder, Watch())
+    refusing.prepare(folder, comparison)
+    first = run_here(comparison, folder, Watch())
     assert sorted(path.name for path in (folder.path / "records").iterdir()) == [
         "ewc-seed0.json",
         "finetune-seed0.json",
@@ -184,9 +186,9 @@ def test_what_is_finished_is_kept_and_not_run_again(stream: Stream, tmp_path: Pa
     assert folder.records() == sorted(first, key=lambda record: record.config.method)
 
     more = replace(comparison, seeds=(0, 1))
-    folder.prepare(more)
+    refusing.prepare(folder, more)
     watch = Watch()
-    second = compare.run(more, folder, watch)
+    second = run_here(more, folder, watch)
     assert watch.began == ["finetune, seed 1", "ewc, seed 1"]
     tried = [f"ewc, seed 0, trying strength={strength}" for strength in (1.0, 10.0)]
     assert watch.kept == [*tried, "finetune, seed 0", "ewc, seed 0"]
@@ -196,18 +198,18 @@ def test_what_is_finished_is_kept_and_not_run_again(stream: Stream, tmp_path: Pa
 def test_a_failed_run_does_not_stop_the_others_and_is_run_again(stream: Stream, tmp_path: Path) -> None:
     comparison = small(stream, ("finetune", "classp"), changes={"optimizer": "sgd", "lr": 1e30})
     folder = Folder(tmp_path)
-    folder.prepare(comparison)
-    assert [record.status for record in compare.run(comparison, folder, Watch())] == ["failed", "finished"]
+    refusing.prepare(folder, comparison)
+    assert [record.status for record in run_here(comparison, folder, Watch())] == ["failed", "finished"]
     watch = Watch()
-    compare.run(comparison, folder, watch)
+    run_here(comparison, folder, watch)
     assert watch.began == ["finetune, seed 0"]
 
 
 def test_records_of_another_comparison_are_not_mixed_in(stream: Stream, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     comparison = small(stream, ("finetune",))
-    folder.prepare(comparison)
-    compare.run(comparison, folder, Watch())
+    refusing.prepare(folder, comparison)
+    run_here(comparison, folder, Watch())
     others = {
         "epochs": small(stream, ("finetune",), changes={"epochs": 2}),
         "model": small(stream, ("ewc",), changes={"model": "mlp-9"}),
@@ -215,38 +217,38 @@ def test_records_of_another_comparison_are_not_mixed_in(stream: Stream, tmp_path
     }
     for differing, other in others.items():
         with pytest.raises(ConfigurationError, match=rf"finetune-seed0\.json differs in .*{differing}"):
-            folder.prepare(other)
-    folder.prepare(small(stream, ("ewc", "si"), seeds=(0, 1, 2)))
+            refusing.prepare(folder, other)
+    refusing.prepare(folder, small(stream, ("ewc", "si"), seeds=(0, 1, 2)))
 
 
 def test_another_grid_is_another_comparison(stream: Stream, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     comparison = small(stream, ("ewc",), grids={"ewc": {"strength": ["1", "10"]}})
-    folder.prepare(comparison)
-    compare.run(comparison, folder, Watch())
-    folder.prepare(comparison)
+    refusing.prepare(folder, comparison)
+    run_here(comparison, folder, Watch())
+    refusing.prepare(folder, comparison)
     for grids in ({"ewc": {"strength": ["1", "100"]}}, {"ewc": {"strength": ["1"]}}, {}):
         with pytest.raises(ConfigurationError, match=r"ewc-seed0\.json differs in hyperparameters"):
-            folder.prepare(replace(comparison, grids=grids))
+            refusing.prepare(folder, replace(comparison, grids=grids))
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(stream: Stream, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        Folder(tmp_path / "file" / "out").prepare(small(stream))
+        refusing.prepare(Folder(tmp_path / "file" / "out"), small(stream))
 
 
 def test_a_file_that_is_not_a_record_is_named(stream: Stream, tmp_path: Path) -> None:
     (tmp_path / "records").mkdir()
     (tmp_path / "records" / "note.json").write_text("{}")
     with pytest.raises(StateError, match=r"note\.json is not a holdfast record"):
-        Folder(tmp_path).prepare(small(stream))
+        refusing.prepare(Folder(tmp_path), small(stream))
 
 
 def test_the_name_of_a_file_is_that_of_its_record(stream: Stream, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     (job,) = compare.jobs(small(stream, ("finetune",), seeds=(3,)))
-    record = compare.run_job(job)
+    record = work.run_job(job)
     folder.keep(job, record)
     assert (tmp_path / "records" / records.filename(record.config)).is_file()
     assert folder.find(job) == record

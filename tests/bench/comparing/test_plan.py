@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast import registry
-from holdfast.bench.comparing import plan
+from holdfast.bench.comparing import plan, protocols, rehearsal, typed
 from holdfast.bench.data import streams
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.records.record import Hyperparameter, RunConfig
@@ -31,7 +31,7 @@ def test_what_is_not_said_stands_at_documented_defaults(stream: Stream) -> None:
     config = planned(stream, "ewc", {"strength": "7"}, epochs=3, lr=None)
     assert config.hyperparameters["strength"] == Hyperparameter(value=7.0, source="given")
     assert config.hyperparameters["fisher"] == Hyperparameter(value="auto", source="default")
-    assert (config.epochs, config.lr, config.tasks) == (3, plan.protocol("split-digits").lr, 5)
+    assert (config.epochs, config.lr, config.tasks) == (3, protocols.protocol("split-digits").lr, 5)
     assert set(config.hyperparameters) == set(registry.lookup("ewc").defaults)
 
 
@@ -41,9 +41,9 @@ def test_a_setting_for_comparisons_is_recorded_only_where_it_is_set(stream: Stre
     config = planned(stream, "l2sp", {"anchors": "all"})
     assert config.hyperparameters["anchors"] == Hyperparameter(value="all", source="given")
     assert "--set anchors=all" in plan.command(config)
-    plan.check(config, stream)
+    rehearsal.check(config, stream)
     with pytest.raises(ConfigurationError, match="anchors is 'first'"):
-        plan.check(planned(stream, "l2sp", {"anchors": "first"}), stream)
+        rehearsal.check(planned(stream, "l2sp", {"anchors": "first"}), stream)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_setting_for_comparisons_is_recorded_only_where_it_is_set(stream: Stre
     ],
 )
 def test_every_family_of_streams_has_a_protocol(stream_name: str, model: str) -> None:
-    assert plan.protocol(stream_name).model == model
+    assert protocols.protocol(stream_name).model == model
 
 
 def test_an_optimizer_that_is_the_memory_keeps_its_own_step_size_and_state(stream: Stream) -> None:
@@ -72,7 +72,7 @@ def test_strength_may_be_auto_and_the_record_says_so(stream: Stream) -> None:
     strength = config.hyperparameters["strength"]
     assert (strength.value, strength.source) == ("auto", "auto")
     assert "10 steps" in strength.detail
-    plan.check(config, stream)
+    rehearsal.check(config, stream)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_strength_may_be_auto_and_the_record_says_so(stream: Stream) -> None:
     ],
 )
 def test_a_setting_has_the_type_of_its_default(method: str, key: str, text: str, value: Any) -> None:
-    found = plan.typed(registry.lookup(method), key, text)
+    found = typed.typed(registry.lookup(method), key, text)
     assert (found, type(found)) == (value, type(value))
 
 
@@ -103,7 +103,7 @@ def test_a_setting_has_the_type_of_its_default(method: str, key: str, text: str,
 )
 def test_a_wrong_setting_is_named_with_what_was_expected(method: str, key: str, text: str, words: list[str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        plan.typed(registry.lookup(method), key, text)
+        typed.typed(registry.lookup(method), key, text)
     assert all(word in str(caught.value) for word in words)
 
 
@@ -115,7 +115,7 @@ def test_a_wrong_setting_is_named_with_what_was_expected(method: str, key: str, 
 def test_any_text_is_either_a_value_or_one_sentence(entry: registry.Entry, data: st.DataObject, text: str) -> None:
     key = data.draw(st.sampled_from(sorted(entry.settings)))
     try:
-        value = plan.typed(entry, key, text)
+        value = typed.typed(entry, key, text)
     except ConfigurationError as error:
         assert f"{entry.name}.{key} is " in str(error)
         return
@@ -148,7 +148,7 @@ def test_what_would_fail_later_is_refused_at_once(
 ) -> None:
     config = planned(stream, method, settings, **changes)
     with pytest.raises(ConfigurationError) as caught:
-        plan.check(config, stream)
+        rehearsal.check(config, stream)
     assert all(word.lower() in str(caught.value).lower() for word in words), str(caught.value)
 
 
@@ -198,17 +198,17 @@ def test_a_model_of_ones_own_that_does_not_fit_is_refused_at_once(
     stream = streams.build("split-digits", seed=0, scenario=scenario, limit_per_class=4)
     config = planned(stream, "finetune", model=f"holdfast_unfit_model:{name}")
     if not words:
-        plan.check(config, stream)
+        rehearsal.check(config, stream)
         return
     with pytest.raises(ConfigurationError) as caught:
-        plan.check(config, stream)
+        rehearsal.check(config, stream)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_a_device_that_is_not_there_is_refused(stream: Stream) -> None:
     config = plan.plan(stream, "finetune", device="abacus")
     with pytest.raises(ConfigurationError, match="the device 'abacus' cannot be used"):
-        plan.check(config, stream)
+        rehearsal.check(config, stream)
 
 
 def test_a_method_that_must_be_told_the_task_says_why_it_does_not_apply() -> None:

@@ -15,6 +15,7 @@ from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
 from holdfast.bench.data.tasks import Split, Stream
 from holdfast.bench.jobs import handing_out as executing
+from holdfast.bench.jobs import work
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.records.record import Record, without_times
 from holdfast.bench.training import runner
@@ -144,7 +145,7 @@ def test_defaults_lie_where_a_search_looks_and_optuna_knows_every_range():
 def test_every_method_gets_the_same_number_of_trials(tmp_path):
     shelf, watching = Shelf(), Watching()
     compared = comparison("finetune", "ewc", "classp", "joint")
-    with executing.Local(lambda job, stop: compare.run_job(job)) as executor:
+    with executing.Local(lambda job, stop: work.run_job(job)) as executor:
         chosen = tuning.search_all(compared, tuning.Search(3), executor=executor, store=shelf, monitor=watching)
     assert set(chosen) == {"ewc", "classp"} and set(chosen["classp"]) == {"lr", "threshold"}
     assert [job.config.method for job, _ in shelf.records] == ["ewc"] * 3 + ["classp"] * 3
@@ -186,7 +187,7 @@ def test_test_data_cannot_reach_the_search(poisoned):
     """A search over real runs never touches the test data; a run that is not part of one does at once."""
     compared = comparison("ewc", "finetune")
     shelf = Shelf()
-    with executing.Local(compare.here(shelf, Watching())) as executor:
+    with executing.Local(work.here(shelf, Watching())) as executor:
         chosen = tuning.search_all(compared, tuning.Search(3), executor=executor, store=shelf, monitor=Watching())
         assert len(poisoned) == 3 and chosen["ewc"]["strength"].source == "tuned"
         assert all(len(task.test) == 0 for stream in poisoned for task in stream)
@@ -211,7 +212,7 @@ def test_other_test_data_changes_nothing_in_a_search_and_something_outside(monke
     for make in (build, others):
         monkeypatch.setattr(streams, "build", make)
         shelf = Shelf()
-        with executing.Local(compare.here(shelf, Watching())) as executor:
+        with executing.Local(work.here(shelf, Watching())) as executor:
             tuning.search(comparison(), "ewc", tuning.Search(3), executor=executor, store=shelf, monitor=Watching())
         found.append([without_times(record) for _, record in shelf.records])
         tested.append(runner.run(comparison().config("ewc", 0)).matrix)

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from holdfast.bench.comparing import compare
+from holdfast.bench.comparing import refusing
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.progress import Lines
 from holdfast.bench.records.record import Record
+from tests.bench.comparing.here import run_here
 from tests.bench.training.stops import small_stream
 
 METHODS = ("ewc", "packnet")
@@ -35,9 +36,9 @@ def compare_into(path: Path) -> list[Record]:
         fields={"stream_options": {"tasks": 3}, "model_options": {"dropout": 0.2}},
     )
     folder = Folder(path, every=0.0, share=0.2, warn=_fail)
-    folder.prepare(comparison)
+    refusing.prepare(folder, comparison)
     with open(os.devnull, "w") as nowhere:
-        return compare.run(comparison, folder, Lines(Console(file=nowhere)))
+        return run_here(comparison, folder, Lines(Console(file=nowhere)))
 
 
 def _fail(sentence: str) -> None:

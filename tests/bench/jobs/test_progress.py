@@ -12,10 +12,11 @@ from rich.progress import Progress
 from holdfast.bench.comparing import compare
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
-from holdfast.bench.jobs import progress
+from holdfast.bench.jobs import progress, work
 from holdfast.bench.jobs.folder import Memory
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.records.record import Record
+from tests.bench.comparing.here import run_here
 
 OPTIONS = {"limit_per_class": 6, "test_limit_per_class": 6}
 
@@ -27,7 +28,7 @@ def shown(*, terminal: bool) -> str:
     written = io.StringIO()
     console = Console(file=written, force_terminal=terminal, width=100, color_system=None, _environ={})
     with progress.monitor(console) as watching:
-        compare.run(comparison, Memory(), watching)
+        run_here(comparison, Memory(), watching)
     return written.getvalue()
 
 
@@ -81,4 +82,4 @@ def one_run() -> tuple[Job, Record]:
     stream = streams.build("split-digits", seed=0, **OPTIONS)
     changes = {"model": "mlp-4", "epochs": 0}
     (job,) = compare.jobs(Comparison(stream, ("finetune",), changes=changes, fields={"stream_options": OPTIONS}))
-    return job, compare.run_job(job)
+    return job, work.run_job(job)

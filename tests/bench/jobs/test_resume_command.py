@@ -60,7 +60,7 @@ def test_a_stopped_command_goes_on_from_anywhere(
         interrupted.setattr(interrupt, "asked_to_stop", stops_after(60))
         assert holdfast(*COMPARE, "--out", "out") == 130
         said = capsys.readouterr().err
-        assert "Stopped; 1 finished run and their report are in out. To go on: holdfast resume out" in said
+        assert "stopped; 1 finished run and their report are in out. To go on: holdfast resume out" in said
         assert "Traceback" not in said
         left = files_in(tmp_path / "out")
         assert "checkpoints/ewc-seed0/checkpoint-000001.safetensors" in left

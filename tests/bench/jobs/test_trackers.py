@@ -13,7 +13,7 @@ from holdfast.bench.comparing import compare
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
 from holdfast.bench.jobs import handing_out as executing
-from holdfast.bench.jobs import trackers
+from holdfast.bench.jobs import trackers, work
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.records.record import Record
 from tests.bench.jobs.workers import Shelf, Watching
@@ -34,7 +34,7 @@ def tracked(track: trackers.Track, *seeds: int) -> list[Record]:
     trackers.check(track)
     shelf, watching = Shelf(), Watching()
     jobs = [Job(compared.config("ewc", seed, {"strength": "3e2"})) for seed in compared.seeds]
-    with executing.Local(compare.here(shelf, watching, track=track)) as executor:
+    with executing.Local(work.here(shelf, watching, track=track)) as executor:
         return compare.execute(jobs, executor, shelf, Monitor())
 
 

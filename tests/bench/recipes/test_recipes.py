@@ -12,10 +12,10 @@ import yaml
 from rich.console import Console
 
 from holdfast.bench import recipes, report
-from holdfast.bench.comparing import compare
 from holdfast.bench.data import named as data
 from holdfast.bench.data import streams
 from holdfast.bench.data.sets import ImageDataset, TextDataset
+from holdfast.bench.jobs import work
 from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.handing_out import Local
 from holdfast.bench.jobs.progress import Lines
@@ -66,7 +66,7 @@ def run(table: Table, folder: Folder) -> tuple[list[Record], str]:
     said = io.StringIO()
     folder.make()
     monitor = Lines(Console(file=said, width=200))
-    return recipes.run(table, folder, monitor, Local(compare.here(folder, monitor))), said.getvalue()
+    return recipes.run(table, folder, monitor, Local(work.here(folder, monitor))), said.getvalue()
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from holdfast import registry
 from holdfast.bench import recipes
-from holdfast.bench.comparing import compare, plan
+from holdfast.bench.comparing import compare, plan, protocols, rehearsal
+from holdfast.bench.comparing.typed import per_method
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs import manifest
 from holdfast.bench.jobs.job import Job
@@ -209,7 +210,7 @@ typed = words | numbers.map(str) | st.sampled_from(["gradient", "loss", "proxima
 )
 def test_settings(stream: Stream, method: str, texts: list[str]) -> None:
     def read() -> RunConfig:
-        found = compare.per_method("--set", texts, (method,))
+        found = per_method("--set", texts, (method,))
         comparison = compare.Comparison(stream, (method,), settings=found, changes={"model": "mlp-2"})
         compare.check(comparison)  # builds the model, the optimizer and the method
         return comparison.config(method, 0)
@@ -236,11 +237,11 @@ def test_configurations(stream: Stream, data: st.DataObject) -> None:
     names = st.sampled_from(sorted(set(RunConfig.model_fields) - of_the_stream))
     method = data.draw(st.sampled_from(METHODS))
     fields = data.draw(st.dictionaries(names, values, max_size=3))
-    changes = {name: fields.pop(name) for name in list(fields) if name in plan.Protocol.__dataclass_fields__}
+    changes = {name: fields.pop(name) for name in list(fields) if name in protocols.Protocol.__dataclass_fields__}
 
     def read() -> RunConfig:
         config = plan.plan(stream, method, changes=changes, **fields)
-        plan.check(config.model_copy(update={"model": config.model if ":" in config.model else "mlp-2"}), stream)
+        rehearsal.check(config.model_copy(update={"model": config.model if ":" in config.model else "mlp-2"}), stream)
         return config
 
     config = answer(read)

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 import holdfast
-from holdfast.bench.comparing import compare
+from holdfast.bench.comparing import refusing
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.progress import Lines
@@ -23,6 +23,7 @@ from holdfast.bench.training import runner
 from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
 from holdfast.errors import NumericsError
+from tests.bench.comparing.here import run_here
 from tests.bench.training.stops import small_config, small_stream
 
 BAD = pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -140,9 +141,9 @@ def test_a_comparison_goes_on_with_the_others(tmp_path: Path) -> None:
         fields={"stream_options": {"tasks": 3}},
     )
     folder = Folder(tmp_path / "out")
-    folder.prepare(comparison)
+    refusing.prepare(folder, comparison)
     said = io.StringIO()
-    compare.run(comparison, folder, Lines(Console(file=said, width=400)))
+    run_here(comparison, folder, Lines(Console(file=said, width=400)))
     failed, finished = records.load_all(tmp_path / "out")
     assert (failed.status, finished.status) == ("failed", "finished")
     assert len(failed.matrix) == 1 and len(finished.matrix) == 3

@@ -11,40 +11,37 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from holdfast import registry
-from holdfast.bench.comparing import plan
+from holdfast.bench.comparing import plan, rehearsal
+from holdfast.bench.comparing.typed import typed
 from holdfast.bench.data.tasks import Stream
-from holdfast.bench.jobs import trackers
-from holdfast.bench.jobs.handing_out import Executor, Local, Stop, Work, carry_out
+from holdfast.bench.jobs.handing_out import Executor, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.records import choice as choices
 from holdfast.bench.records.choice import Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
-from holdfast.bench.training import runner
-from holdfast.bench.training.runner import Observer
-from holdfast.bench.training.snapshot import Keeper
 from holdfast.errors import ConfigurationError
 
 __all__ = [
+    "Chosen",
     "Comparison",
+    "Settings",
     "candidate",
     "candidates",
     "check",
     "choose",
     "execute",
-    "here",
     "jobs",
-    "per_method",
     "run",
-    "run_job",
     "score",
     "with_controls",
 ]
 
 Settings = Mapping[str, Hyperparameter | str]
+Chosen = Mapping[str, Hyperparameter]
 
 
 @dataclass(frozen=True)
@@ -71,10 +68,27 @@ class Comparison:
     fields: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
-    def config(self, method: str, seed: int, chosen: Settings | None = None) -> RunConfig:
+    @cached_property
+    def planned(self) -> Mapping[str, RunConfig]:
+        """Method -> the configuration of its runs, before anything is chosen: each is planned once."""
+        fields = dict(self.fields)
+        if self.stream.own:
+            fields["stream_options"] = {**fields.get("stream_options", {}), "own": self.stream.own}
+        return {
+            method: plan.plan(
+                self.stream,
+                method,
+                seed=self.seeds[0],
+                settings=self.settings.get(method, {}),
+                changes=self.changes,
+                **fields,
+            )
+            for method in self.methods
+        }
+
+    def config(self, method: str, seed: int, chosen: Mapping[str, Hyperparameter] | None = None) -> RunConfig:
         """The configuration of one run, with some hyperparameters chosen."""
-        settings = {**self.settings.get(method, {}), **(chosen or {})}
-        return plan.plan(self.stream, method, seed=seed, settings=settings, changes=self.changes, **self.fields)
+        return plan.settled(self.planned[method], chosen or {}, seed=seed)
 
 
 def with_controls(methods: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -89,29 +103,6 @@ def with_controls(methods: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, .
     return asked, tuple(control for control in wanted if control not in asked)
 
 
-def per_method(option: str, texts: list[str], methods: Sequence[str]) -> dict[str, dict[str, str]]:
-    """``METHOD.KEY=VALUE`` texts as method -> key -> value; with one method, ``KEY=VALUE`` will do.
-
-    Raises:
-        ConfigurationError: for a text that is no such thing, a key given twice, or a method that is not compared.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for name, value in plan.pairs(option, texts):
-        method, dot, key = name.partition(".")
-        if not dot and len(methods) == 1:
-            method, key = methods[0], name
-        elif not dot:
-            raise ConfigurationError(
-                f"{option} got {name}={value}; expected METHOD.KEY=VALUE, such as ewc.{name}={value}"
-            )
-        if method not in methods:
-            raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(methods)}")
-        if key in found.get(method, {}):
-            raise ConfigurationError(f"{option} gives {method}.{key} twice")
-        found.setdefault(method, {})[key] = value
-    return found
-
-
 def _combinations(comparison: Comparison, method: str) -> list[dict[str, Hyperparameter]]:
     """Every candidate of a method's grid, in the order in which they were typed."""
     entry = registry.lookup(method)
@@ -119,7 +110,7 @@ def _combinations(comparison: Comparison, method: str) -> list[dict[str, Hyperpa
     for key in grid:
         if key in comparison.settings.get(method, {}):
             raise ConfigurationError(f"{method}.{key} is given by --set and by --grid; expected one of them")
-    values = [[plan.typed(entry, key, text) for text in texts] for key, texts in grid.items()]
+    values = [[typed(entry, key, text) for text in texts] for key, texts in grid.items()]
     for key, found in zip(grid, values, strict=True):
         if len(set(found)) < len(found):
             raise ConfigurationError(f"--grid {method}.{key} has a value twice: {', '.join(map(str, found))}")
@@ -188,7 +179,7 @@ def choose(trials: Sequence[Job], records: Sequence[Record], keys: Iterable[str]
     return {key: Hyperparameter(value=values[key], source="grid", choice=choice) for key in keys}
 
 
-def jobs(comparison: Comparison, chosen: Mapping[str, Settings] | None = None) -> list[Job]:
+def jobs(comparison: Comparison, chosen: Mapping[str, Chosen] | None = None) -> list[Job]:
     """The runs that read the test set: every method on every seed.
 
     Args:
@@ -213,37 +204,7 @@ def check(comparison: Comparison) -> None:
     for method in comparison.methods:
         configs = [job.config for job in trials.get(method, ())] or [comparison.config(method, comparison.seeds[0])]
         for config in configs:
-            plan.check(config, comparison.stream)
-
-
-def run_job(
-    job: Job,
-    *,
-    data_dir: Path | str | None = None,
-    observer: Observer | None = None,
-    keeper: Keeper | None = None,
-) -> Record:
-    """Do one job, from its last checkpoint where there is one."""
-    return runner.run(
-        job.config,
-        data_dir=data_dir,
-        read_test=job.read_test,
-        observer=observer,
-        keeper=keeper,
-        command=job.command,
-    )
-
-
-def here(
-    store: Store, monitor: Monitor, *, data_dir: Path | str | None = None, track: trackers.Track | None = None
-) -> Work:
-    """What does a job in this process: its steps are shown, and its checkpoints kept where its record will be."""
-
-    def work(job: Job, stop: Stop) -> Record:
-        with trackers.observer(track, job, monitor) as watching:
-            return run_job(job, data_dir=data_dir, observer=watching, keeper=store.keeper(job))
-
-    return work
+            rehearsal.check(config, comparison.stream)
 
 
 def execute(todo: Sequence[Job], executor: Executor, store: Store, monitor: Monitor) -> list[Record]:
@@ -261,9 +222,8 @@ def run(
     store: Store,
     monitor: Monitor,
     *,
-    data_dir: Path | str | None = None,
-    executor: Executor | None = None,
-    chosen: Mapping[str, Settings] | None = None,
+    executor: Executor,
+    chosen: Mapping[str, Chosen] | None = None,
 ) -> list[Record]:
     """Run a comparison: choose where there is a grid, then run every method on every seed.
 
@@ -271,14 +231,12 @@ def run(
         comparison: what is compared.
         store: keeps every record as soon as it is there, and knows those of an earlier call.
         monitor: is told how it is getting on.
-        data_dir: where the data sets are.
-        executor: does the runs; ``None``: this process, one after the other.
+        executor: does the runs.
         chosen: method -> hyperparameter -> what a search has chosen already.
 
     Returns:
         The records of the runs that read the test set.
     """
-    executor = executor or Local(here(store, monitor, data_dir=data_dir))
     trials = candidates(comparison)
     monitor.planned(sum(map(len, trials.values())) + len(comparison.methods) * len(comparison.seeds))
     settled = dict(chosen or {})

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from holdfast.bench.comparing import compare
-from holdfast.bench.comparing.compare import Comparison, Settings
+from holdfast.bench.comparing.compare import Chosen, Comparison
 from holdfast.bench.jobs.handing_out import Executor
 from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.records.record import Record
@@ -82,7 +82,7 @@ class _Grid:
         """The candidates that were asked for are done."""
         self.jobs, self.records, self.next = [*self.jobs, *self.next], [*self.records, *records], []
 
-    def chosen(self) -> Settings:
+    def chosen(self) -> Chosen:
         """The best so far."""
         return compare.choose(self.jobs, self.records, self.comparison.grids[self.method])
 
@@ -113,7 +113,7 @@ class _Grid:
 
 def settle(
     comparisons: Mapping[int, Comparison], executor: Executor, store: Store, monitor: Monitor, *, limit: int = LIMIT
-) -> dict[int, Settings]:
+) -> dict[int, Chosen]:
     """Choose by every grid, all of them round by round, so that an executor has as much to do at once as there is.
 
     Args:

@@ -1,79 +1,25 @@
-"""From what a user asks for to the configuration of a run: default protocols, typed settings, refusals up front."""
+"""From what a user asks for to the configuration of a run: defaults, refusals, and the command that repeats it."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from pydantic import ValidationError
-from torch import nn
 
 from holdfast import registry
-from holdfast.bench.data.tasks import Outline, Stream
-from holdfast.bench.records.record import BetweenTasks, Hyperparameter, RunConfig
-from holdfast.bench.training.learner import Learner
-from holdfast.bench.training.session import Session
+from holdfast.bench.comparing.protocols import Protocol, protocol
+from holdfast.bench.comparing.typed import AUTO, shown, typed
+from holdfast.bench.data.tasks import Outline
+from holdfast.bench.records.record import Hyperparameter, RunConfig
+from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError
-from holdfast.objectives import SharedForward
-from holdfast.registry import Entry, Value
+from holdfast.registry import Entry
 from holdfast.strength import AutoStrength
 
-__all__ = [
-    "AUTO",
-    "Protocol",
-    "check",
-    "command",
-    "keep_their_own",
-    "pairs",
-    "plan",
-    "protocol",
-    "refusal",
-    "threads",
-    "typed",
-]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a stream is trained unless the user says otherwise; every method of a comparison is trained alike."""
-
-    model: str
-    optimizer: str
-    lr: float
-    epochs: int
-    batch_size: int
-    optimizer_between_tasks: BetweenTasks = "kept"
-    validation_fraction: float = 0.1
-
-
-# Small enough that a demo takes seconds, and a step size at which plain fine-tuning visibly forgets.
-_DIGITS = Protocol("mlp", "adam", 1e-2, 10, 32)
-_GREY = Protocol("mlp", "adam", 1e-3, 2, 128)  # 28x28 grey images: van de Ven 2025 and others train Split-MNIST so
-_COLOUR = Protocol("resnet-small", "adam", 1e-3, 5, 128)
-
-
-def protocol(stream: str) -> Protocol:
-    """The default protocol of a stream, by the data sets in its name.
-
-    Example:
-        >>> protocol("split-mnist").model
-        'mlp'
-    """
-    parts = stream.split("-")
-    return _COLOUR if "cifar10" in parts else _DIGITS if "digits" in parts else _GREY
-
-
-def threads(stream: str) -> int | None:
-    """CPU threads to use where the user does not say; ``None`` for PyTorch's own choice.
-
-    One for small networks: more gain little there, cost much on a busy machine, and could change the last digits.
-    """
-    return None if protocol(stream) is _COLOUR else 1
+__all__ = ["check_changes", "command", "keep_their_own", "plan", "refusal", "settled"]
 
 
 def refusal(entry: Entry, scenario: str) -> str | None:
@@ -86,90 +32,10 @@ def refusal(entry: Entry, scenario: str) -> str | None:
     return None
 
 
-def typed(entry: Entry, key: str, text: str) -> Value:
-    """The value of a method's hyperparameter, of the type of its default.
-
-    Args:
-        entry: the method.
-        key: the hyperparameter.
-        text: what the user typed.
-
-    Raises:
-        ConfigurationError: for an unknown key, naming the valid ones, or a text of another type.
-    """
-    if key not in entry.settings:
-        valid = f"it has {', '.join(entry.settings)}" if entry.settings else "it has none"
-        raise ConfigurationError(f"{entry.name} has no setting {key!r}; {valid}")
-    default = entry.settings[key]
-    if key == "strength" and text == AUTO:
-        return AUTO
-    found, expected = _parse(text, default)
-    if found is _WRONG:
-        raise ConfigurationError(
-            f"{entry.name}.{key} is {text!r}; expected {expected}, such as its default {_shown(default)}"
-        )
-    value: Value = found
-    return value
-
-
 def _automatic(entry: Entry) -> str:
     """How an automatic strength is found, for the record; nothing for a method that will refuse it."""
     fraction = entry.auto_fraction
     return "" if fraction is None else AutoStrength().describe(fraction)
-
-
-AUTO = "auto"
-"""In place of a strength: to be found from the first batches of each task, by the methods that can."""
-
-_WRONG: Any = object()
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def _parse(text: str, default: Value) -> tuple[Any, str]:
-    """The value, or `_WRONG`, and what was expected."""
-    if isinstance(default, bool):
-        return _TRUTH.get(text.strip().lower(), _WRONG), "true or false"
-    if isinstance(default, int):
-        return _number(text, int), "a whole number"
-    if isinstance(default, float):
-        number = _number(text, float)
-        return (number if number is _WRONG or math.isfinite(number) else _WRONG), "a finite number"
-    if default is None:
-        if text.strip().lower() in ("none", ""):
-            return None, ""
-        candidates = [_number(text, int), _number(text, float), text]
-        return next(value for value in candidates if value is not _WRONG), ""
-    return text, "a word"
-
-
-def _number(text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        return _WRONG
-
-
-def _shown(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
-    """``KEY=VALUE`` texts, split.
-
-    Args:
-        option: the option that they were given to, for the message.
-        texts: as typed.
-
-    Raises:
-        ConfigurationError: for a text that is no such pair.
-    """
-    found = []
-    for text in texts:
-        key, sign, value = text.partition("=")
-        if not sign or not key.strip():
-            raise ConfigurationError(f"{option} got {text!r}; expected KEY=VALUE")
-        found.append((key.strip(), value.strip()))
-    return found
 
 
 def plan(
@@ -202,16 +68,7 @@ def plan(
         raise ConfigurationError(why_not)
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     chosen = {key: Hyperparameter(value=value, source="default") for key, value in entry.defaults.items()}
-    for key, value in (settings or {}).items():
-        if isinstance(value, str):
-            found = typed(entry, key, value)
-            automatic = (key, found) == ("strength", AUTO)
-            value = Hyperparameter(
-                value=found,
-                source="auto" if automatic else "given",
-                detail=_automatic(entry) if automatic else "",
-            )
-        chosen[key] = value
+    chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
     trained = dataclasses.replace(protocol(stream.name), **given)
     if entry.kind == "optimizer":
         lr = chosen["lr"].value
@@ -230,6 +87,43 @@ def plan(
         **dataclasses.asdict(trained),
         **fields,
     )
+
+
+def _hyperparameter(entry: Entry, key: str, value: str | Hyperparameter) -> Hyperparameter:
+    if isinstance(value, Hyperparameter):
+        return value
+    found = typed(entry, key, value)
+    automatic = (key, found) == ("strength", AUTO)
+    return Hyperparameter(
+        value=found, source="auto" if automatic else "given", detail=_automatic(entry) if automatic else ""
+    )
+
+
+def settled(config: RunConfig, chosen: Mapping[str, Hyperparameter], **fields: Any) -> RunConfig:
+    """A planned configuration with some hyperparameters chosen, and other fields replaced.
+
+    Args:
+        config: as from :func:`plan`.
+        chosen: hyperparameter -> the value that a grid or a search chose.
+        fields: such as the seed.
+    """
+    if chosen:
+        fields["hyperparameters"] = {**config.hyperparameters, **chosen}
+        if registry.lookup(config.method).kind == "optimizer" and "lr" in chosen:
+            fields["lr"] = chosen["lr"].value
+    return config.model_copy(update=fields) if fields else config
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Refuse what is no field of a protocol.
+
+    Raises:
+        ConfigurationError: naming the nearest.
+    """
+    known = [each.name for each in dataclasses.fields(Protocol)]
+    for name in changes:
+        if name not in known:
+            raise unknown_name("training option", name, known)
 
 
 def keep_their_own(methods: Sequence[str], changes: Mapping[str, Any]) -> list[str]:
@@ -252,6 +146,7 @@ def _config(**fields: Any) -> RunConfig:
         raise ConfigurationError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from error
 
 
+<<<<<<< HEAD
 def check(config: RunConfig, stream: Stream) -> None:
     """Build everything that a run needs, before anything is trained, so that what is wrong is said at once.
 
@@ -327,13 +222,20 @@ def _one_per_head(stream: Stream) -> str:
     return "" if stream.heads is None else f", in a list of {len(stream.heads)}: one head per task"
 
 
+=======
+>>>>>>> d940508 (Open a door to the bench: holdfast.bench.compare, which the command line calls)
 def command(config: RunConfig, *, threads: int | None = None) -> str:
-    """What to type to repeat a run: everything that differs from the defaults."""
+    """What to type to repeat a run: everything that differs from the defaults.
+
+    Empty for a stream of somebody's own tensors, which no command can name.
+    """
+    if "own" in config.stream_options:
+        return ""
     entry = registry.lookup(config.method)
     words = ["holdfast", "run", config.stream, "--method", config.method]
     for key, chosen in config.hyperparameters.items():
         if chosen.value != entry.settings.get(key):
-            words += ["--set", f"{key}={_shown(chosen.value)}"]
+            words += ["--set", f"{key}={shown(chosen.value)}"]
     words += ["--seed", str(config.seed), "--scenario", config.scenario]
     if config.training_outputs != "all":
         words += ["--training-outputs", config.training_outputs]

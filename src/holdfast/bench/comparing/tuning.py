@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from holdfast import registry
 from holdfast.bench.comparing import compare
-from holdfast.bench.comparing.compare import Comparison, Settings
+from holdfast.bench.comparing.compare import Chosen, Comparison
 from holdfast.bench.comparing.studies import Finished, Space, Study, Values, distribution, suggest
 from holdfast.bench.jobs.handing_out import Executor, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
@@ -152,7 +152,7 @@ def finished(comparison: Comparison, method: str, asked: Search) -> Finished:
 
 def search(
     comparison: Comparison, method: str, asked: Search, *, executor: Executor, store: Store, monitor: Monitor
-) -> Settings:
+) -> Chosen:
     """Choose one method's hyperparameters on validation data, with the first of the seeds.
 
     Args:
@@ -190,7 +190,7 @@ def search(
 
 def search_all(
     comparison: Comparison, asked: Search, *, executor: Executor, store: Store, monitor: Monitor
-) -> dict[str, Settings]:
+) -> dict[str, Chosen]:
     """Choose the hyperparameters of every method that has something to choose; each gets the same number of trials.
 
     Returns:

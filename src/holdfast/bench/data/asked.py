@@ -21,7 +21,7 @@ class Name:
     """A stream's name, read: its kind, its data sets, and the classes per task that the name itself gives."""
 
     text: str
-    kind: Literal["split", "permuted", "sequence"]
+    kind: str
     datasets: tuple[str, ...]
     classes: int | None = None
 
@@ -150,7 +150,7 @@ def parse(name: str, ready: Sequence[str] = ()) -> Name:
     if all(each in known for each in rest):
         if kind == "sequence" and len(rest) >= 2:
             return Name(name, "sequence", tuple(rest))
-        if (kind == "split" or kind == "permuted") and len(rest) == 1:
+        if kind in ("split", "permuted") and len(rest) == 1:
             if classes == 0:
                 raise ConfigurationError(f"the stream {name!r} has 0 classes per task; expected at least 1")
             return Name(name, kind, tuple(rest), classes)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from holdfast import registry
 from holdfast.bench import recipes
-from holdfast.bench.comparing import compare, grids, plan
+from holdfast.bench.comparing import compare, grids
+from holdfast.bench.comparing.typed import typed
 from holdfast.bench.recipes import Method, Recipe
 from holdfast.bench.records import record as records
 from holdfast.bench.records.choice import Candidate, label
@@ -80,7 +81,7 @@ def _other_than(recipe: Recipe, config: RunConfig) -> str:
     entry = registry.lookup(row.method)
     for key, values in row.grid.items():
         found = config.hyperparameters.get(key)
-        allowed = grids.reach([plan.typed(entry, key, str(value)) for value in values])
+        allowed = grids.reach([typed(entry, key, str(value)) for value in values])
         if found is None or found.source != "grid" or found.value not in allowed:
             return key
     planned = recipes.as_planned(recipe, config)
@@ -139,5 +140,5 @@ def _check_choice(folder: Path, row: Method, record: Record, tried: Sequence[Rec
 def _untried(row: Method, beside: Sequence[Candidate]) -> list[str]:
     """The values of a row's grid that no candidate had."""
     entry = registry.lookup(row.method)
-    wanted = [(key, plan.typed(entry, key, str(value))) for key, values in row.grid.items() for value in values]
+    wanted = [(key, typed(entry, key, str(value))) for key, values in row.grid.items() for value in values]
     return [label({key: value}) for key, value in wanted if all(each.values[key] != value for each in beside)]

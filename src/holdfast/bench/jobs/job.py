@@ -9,7 +9,7 @@ from holdfast.bench.records.record import Record, RunConfig, row_name
 from holdfast.bench.training.runner import Observer
 from holdfast.bench.training.snapshot import Keeper
 
-__all__ = ["Job", "Monitor", "Store"]
+__all__ = ["Job", "Monitor", "Silent", "Store"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,31 @@ class Monitor(Observer, Protocol):
     def ends(self, job: Job, record: Record, *, kept: bool) -> None:
         """A run has ended, or its record was ``kept`` from before."""
         ...
+
+
+class Silent:
+    """Nobody wants to know."""
+
+    def planned(self, runs: int) -> None:
+        """Say nothing."""
+
+    def starts(self, job: Job) -> None:
+        """Say nothing."""
+
+    def ends(self, job: Job, record: Record, *, kept: bool) -> None:
+        """Say nothing."""
+
+    def begin(self, config: RunConfig, steps: int) -> None:
+        """Say nothing."""
+
+    def advance(self, steps: int) -> None:
+        """Say nothing."""
+
+    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
+        """Say nothing."""
+
+    def tested(self, task: int, accuracies: list[float]) -> None:
+        """Say nothing."""
 
 
 class Store(Protocol):

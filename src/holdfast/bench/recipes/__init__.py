@@ -1,7 +1,7 @@
 """Published protocols, one YAML file each: what was done, what was reported, and how to do it again."""
 
 from holdfast.bench.recipes.markers import markers, markers_of
-from holdfast.bench.recipes.running import Table, check, command, differing, resolve, run
+from holdfast.bench.recipes.running import Table, Undertaken, check, command, differing, resolve, run
 from holdfast.bench.recipes.schema import (
     Method,
     Paired,
@@ -26,6 +26,7 @@ __all__ = [
     "Recipe",
     "Row",
     "Table",
+    "Undertaken",
     "Training",
     "Variant",
     "as_planned",

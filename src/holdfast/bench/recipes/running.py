@@ -12,14 +12,17 @@ from typing import Any
 from holdfast import registry
 from holdfast.bench.comparing import compare, grids
 from holdfast.bench.data import streams
+from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.handing_out import Executor
 from holdfast.bench.jobs.job import Job, Monitor, Store
+from holdfast.bench.recipes.markers import markers_of
 from holdfast.bench.recipes.schema import Recipe
 from holdfast.bench.recipes.settling import Row, Settled
 from holdfast.bench.records.record import Record, RunConfig
+from holdfast.bench.report import PublishedValue
 from holdfast.errors import ConfigurationError
 
-__all__ = ["Table", "check", "command", "differing", "resolve", "run"]
+__all__ = ["Table", "Undertaken", "check", "command", "differing", "resolve", "run"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Table:
     rows: tuple[Row, ...]
     command: str
 
-    def jobs(self, row: Row, chosen: Mapping[str, compare.Settings] | None = None) -> list[Job]:
+    def jobs(self, row: Row, chosen: Mapping[str, compare.Chosen] | None = None) -> list[Job]:
         """The runs of a row that read the test set, with how to repeat each."""
         found = []
         for job in compare.jobs(row.final, chosen):
@@ -164,6 +167,56 @@ def run(table: Table, store: Store, monitor: Monitor, executor: Executor) -> lis
         chosen = {row.final.methods[0]: settled[index]} if index in settled else {}
         todo += table.jobs(row, chosen)
     return compare.execute(todo, executor, store, monitor)
+
+
+@dataclass(frozen=True)
+class Undertaken:
+    """A table, as ``carrying.carry_out`` wants it."""
+
+    table: Table
+
+    own = None
+
+    @property
+    def title(self) -> str:
+        """The recipe and its variant."""
+        return "-".join(filter(None, (self.table.recipe.name, self.table.variant)))
+
+    @property
+    def device(self) -> str:
+        """Where its runs compute."""
+        return str(self.table.rows[0].final.fields["device"])
+
+    @property
+    def again(self) -> str:
+        """The recipe's command, whatever options it was typed with."""
+        return self.table.command
+
+    def check(self) -> None:
+        """Refuse whatever would be refused later: see :func:`check`."""
+        check(self.table)
+
+    def prepare(self, folder: Folder) -> None:
+        """Make the folder, and refuse one that holds another experiment's records.
+
+        Raises:
+            ConfigurationError: naming the first record that differs, and in what.
+        """
+        folder.make()
+        why_not = differing(self.table, folder.records())
+        if why_not is not None:
+            raise ConfigurationError(
+                f"the folder {folder.path} holds records of another experiment ({why_not}): name another with --out, "
+                "or delete that folder"
+            )
+
+    def run(self, executor: Executor, store: Store, monitor: Monitor) -> list[Record]:
+        """Run the table: see :func:`run`."""
+        return run(self.table, store, monitor, executor)
+
+    def published(self, records: Sequence[Record]) -> Sequence[PublishedValue]:
+        """What the recipe says was published of these rows."""
+        return markers_of(records)
 
 
 def differing(table: Table, old: Iterable[Record]) -> str | None:

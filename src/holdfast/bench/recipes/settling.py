@@ -10,13 +10,15 @@ from typing import Any
 from holdfast import registry
 from holdfast.bench.comparing import plan
 from holdfast.bench.comparing.compare import Comparison
+from holdfast.bench.comparing.protocols import Protocol
+from holdfast.bench.comparing.typed import typed
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.recipes.schema import Method, Recipe
 from holdfast.bench.records.record import Hyperparameter, RunConfig
 
 __all__ = ["Row", "Settled", "as_planned"]
 
-_PROTOCOL = tuple(field.name for field in dataclasses.fields(plan.Protocol))
+_PROTOCOL = tuple(field.name for field in dataclasses.fields(Protocol))
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Settled:
         """The values that the recipe gives."""
         entry = registry.lookup(method.method)
         return {
-            key: Hyperparameter(value=plan.typed(entry, key, str(value)), source="recipe", detail=method.source)
+            key: Hyperparameter(value=typed(entry, key, str(value)), source="recipe", detail=method.source)
             for key, value in method.set.items()
         }
 

@@ -27,9 +27,9 @@ from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session, sessions
 from holdfast.bench.training.snapshot import Cursor, Keeper, Ledger, Snapshot
-from holdfast.errors import NumericsError, ProtectionError, StateError
+from holdfast.errors import ConfigurationError, NumericsError, ProtectionError, StateError
 
-__all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Snapshot", "build_stream", "run"]
+__all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Snapshot", "build_stream", "prepared", "run"]
 
 _CURVE_POINTS = 200
 _TIMED_STEPS = 5000  # more would not move the median, but would weigh on every checkpoint
@@ -75,8 +75,23 @@ class _Silent:
         pass
 
 
+def prepared(stream: Stream, config: RunConfig) -> Stream:
+    """A stream of one's own as a configuration asks for it, on its device."""
+    stream = stream.with_validation(config.validation_fraction, config.seed)
+    return dataclasses.replace(stream, tasks=stream.tasks[: config.tasks]).to(config.device)
+
+
 def build_stream(config: RunConfig, *, data_dir: Path | str | None = None) -> Stream:
-    """The stream that a configuration asks for, on its device; a search asks for the first of its tasks only."""
+    """The stream that a configuration asks for, on its device; a search asks for the first of its tasks only.
+
+    Raises:
+        ConfigurationError: for a stream that was made of somebody's own tensors, which no name can bring back.
+    """
+    if "own" in config.stream_options:
+        raise ConfigurationError(
+            f"the stream {config.stream!r} was made of tensors (Stream.from_tensors), which no file of ours holds: "
+            "call holdfast.bench.compare with it again"
+        )
     stream = streams.build(
         config.stream,
         seed=config.seed,

@@ -1,0 +1,291 @@
+"""The door to the bench: one call compares methods on a stream, and the command line makes the same call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from holdfast.bench import report as reports
+from holdfast.bench.comparing import compare as comparing
+from holdfast.bench.comparing import plan, refusing, tuning
+from holdfast.bench.comparing.carrying import REPORT, How, carry_out
+from holdfast.bench.comparing.compare import Comparison
+from holdfast.bench.comparing.protocols import default_threads, protocol
+from holdfast.bench.comparing.tuning import Search
+from holdfast.bench.data import streams
+from holdfast.bench.data.tasks import Stream
+from holdfast.bench.jobs.folder import Folder
+from holdfast.bench.jobs.handing_out import Executor, Stop, never
+from holdfast.bench.jobs.job import Monitor, Silent, Store
+from holdfast.bench.jobs.progress import monitor
+from holdfast.bench.records.record import Record, Scenario, TrainingOutputs
+from holdfast.errors import ConfigurationError
+
+__all__ = ["Table", "Undertaken", "compare", "use_threads"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a comparison found.
+
+    Attributes:
+        records: of every run that read the test set, method by method and seed by seed.
+        folder: where they lie, with the report; ``None``: nothing was written.
+    """
+
+    records: tuple[Record, ...]
+    folder: Path | None = None
+
+    @property
+    def report(self) -> Path | None:
+        """The report's file."""
+        return None if self.folder is None else self.folder / REPORT
+
+    @property
+    def finished(self) -> bool:
+        """Whether at least one run came to its end."""
+        return any(record.status == "finished" for record in self.records)
+
+    def rows(self) -> list[reports.SummaryRow]:
+        """One row a method, its metrics over the seeds."""
+        return reports.rows(self.records)
+
+    def to_markdown(self) -> str:
+        """The table as Markdown."""
+        return reports.to_markdown(self.records)
+
+    def to_csv(self) -> str:
+        """The table as CSV."""
+        return reports.to_csv(self.records)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+@dataclass(frozen=True)
+class Undertaken:
+    """A comparison, and how its hyperparameters are chosen: what ``carrying.carry_out`` carries out.
+
+    Args:
+        comparison: what is compared.
+        search: how hyperparameters are searched; ``None``: not at all.
+    """
+
+    comparison: Comparison
+    search: Search | None = None
+
+    again = ""
+
+    @property
+    def title(self) -> str:
+        """The stream and its scenario."""
+        return f"{self.comparison.stream.name}-{self.comparison.stream.scenario}"
+
+    @property
+    def device(self) -> str:
+        """Where its runs compute."""
+        return str(self.comparison.fields.get("device", "cpu"))
+
+    @property
+    def own(self) -> Stream | None:
+        """The stream, where it is one of somebody's own tensors."""
+        return self.comparison.stream if self.comparison.stream.own else None
+
+    def check(self) -> None:
+        """Refuse whatever would be refused later: see ``compare.check``."""
+        comparing.check(self.comparison)
+        if self.search is not None:
+            tuning.check(self.comparison, self.search)
+
+    def say_untuned(self, note: Callable[[str], None]) -> None:
+        """Name the methods for which a search has nothing to choose: they run as they are, and are shown as untuned."""
+        if self.search is None:
+            return
+        asked = self.comparison
+        names = [name for name in asked.methods if not tuning.space(asked, name) and name not in asked.grids]
+        if names:
+            note(f"Nothing to search: {', '.join(names)} run{'s' * (len(names) == 1)} untuned.")
+
+    def prepare(self, folder: Folder) -> None:
+        """Make the folder, and refuse one that holds another comparison's records."""
+        searched = []
+        if self.search is not None:
+            searched = [config.method for config in tuning.check(self.comparison, self.search)]
+        refusing.prepare(folder, self.comparison, searched=searched)
+
+    def run(self, executor: Executor, store: Store, monitor: Monitor) -> list[Record]:
+        """Choose where there is something to choose, then run every method on every seed."""
+        chosen = None
+        if self.search is not None:
+            chosen = tuning.search_all(self.comparison, self.search, executor=executor, store=store, monitor=monitor)
+        return comparing.run(self.comparison, store, monitor, executor=executor, chosen=chosen)
+
+    def published(self, records: Sequence[Record]) -> Sequence[reports.PublishedValue]:
+        """Nothing: a comparison of one's own has no published twin."""
+        return ()
+
+
+def compare(
+    stream: str | Stream,
+    methods: Sequence[str],
+    *,
+    seeds: int | Sequence[int] = 3,
+    out: Path | str | None = None,
+    scenario: Scenario = "task",
+    training_outputs: TrainingOutputs = "all",
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    grids: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+    search: Search | None = None,
+    controls: bool = True,
+    device: str = "cpu",
+    threads: int | None = None,
+    data_dir: Path | str | None = None,
+    executor: str = "local",
+    workers: int | None = None,
+    ray_address: str | None = None,
+    checkpoint_every: float = 60.0,
+    track: str | None = None,
+    progress: bool | Monitor = False,
+    note: Callable[[str], None] = warnings.warn,
+    warn: Callable[[str], None] = warnings.warn,
+    stop: Stop = never,
+    words: Sequence[str] = (),
+    **training: Any,
+) -> Table:
+    """Compare methods over a stream under one protocol; every method is trained alike.
+
+    Args:
+        stream: a name that ``holdfast streams`` lists, or a stream of one's own: ``Stream.from_tensors``.
+        methods: names that ``holdfast methods`` lists.
+        seeds: how many, from 0, or which.
+        out: folder for records, checkpoints and ``report.html``; ``None``: nothing is written. A second call with the
+            same folder goes on where the first one stopped.
+        scenario: of a named stream: see ``streams.build``.
+        training_outputs: likewise.
+        settings: method -> hyperparameter -> value.
+        grids: method -> hyperparameter -> candidates, of which validation accuracy on the first seed chooses.
+        search: how hyperparameters are searched on validation data; ``None``: not at all.
+        controls: whether to add the controls that some of the methods must be held against.
+        device: where to compute.
+        threads: CPU threads; ``None``: one for small models, else PyTorch's own choice.
+        data_dir: where the named data sets are; default: the environment's ``HOLDFAST_DATA``, else the Hub.
+        executor: ``local`` (one run after the other), ``processes`` or ``ray``.
+        workers: runs at once in processes or on Ray.
+        ray_address: of a Ray cluster that runs already.
+        checkpoint_every: seconds between checkpoints.
+        track: ``tensorboard``, ``mlflow`` or ``wandb``.
+        progress: whether to show how it is getting on, on the standard error; or who wants to know.
+        note: is told in a sentence, before anything is trained, what was not asked for, such as an added control.
+        warn: is told which checkpoint is no good, and what is kept where it was stopped.
+        stop: asked after each step; once it says yes, checkpoints are written and `KeyboardInterrupt` raised.
+        words: of the command that was typed, after ``holdfast``.
+        **training: what replaces a field of the stream's default protocol: ``model``, ``optimizer``, ``lr``,
+            ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``; ``None`` replaces nothing.
+
+    Returns:
+        The table, with the record of every run.
+
+    Raises:
+        ConfigurationError: for whatever is wrong, in one sentence, before anything is trained.
+        DataError: if a data set cannot be read.
+    """
+    asked = _methods(methods, controls, note)
+    plan.check_changes(training)
+    own = plan.keep_their_own(asked, training)
+    if own:
+        note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")
+    used = use_threads(threads, stream if isinstance(stream, str) else stream.name)
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not numbers:
+        raise ConfigurationError(f"seeds is {seeds!r}; expected at least one")
+    fraction = training.get("validation_fraction")
+    comparison = Comparison(
+        _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir),
+        asked,
+        numbers,
+        {method: {key: str(value) for key, value in found.items()} for method, found in (settings or {}).items()},
+        {method: {key: list(map(str, v)) for key, v in found.items()} for method, found in (grids or {}).items()},
+        training,
+        {"device": device},
+        threads,
+    )
+    undertaken = Undertaken(comparison, search)
+    undertaken.say_untuned(note)
+    how = How(
+        out=None if out is None else Path(out),
+        data_dir=None if data_dir is None else Path(data_dir),
+        checkpoint_every=checkpoint_every,
+        executor=executor,
+        workers=workers,
+        ray_address=ray_address,
+        track=track,
+        threads=used,
+    )
+    with _watching(progress) as monitor:
+        records = carry_out(undertaken, how, monitor=monitor, words=words, warn=warn, stop=stop)
+    return Table(tuple(records), how.out)
+
+
+def _methods(methods: Sequence[str], controls: bool, note: Callable[[str], None]) -> tuple[str, ...]:
+    if isinstance(methods, str):
+        raise ConfigurationError(f"methods is {methods!r}; expected a list of names")
+    asked, added = comparing.with_controls(methods)
+    if not asked:
+        raise ConfigurationError("methods is empty; expected names that 'holdfast methods' lists")
+    if added and controls:
+        role = "a control" if len(added) == 1 else "controls"
+        note(f"Added {' and '.join(added)} as {role} (--no-controls does without).")
+        asked += added
+    return asked
+
+
+def use_threads(threads: int | None, stream: str) -> int:
+    """Set the number of CPU threads, by the stream's name where it is not given, and return it."""
+    wanted = default_threads(stream) if threads is None else threads
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    return torch.get_num_threads()
+
+
+def _stream(
+    stream: str | Stream,
+    seed: int,
+    scenario: Scenario,
+    training_outputs: TrainingOutputs,
+    fraction: float | None,
+    data_dir: Path | str | None,
+) -> Stream:
+    if isinstance(stream, Stream):
+        if not stream.own:
+            raise ConfigurationError(
+                f"the stream {stream.name!r} has a name: give that, or one from Stream.from_tensors"
+            )
+        if (scenario, training_outputs) != ("task", "all"):
+            raise ConfigurationError(
+                f"scenario={scenario!r} is for named streams; this one was made with scenario={stream.scenario!r}"
+            )
+        return stream
+    return streams.build(
+        stream,
+        seed=seed,
+        scenario=scenario,
+        training_outputs=training_outputs,
+        validation_fraction=protocol(stream).validation_fraction if fraction is None else fraction,
+        data_dir=data_dir,
+    )
+
+
+@contextmanager
+def _watching(progress: bool | Monitor) -> Iterator[Monitor]:
+    if isinstance(progress, bool):
+        with monitor(Console(stderr=True, highlight=False, emoji=False)) if progress else nullcontext(Silent()) as one:
+            yield one
+    else:
+        yield progress

@@ -1,0 +1,79 @@
+"""A stream of one's own on disk, for the processes and machines that cannot see its tensors: safetensors, no pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from holdfast.bench.data.tasks import Stream
+from holdfast.errors import StateError
+
+__all__ = ["read", "write"]
+
+
+def write(stream: Stream, path: Path) -> Path:
+    """Write a stream of one's own.
+
+    Args:
+        stream: as `Stream.from_tensors` made it.
+        path: the file.
+
+    Raises:
+        StateError: if it cannot be written.
+    """
+    assert stream.own
+    tensors = {}
+    for task in stream.tasks:
+        for part, split in (("train", task.train), ("test", task.test)):
+            tensors[f"{task.index}.{part}.samples"] = split.samples.contiguous()
+            tensors[f"{task.index}.{part}.targets"] = split.targets.contiguous()
+    about = {
+        "name": stream.name,
+        "scenario": stream.scenario,
+        "training_outputs": stream.training_outputs,
+        "own": stream.own,
+        "tasks": [task.name for task in stream.tasks],
+        "answers": [task.answers for task in stream.tasks],
+    }
+    try:
+        save_file(tensors, path, metadata={"stream": json.dumps(about)})
+    except (OSError, SafetensorError) as error:
+        raise StateError(f"the stream cannot be written to {path}: {error}") from error
+    return path
+
+
+@lru_cache(maxsize=1)  # a worker does many jobs of one stream
+def read(path: Path) -> Stream:
+    """Read what :func:`write` wrote.
+
+    Raises:
+        StateError: if it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["stream"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise StateError(f"{path} is not a stream of holdfast: {error}") from error
+    parts = ("train", "test")
+    pairs = [
+        [(tensors[f"{index}.{part}.samples"], tensors[f"{index}.{part}.targets"]) for part in parts]
+        for index in range(len(about["tasks"]))
+    ]
+    stream = Stream.from_tensors(
+        [(train, test) for train, test in pairs],
+        scenario=about["scenario"],
+        training_outputs=about["training_outputs"],
+        name=about["name"],
+        task_names=about["tasks"],
+    )
+    tasks = (
+        dataclasses.replace(task, answers=tuple(answers))
+        for task, answers in zip(stream.tasks, about["answers"], strict=True)
+    )
+    return dataclasses.replace(stream, tasks=tuple(tasks), own=about["own"])
