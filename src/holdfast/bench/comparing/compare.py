@@ -86,7 +86,7 @@ class Comparison:
             for method in self.methods
         }
 
-    def config(self, method: str, seed: int, chosen: Mapping[str, Hyperparameter] | None = None) -> RunConfig:
+    def config(self, method: str, seed: int, chosen: Settings | None = None) -> RunConfig:
         """The configuration of one run, with some hyperparameters chosen."""
         return plan.settled(self.planned[method], chosen or {}, seed=seed)
 

@@ -99,18 +99,20 @@ def _hyperparameter(entry: Entry, key: str, value: str | Hyperparameter) -> Hype
     )
 
 
-def settled(config: RunConfig, chosen: Mapping[str, Hyperparameter], **fields: Any) -> RunConfig:
+def settled(config: RunConfig, chosen: Mapping[str, str | Hyperparameter], **fields: Any) -> RunConfig:
     """A planned configuration with some hyperparameters chosen, and other fields replaced.
 
     Args:
         config: as from :func:`plan`.
-        chosen: hyperparameter -> the value that a grid or a search chose.
+        chosen: hyperparameter -> the value that a grid or a search chose, or what a user typed.
         fields: such as the seed.
     """
     if chosen:
-        fields["hyperparameters"] = {**config.hyperparameters, **chosen}
-        if registry.lookup(config.method).kind == "optimizer" and "lr" in chosen:
-            fields["lr"] = chosen["lr"].value
+        entry = registry.lookup(config.method)
+        found = {key: _hyperparameter(entry, key, value) for key, value in chosen.items()}
+        fields["hyperparameters"] = {**config.hyperparameters, **found}
+        if entry.kind == "optimizer" and "lr" in found:
+            fields["lr"] = found["lr"].value
     return config.model_copy(update=fields) if fields else config
 
 
