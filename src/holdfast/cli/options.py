@@ -106,12 +106,13 @@ class Searched:
     ] = None
 
 
-def names(option: str, text: str) -> tuple[str, ...]:
+def names(option: str, text: str, listed: str = "") -> tuple[str, ...]:
     """Names with commas between them, each once.
 
     Args:
         option: that they were given to, for the message.
         text: as typed; empty: none were given.
+        listed: the command that lists them; empty: there is none, and they may be left out.
 
     Raises:
         ConfigurationError: for a text that names nothing.
@@ -119,6 +120,7 @@ def names(option: str, text: str) -> tuple[str, ...]:
     from holdfast.errors import ConfigurationError
 
     found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if text and not found:
-        raise ConfigurationError(f"{option} is {text!r}; expected names with commas between them")
+    if (text or listed) and not found:
+        of = f" from '{listed}'" if listed else ""
+        raise ConfigurationError(f"{option} is {text!r}; expected names{of} with commas between them")
     return found

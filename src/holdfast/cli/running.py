@@ -86,9 +86,7 @@ def _compare(context: typer.Context, asked: _CompareOptions) -> None:
     from holdfast.bench.comparing import typed
     from holdfast.cli import show
 
-    methods = options.names("--methods", asked.methods)
-    if not methods:
-        raise ConfigurationError(f"--methods is {asked.methods!r}; expected names from 'holdfast methods' with commas")
+    methods = options.names("--methods", asked.methods, "holdfast methods")
     folder = asked.out or Path("holdfast-results") / f"{asked.stream}-{asked.scenario}"
     grids = {
         name: {key: text.split(",") for key, text in found.items()}

@@ -64,7 +64,8 @@ def plan(
             that does not apply to the scenario.
     """
     entry = registry.lookup(method)
-    if (why_not := refusal(entry, stream.scenario)) is not None:
+    why_not = refusal(entry, stream.scenario)
+    if why_not is not None:
         raise ConfigurationError(why_not)
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     chosen = {key: Hyperparameter(value=value, source="default") for key, value in entry.defaults.items()}
@@ -148,84 +149,6 @@ def _config(**fields: Any) -> RunConfig:
         raise ConfigurationError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from error
 
 
-<<<<<<< HEAD
-def check(config: RunConfig, stream: Stream) -> None:
-    """Build everything that a run needs, before anything is trained, so that what is wrong is said at once.
-
-    Args:
-        config: what is asked for.
-        stream: its stream.
-
-    Raises:
-        ConfigurationError: if the model, the optimizer or the method refuses a value, the model does not fit the
-            stream, or the device is not there.
-    """
-    try:
-        device = torch.device(config.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ConfigurationError(f"the device {config.device!r} cannot be used: {reason}") from error
-    try:
-        learner = Learner(config, stream)
-        learner.begin(Session(0, (stream.tasks[0],)))
-    except ConfigurationError as error:
-        raise type(error)(f"{config.method}: {error}") from error
-    except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own
-        raise ConfigurationError(f"{config.method}: {error}") from error
-    _check_outputs(config, learner.model, stream)
-    if learner.method is not None and (steps := learner.method.watched().unprotected_steps) > 0:
-        _check_long_enough(config, AutoStrength(steps=steps), stream)
-
-
-def _check_long_enough(config: RunConfig, rule: AutoStrength, stream: Stream) -> None:
-    """Refuse a task that would end, unprotected, before ``strength="auto"`` is found."""
-    before = 0
-    for task in stream.tasks[: config.tasks]:
-        epochs = config.epochs_per_task[task.index] if config.epochs_per_task else config.epochs
-        steps = epochs * Session(task.index, (task,)).num_batches(config.batch_size)
-        if before > 0 and steps < (measured := rule.steps_after(before)):
-            raise ConfigurationError(
-                f"{config.method}.strength is 'auto', found over the first {measured} steps of a task, but the task "
-                f"{task.name!r} has {steps}: expected more epochs, a smaller batch size, or the strength as a number"
-            )
-        before = steps
-
-
-@torch.no_grad()
-def _check_outputs(config: RunConfig, model: nn.Module, stream: Stream) -> None:
-    """Ask the model about two samples of every task: one of the user's own may not fit the stream.
-
-    Raises:
-        ConfigurationError: if it fails on them, or has too few outputs.
-    """
-    was_training = model.training
-    model.eval()
-    for task in stream.tasks:
-        inputs, _ = task.batch(task.train, torch.arange(min(2, len(task.train))))
-        objective, needed = task.objective, max(task.classes) + 1
-        assert isinstance(objective, SharedForward)
-        try:
-            shape = tuple(objective.select(model(inputs.to(config.device))).shape)
-        except Exception as error:  # the user's own code, which may raise anything
-            reason = str(error).strip().split("\n")[0]
-            raise ConfigurationError(
-                f"the model {config.model!r} fails on inputs {tuple(inputs.shape)} of the task {task.name!r}: {reason}"
-            ) from error
-        if len(shape) != 2 or shape[0] != len(inputs) or shape[1] < needed:
-            raise ConfigurationError(
-                f"the model {config.model!r} gives outputs {shape} for the task {task.name!r}; expected "
-                f"({len(inputs)}, {needed}){_one_per_head(stream)}"
-            )
-    model.train(was_training)
-
-
-def _one_per_head(stream: Stream) -> str:
-    return "" if stream.heads is None else f", in a list of {len(stream.heads)}: one head per task"
-
-
-=======
->>>>>>> d940508 (Open a door to the bench: holdfast.bench.compare, which the command line calls)
 def command(config: RunConfig, *, threads: int | None = None) -> str:
     """What to type to repeat a run: everything that differs from the defaults.
 
