@@ -125,7 +125,7 @@ def test_any_text_is_either_a_value_or_one_sentence(entry: registry.Entry, data:
 
 
 def test_short_tasks_are_measured_for_fewer_steps_not_refused(stream: Stream) -> None:
-    plan.check(planned(stream, "ewc", {"strength": "auto"}, epochs=2), stream)
+    rehearsal.check(planned(stream, "ewc", {"strength": "auto"}, epochs=2), stream)
 
 
 @pytest.mark.parametrize(

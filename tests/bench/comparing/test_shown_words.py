@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from holdfast.bench.comparing import compare
+from holdfast.bench.comparing import refusing
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.evidence import experiments, page
@@ -20,6 +20,7 @@ from holdfast.bench.records.record import Hyperparameter, Record
 from holdfast.bench.training.checkpoint import identity
 from holdfast.errors import ConfigurationError
 from holdfast.strength import AutoStrength
+from tests.bench.comparing.here import run_here
 from tests.bench.evidence.make import HSU, SIX, fill, make
 from tests.bench.training.stops import small_stream
 
@@ -57,23 +58,23 @@ def test_a_folder_accepts_its_own_records(tmp_path: Path, stream: Stream, monkey
         (tmp_path / "grid", comparison(stream, grids={"ewc": {"strength": ["1", "10"]}}), 3),
         (tmp_path / "auto", comparison(stream, settings={"ewc": {"strength": "auto"}}), 1),
     ]
-    before = [compare.run(asked, Folder(path), Watching()) for path, asked, _ in wanted]
+    before = [run_here(asked, Folder(path), Watching()) for path, asked, _ in wanted]
     other_words(monkeypatch)
     for (path, asked, runs), first in zip(wanted, before, strict=True):
         folder, watch = Folder(path), Watching()
-        folder.prepare(asked)
-        assert [record.matrix for record in compare.run(asked, folder, watch)] == [record.matrix for record in first]
+        refusing.prepare(folder, asked)
+        assert [record.matrix for record in run_here(asked, folder, watch)] == [record.matrix for record in first]
         assert watch.kept == [True] * runs
 
 
 def test_a_folder_of_another_grid_is_still_refused(
     tmp_path: Path, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare.run(comparison(stream, grids={"ewc": {"strength": ["1", "10"]}}), Folder(tmp_path), Watching())
+    run_here(comparison(stream, grids={"ewc": {"strength": ["1", "10"]}}), Folder(tmp_path), Watching())
     other_words(monkeypatch)
     for texts in (["1", "10", "100"], ["1", "100"]):
         with pytest.raises(ConfigurationError, match="differs in hyperparameters"):
-            Folder(tmp_path).prepare(comparison(stream, grids={"ewc": {"strength": texts}}))
+            refusing.prepare(Folder(tmp_path), comparison(stream, grids={"ewc": {"strength": texts}}))
 
 
 def test_results_are_checked_and_told_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

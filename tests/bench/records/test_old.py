@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from holdfast.bench import report
-from holdfast.bench.comparing import compare
+from holdfast.bench.comparing import compare, refusing
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
 from holdfast.bench.export import export
@@ -27,6 +27,7 @@ from holdfast.bench.records.record import Record
 from holdfast.bench.training import checkpoint, runner
 from holdfast.bench.training.checkpoint import Checkpoints
 from holdfast.files import load_state
+from tests.bench.comparing.here import run_here
 
 pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 
@@ -133,8 +134,8 @@ def test_a_folder_is_gone_on_with(tmp_path: Path) -> None:
         stream, ("finetune", "l2sp"), (0, 1), grids={"l2sp": {"strength": ["0.1", "1"]}},
         changes={"model": "mlp-8", "epochs": 1},
     )  # fmt: skip
-    folder.prepare(comparison)
-    found = compare.run(comparison, folder, watch)
+    refusing.prepare(folder, comparison)
+    found = run_here(comparison, folder, watch)
     assert watch.done == [True] * 6
     assert [record.matrix for record in found] == [
         records.load(OLD / "compare" / "records" / f"{method}-seed{seed}.json").matrix
