@@ -67,11 +67,14 @@ def _own(config: Any) -> Objective:
     return ModelLoss()
 
 
-# What follows the architecture in a class's name -> the objective, given the model's configuration.
+# What follows the architecture in a class's name -> the objective, given the model's configuration. A loss that a model
+# gives for a batch alone, of outputs that none of the other objectives describes, is the model's own.
 HEADS: Mapping[str, Callable[[Any], Objective]] = {
     "ForSequenceClassification": _sequence_classification,
     "ForImageClassification": _sequence_classification,
-    "ForVideoClassification": _classification,
+    "ForImageClassificationWithTeacher": _classification,
+    "ForVideoClassification": _sequence_classification,
+    "ForAudioClassification": _sequence_classification,
     "ForMultipleChoice": _classification,
     "ForNextSentencePrediction": _classification,
     "ForTokenClassification": _tokens,
@@ -84,20 +87,27 @@ HEADS: Mapping[str, Callable[[Any], Objective]] = {
     "ForConditionalGeneration": _generation,
     "EncoderDecoderModel": _seq2seq,
     "ForObjectDetection": _own,
+    "ForSegmentation": _own,
+    "ForImageSegmentation": _own,
     "ForInstanceSegmentation": _own,
     "ForUniversalSegmentation": _own,
-    "ForPanopticSegmentation": _own,
     "ForCTC": _own,
+    "ForAudioFrameClassification": _own,
+    "ForXVector": _own,
     "ForPreTraining": _own,
     "ForMaskedImageModeling": _own,
+    "ForPretraining": _own,
     "ForPrediction": _own,
+    "ForClassification": _own,
     "ForTimeSeriesClassification": _own,
     "ForRegression": _own,
-    "ForPretraining": _own,
 }
 
 # Whose outputs or losses are not those that the name of their head promises.
 EXCEPTIONS: Mapping[str, Callable[[Any], Objective]] = {
+    "FlaubertWithLMHeadModel": _masked,
+    "XLMWithLMHeadModel": _masked,
+    "XLNetLMHeadModel": _masked,
     "FlaubertForQuestionAnswering": _own,
     "XLMForQuestionAnswering": _own,
     "XLNetForQuestionAnswering": _own,

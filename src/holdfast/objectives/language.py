@@ -9,7 +9,7 @@ from torch import Tensor
 
 from holdfast.errors import DataError
 from holdfast.objectives.base import Batch
-from holdfast.objectives.batches import found_targets
+from holdfast.objectives.batches import field, found_targets
 from holdfast.objectives.classification import check_classes
 from holdfast.objectives.distributions import IGNORED
 from holdfast.objectives.packing import sequences
@@ -26,8 +26,8 @@ class CausalLM(Tokens):
 
     .. math:: \ell_{t} = -\log p(x_{t+1} \mid x_{\le t})
 
-    Labels are the words themselves, shifted here, as Transformers has them; -100 is none. The first word of a sequence
-    packed behind another is predicted from nothing, and does not count.
+    Labels are the words themselves, shifted here, as Transformers has them; -100 is none. The first word behind padding,
+    or behind another sequence in the same row, is predicted from nothing, and does not count.
 
     Args:
         per: what a sample is: ``"token"`` (each token's gradient is squared for itself, the mean is over
@@ -63,11 +63,14 @@ class CausalLM(Tokens):
         return torch.cat([torch.full_like(drawn[:, :1], IGNORED), drawn], 1)
 
     def units(self, batch: Batch, outputs: Tensor | None = None) -> Units:
-        """Tokens whose next one has a label and is of the same sequence."""
+        """Tokens, none of padding, whose next one has a label and is of the same sequence."""
         labelled = self._counting(batch, outputs)
+        if labelled.device.type == "cpu":  # elsewhere training would wait
+            _check_words(batch)
         valid = labelled[:, 1:]
-        if found_targets(batch) is None:
-            valid = valid & labelled[:, :-1]  # from padding nothing is predicted
+        mask = field(batch, self.mask_key)
+        if mask is not None and mask.shape == labelled.shape:
+            valid = valid & (mask[:, :-1] > 0)
         ids = sequences(batch, (labelled.shape[0], labelled.shape[1]))
         if ids is None:
             return self._units(valid, None)

@@ -1,0 +1,127 @@
+"""Where an answer begins and ends, against one backward per text."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from holdfast import DataError, LwF, QuestionAnswering
+from holdfast.importance import fisher, mas, taylor
+from holdfast.objectives import count
+from tests.objectives.plain import Words, change, equal, kl, mean_of, move, nll, size
+
+
+class Answers(Words):
+    def __init__(self) -> None:
+        super().__init__(outputs=2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        start, end = super().forward(input_ids)["logits"].unbind(-1)
+        return {"start_logits": start, "end_logits": end}
+
+
+START, END = [1, 0, 9], [2, 3, 1]  # 9 is outside the text: none
+
+
+def batch() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    words = torch.randint(7, (3, 5), generator=generator)
+    return {"input_ids": words, "start_positions": torch.tensor(START), "end_positions": torch.tensor(END)}
+
+
+def parts(values: Any) -> list[Tensor]:
+    """The mean of what start and end have, of the third text the end alone."""
+    pairs = [[(0, START[i]), (1, END[i])] if i < 2 else [(1, END[i])] for i in range(3)]
+    return [torch.stack([values(i, side, y) for side, y in pair]).mean() for i, pair in enumerate(pairs)]
+
+
+def logits_of(model: Answers, words: Tensor) -> Tensor:
+    raw = model(words)
+    return torch.stack([raw["start_logits"], raw["end_logits"]], 1)
+
+
+def test_empirical_fisher_is_of_the_mean_of_start_and_end() -> None:
+    model, data = Answers(), batch()
+    logits = logits_of(model, data["input_ids"])
+    losses = parts(lambda i, side, y: nll(logits[i, side], y))
+    equal(fisher(model, [data], objective=QuestionAnswering(), kind="empirical"), mean_of(model, losses))
+    assert count(QuestionAnswering(), data) == 3
+
+
+def test_exact_fisher_is_the_expectation_over_places() -> None:
+    model, data = Answers(), batch()
+    data["start_positions"][2] = 0
+    logits = logits_of(model, data["input_ids"])
+    total: Any = None
+    for i in range(3):
+        p = logits[i].softmax(-1).detach()
+        for start in range(5):
+            for end in range(5):
+                loss = (nll(logits[i, 0], start) + nll(logits[i, 1], end)) / 2
+                weight = p[0, start] * p[1, end]
+                part = mean_of(model, [loss], lambda g, w, weight=weight: weight * g**2)
+                total = part if total is None else {name: total[name] + part[name] for name in total}
+    exact = fisher(model, [data], objective=QuestionAnswering())  # 10 outputs: exact
+    # The scores themselves cancel in a mean of two independent answers: (s + e)²/4 is (s² + e²)/4 on average.
+    equal(exact, {name: value / 3 for name, value in total.items()})
+    many = {name: value.repeat(1500, *[1] * (value.dim() - 1)) for name, value in data.items()}
+    draw = torch.Generator().manual_seed(0)
+    sampled = fisher(model, [many], objective=QuestionAnswering(), kind="sampled", generator=draw)
+    torch.testing.assert_close(sampled["head.weight"], exact["head.weight"], rtol=0.2, atol=1e-4)
+
+
+def test_mas_taylor_and_a_teacher_see_no_padding() -> None:
+    model, data = Answers(), batch()
+    data["start_positions"][2] = 0
+    padded = {**data, "input_ids": torch.cat([data["input_ids"], torch.full((3, 2), 6)], 1)}
+    padded["attention_mask"] = torch.tensor([[1, 1, 1, 1, 1, 0, 0]] * 3)
+    logits = logits_of(model, data["input_ids"])
+    norms = list((logits**2).mean(1).sum(1))
+    p = logits.softmax(-1)
+    entropies = list(-(p * p.log()).sum(-1).mean(1))
+    for each in (data, padded):
+        equal(mas(model, [each], objective=QuestionAnswering()), mean_of(model, norms, size))
+        equal(taylor(model, [each], objective=QuestionAnswering()), mean_of(model, entropies, change))
+    old = copy.deepcopy(model)
+    keep = LwF(model, strength=1.0, temperature=1.0, objective=QuestionAnswering())
+    keep.consolidate()
+    assert [keep.penalty(each).item() for each in (data, padded)] == [0.0, 0.0]
+    move(model)
+    f, g = (logits_of(which, data["input_ids"]) for which in (model, old))
+    expected = torch.stack([kl(f[i, side], g[i, side]) for i in range(3) for side in range(2)]).mean()
+    for each in (data, padded):
+        value = keep.penalty(each)
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+        assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(value, list(model.parameters())))
+
+
+def test_a_tensor_with_two_columns_is_as_good() -> None:
+    torch.manual_seed(0)
+    words, answers = torch.randn(3, 5, 2, dtype=torch.float64), torch.tensor([[1, 2], [0, 3], [4, 4]])
+    objective = QuestionAnswering(forward=lambda model, batch: batch[0])
+    outputs = objective.outputs(torch.nn.Identity(), (words, answers))
+    assert torch.equal(outputs, words.transpose(1, 2))
+    expected = torch.stack(
+        [(nll(words[i, :, 0], int(a)) + nll(words[i, :, 1], int(b))) / 2 for i, (a, b) in enumerate(answers)]
+    )
+    torch.testing.assert_close(objective.losses(outputs, (words, answers)), expected)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    objective, data = QuestionAnswering(), batch()
+    with pytest.raises(DataError, match="expects 'start_logits' and 'end_logits'"):
+        objective.select({"logits": torch.zeros(2, 3)})
+    with pytest.raises(DataError, match=r"QuestionAnswering expects \[B, T, 2\].*TokenClassification"):
+        objective.select(torch.zeros(2, 3, 4))
+    with pytest.raises(DataError, match="has no answers"):
+        objective.losses(torch.zeros(3, 2, 5), {"input_ids": data["input_ids"]})
+    with pytest.raises(DataError, match=r"expects integers \(3, 2\)"):
+        objective.losses(torch.zeros(3, 2, 5), (None, torch.zeros(3, dtype=torch.long)))
+    with pytest.raises(DataError, match="use QuestionAnswering"):
+        from holdfast import Classification
+
+        Classification().outputs(Answers(), {"input_ids": data["input_ids"]})
