@@ -105,9 +105,8 @@ def test_a_tensor_with_two_columns_is_as_good() -> None:
     objective = QuestionAnswering(forward=lambda model, batch: batch[0])
     outputs = objective.outputs(torch.nn.Identity(), (words, answers))
     assert torch.equal(outputs, words.transpose(1, 2))
-    expected = torch.stack(
-        [(nll(words[i, :, 0], int(a)) + nll(words[i, :, 1], int(b))) / 2 for i, (a, b) in enumerate(answers)]
-    )
+    each = [[nll(words[i, :, side], int(answers[i, side])) for side in range(2)] for i in range(3)]
+    expected = torch.stack([(start + end) / 2 for start, end in each])
     torch.testing.assert_close(objective.losses(outputs, (words, answers)), expected)
 
 

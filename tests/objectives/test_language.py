@@ -140,9 +140,9 @@ def test_labels_that_are_not_the_words_are_refused_everywhere() -> None:
     keep.consolidate()
     for wrong in (data, shifted):
         for kind in ("empirical", "sampled"):
-            with pytest.raises(DataError, match="labels are not the words.*TokenClassification"):
+            with pytest.raises(DataError, match=r"labels are not the words.*TokenClassification"):
                 fisher(model, [wrong], objective=CausalLM(per="sequence"), kind=kind)  # type: ignore[arg-type]
-        with pytest.raises(DataError, match="labels are not the words.*TokenClassification"):
+        with pytest.raises(DataError, match=r"labels are not the words.*TokenClassification"):
             keep.penalty(wrong, model(**wrong))
     pair = (data["input_ids"], data["labels"])
     with pytest.raises(DataError, match="labels are not the words"):

@@ -108,7 +108,7 @@ def test_targets_of_another_shape(objective: Objective, data: Any, fits: str) ->
 
 
 def test_targets_of_another_task_do_not_hinder_a_teacher() -> None:
-    """Old classes are distilled while boxes, values or tags are learned: their targets say nothing of the old outputs."""
+    """Old classes are distilled while boxes, values or tags are learned: their targets say nothing of the old."""
     model = Gives(3)
     keep = LwF(model, strength=1.0)
     keep.consolidate()

@@ -92,7 +92,7 @@ def test_auto_is_exact_up_to_twenty_outputs_of_all_tokens_together() -> None:
 
 
 def test_masked_words_have_no_exact_fisher() -> None:
-    with pytest.raises(ValueError, match="MaskedLM has no exact Fisher .*: choose fisher='sampled'"):
+    with pytest.raises(ValueError, match=r"MaskedLM has no exact Fisher .*: choose fisher='sampled'"):
         fisher(Words(), [batch()], objective=MaskedLM(), kind="exact")
 
 

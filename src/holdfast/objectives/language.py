@@ -26,8 +26,8 @@ class CausalLM(Tokens):
 
     .. math:: \ell_{t} = -\log p(x_{t+1} \mid x_{\le t})
 
-    Labels are the words themselves, shifted here, as Transformers has them; -100 is none. The first word behind padding,
-    or behind another sequence in the same row, is predicted from nothing, and does not count.
+    Labels are the words themselves, shifted here, as Transformers has them; -100 is none. The first word behind
+    padding, or behind another sequence in the same row, is predicted from nothing, and does not count.
 
     Args:
         per: what a sample is: ``"token"`` (each token's gradient is squared for itself, the mean is over
