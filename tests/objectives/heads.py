@@ -367,7 +367,67 @@ BY_CONFIGURATION: dict[str, Case] = {
     ),
 }
 
+BART = {
+    "d_model": 8,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 8,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 8,
+    "vocab_size": 20,
+    "max_position_embeddings": 16,
+    "pad_token_id": 0,
+}
+DECODERS = (
+    "Bart", "BigBirdPegasus", "Blenderbot", "BlenderbotSmall", "MBart", "Marian", "Mvp", "PLBart", "Pegasus", "TrOCR",
+)  # fmt: skip
+PROPHET = {
+    "hidden_size": 8,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "num_encoder_attention_heads": 2,
+    "num_decoder_attention_heads": 2,
+    "encoder_ffn_dim": 8,
+    "decoder_ffn_dim": 8,
+    "vocab_size": 20,
+    "max_position_embeddings": 16,
+    "ngram": 2,
+    "decoder_start_token_id": 1,
+    "pad_token_id": 0,
+}
+
 EXCEPTIONS: dict[str, tuple[type[Any], dict[str, Any], Callable[[], dict[str, Any]], type[Objective]]] = {
+    **{
+        f"{name}ForCausalLM": (getattr(transformers, f"{name}Config"), BART, text(labels=WORDS), MaskedLM)
+        for name in DECODERS
+    },
+    "WhisperForCausalLM": (
+        transformers.WhisperConfig,
+        {**BART, "max_target_positions": 16, "begin_suppress_tokens": None, "suppress_tokens": None},
+        text(labels=WORDS),
+        MaskedLM,
+    ),
+    "CpmAntForCausalLM": (
+        transformers.CpmAntConfig,
+        {
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "dim_head": 4,
+            "dim_ff": 8,
+            "vocab_size": 20,
+            "prompt_length": 2,
+            "prompt_types": 32,
+            "segment_types": 32,
+        },
+        lambda: {"input_ids": words(), "labels": WORDS},
+        MaskedLM,
+    ),
+    "ProphetNetForCausalLM": (transformers.ProphetNetConfig, PROPHET, text(labels=WORDS), ModelLoss),
+    "ProphetNetForConditionalGeneration": (
+        transformers.ProphetNetConfig, PROPHET, text(labels=SECOND.clamp(min=3)), ModelLoss,
+    ),
     "FlaubertWithLMHeadModel": (transformers.FlaubertConfig, FLAUBERT, text(labels=WORDS), MaskedLM),
     "XLMWithLMHeadModel": (transformers.XLMConfig, FLAUBERT, text(labels=WORDS), MaskedLM),
     "XLNetLMHeadModel": (transformers.XLNetConfig, XLNET, text(labels=WORDS), MaskedLM),

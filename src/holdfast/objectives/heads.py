@@ -103,8 +103,27 @@ HEADS: Mapping[str, Callable[[Any], Objective]] = {
     "ForRegression": _own,
 }
 
+# Decoders of models with two texts: their labels stand where their outputs do, and nothing is shifted.
+_DECODERS = (
+    "BartForCausalLM",
+    "BigBirdPegasusForCausalLM",
+    "BlenderbotForCausalLM",
+    "BlenderbotSmallForCausalLM",
+    "MBartForCausalLM",
+    "MarianForCausalLM",
+    "MvpForCausalLM",
+    "PLBartForCausalLM",
+    "PegasusForCausalLM",
+    "TrOCRForCausalLM",
+    "WhisperForCausalLM",
+)
+
 # Whose outputs or losses are not those that the name of their head promises.
 EXCEPTIONS: Mapping[str, Callable[[Any], Objective]] = {
+    **dict.fromkeys(_DECODERS, _masked),
+    "CpmAntForCausalLM": _masked,
+    "ProphetNetForCausalLM": _own,
+    "ProphetNetForConditionalGeneration": _own,
     "FlaubertWithLMHeadModel": _masked,
     "XLMWithLMHeadModel": _masked,
     "XLNetLMHeadModel": _masked,
