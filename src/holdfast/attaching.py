@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from holdfast.dispatch import Dispatcher, Step, unwrap_optimizer
 from holdfast.errors import ConfigurationError, ProtectionError
-from holdfast.names import Select, canonical_parameters, selected
-from holdfast.sharding import check_able, check_flat_shards
+from holdfast.names import Select, canonical_parameters, selected, selected_rows
+from holdfast.parts import Rows, filled_up, rows_of, within
+from holdfast.sharding import check_able, check_flat_shards, is_sharded, local
 from holdfast.state import check_fits, placed_like
 from holdfast.watching import StepWatch
 
@@ -39,6 +40,7 @@ class Attached:
         self.model = model
         self._select = select
         self.params: dict[str, nn.Parameter] = selected(model, select)
+        self._rows: dict[str, Rows] = selected_rows(model, select)
         self.state: dict[str, dict[str, Tensor]] = {}
         self.buffers: dict[str, Tensor] = {}
         self.meta: dict[str, Any] = {"num_tasks": 0, "steps": 0}
@@ -144,8 +146,9 @@ class Attached:
     def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
         """Look the parameters up again: wrappers replace them, and new ones appear."""
         params = selected(self.model, self._select)
+        rows = selected_rows(self.model, self._select)
         live = canonical_parameters(self.model)
-        check_fits(self.state, live)
+        check_fits(self.state, live, rows)
         check_flat_shards(type(self).__name__, self.model.modules(), able=self.elementwise)
         check_able(type(self).__name__, params, able=self.on_shards)
         if (placed := placed_like(self.state, live)) is not self.state:
@@ -162,9 +165,48 @@ class Attached:
                 f"parameter {missing[0]!r} ({len(missing)} in all) is trainable, but in none of the optimizers: "
                 "add it to one, or leave it out with select="
             )
-        self.params, self._owned = params, owned
+        self.params, self._owned, self._rows = params, owned, rows
         self._sizes = {id(optimizer): _sizes(optimizer) for optimizer in optimizers}
         self._find_dormant()
+
+    def scope(self, name: str, tensor: Tensor | None = None) -> Tensor:
+        """What is selected of a parameter, as a view.
+
+        Args:
+            name: of the parameter.
+            tensor: its gradient, or another tensor ``[*p]`` of it; by default its weights, without their graph.
+        """
+        return rows_of(self.params[name].detach() if tensor is None else tensor, self._rows.get(name))
+
+    def block(self, name: str, tensor: Tensor | None = None, kind: str = "anchor") -> Tensor:
+        """What something that is remembered of a parameter lies on, as a view: the rest may have grown since.
+
+        Args:
+            name: of the parameter.
+            tensor: as for :meth:`scope`.
+            kind: of what is remembered.
+        """
+        found = self.params[name].detach() if tensor is None else tensor
+        if is_sharded(self.params[name]):
+            return found
+        return within(found, self.state[name][kind], self._rows[name][0] if name in self._rows else 0)
+
+    def part(self, name: str, tensor: Tensor | None = None, kind: str = "anchor") -> Tensor:
+        """What of :meth:`block` this process holds."""
+        return local(self.block(name, tensor, kind))
+
+    def _neutral(self, kind: str) -> float | None:
+        """What is remembered of an entry that is new, so that it is free; ``None``: where it is now."""
+        return None if kind == "anchor" else 0.0
+
+    def _fill_up(self, names: Iterable[str]) -> None:
+        """Have what is remembered of parameters that have grown take their new shapes, the rest of it free."""
+        for name in names:
+            if name in self.state and name in self.params:
+                here = self.scope(name)
+                held = {kind: filled_up(t, here, self._neutral(kind)) for kind, t in self.state[name].items()}
+                if any(held[kind] is not t for kind, t in self.state[name].items()):
+                    self.state[name] = held
 
     def find_new(self, step: Step) -> None:
         """Look the parameters up again where the optimizer has more to train, for methods that watch training.
@@ -224,7 +266,8 @@ class Attached:
     def sort_key(self) -> tuple[Any, ...]:
         """Where the method stands within a phase, whatever the order of attaching."""
         plain = {k: v for k, v in vars(self).items() if isinstance(v, int | float | str) and not k.startswith("_")}
-        return (self.order, type(self).__name__, repr(sorted(plain.items())), " ".join(self.params))
+        settings = repr((sorted(plain.items()), sorted(self._rows.items())))
+        return (self.order, type(self).__name__, settings, " ".join(self.params))
 
     @final
     def phase(self, name: str) -> Callable[[Step], None] | None:

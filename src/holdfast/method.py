@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from holdfast.attaching import Attached
 from holdfast.dispatch import Step
-from holdfast.errors import ConfigurationError, DataError, NumericsError, ProtectionError, StateError
+from holdfast.errors import ConfigurationError, DataError, ProtectionError, StateError
 from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.processes import in_step
@@ -161,8 +161,8 @@ class Method(Attached, abc.ABC):
         anchor = self.state[name].get("anchor")
         if anchor is None:
             return None
-        p = self.params[name].detach()
-        return total([(local(p).double() - local(anchor).double()).square().sum()], [p]).sqrt()
+        p, here = self.params[name].detach(), self.part(name)
+        return total([(here.double() - local(anchor).to(here.device).double()).square().sum()], [p]).sqrt()
 
     @final
     def consolidate(
@@ -204,11 +204,12 @@ class Method(Attached, abc.ABC):
             batches = self._at_least_one(batches)
         self._resolve(self._optimizers)
         before = dict(self.meta), {name: dict(held) for name, held in self.state.items()}, dict(self.buffers)
-        self._remember(batches, known, generator)
+        self._fill_up(self.state)
         try:
+            self._remember(batches, known, generator)
             check_finite(type(self).__name__, self.state, self.buffers)
             check_something(type(self).__name__, self.state)
-        except (NumericsError, ProtectionError):
+        except BaseException:
             self.meta, self.state, self.buffers = before
             self._loaded()
             raise
@@ -244,7 +245,9 @@ class Method(Attached, abc.ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything remembered: tensors and plain values only; where it is sharded, all processes must ask for it."""
         check_flat_shards(f"{type(self).__name__}.state_dict()", self.model.modules())
-        return pack(type(self).__name__, self.version, self.meta, self.state, self.buffers)
+        starts = {name: rows[0] for name, rows in self._rows.items() if rows[0] > 0}
+        meta = {**self.meta, "rows": starts} if starts else self.meta
+        return pack(type(self).__name__, self.version, meta, self.state, self.buffers)
 
     @final
     def load_state_dict(self, state: dict[str, Any], *, objectives: Sequence[Objective] = ()) -> None:
@@ -265,6 +268,6 @@ class Method(Attached, abc.ABC):
         if objectives:
             raise StateError(f"load_state_dict got {len(objectives)} objectives, but {type(self).__name__} keeps none")
         live = canonical_parameters(self.model)
-        self.meta, self.state, self.buffers = unpack(state, type(self).__name__, self.version, live)
+        self.meta, self.state, self.buffers = unpack(state, type(self).__name__, self.version, live, self._rows)
         self._find_dormant()
         self._loaded()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -11,10 +12,19 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from holdfast.errors import ConfigurationError
+from holdfast.parts import Rows, rows_of
 from holdfast.sharding import reshard
 from holdfast.wrappers import canonical_name, unwrapped
 
-__all__ = ["Select", "canonical_buffers", "canonical_modules", "canonical_parameters", "selected", "unwrap"]
+__all__ = [
+    "Select",
+    "canonical_buffers",
+    "canonical_modules",
+    "canonical_parameters",
+    "selected",
+    "selected_rows",
+    "unwrap",
+]
 
 Select: TypeAlias = "str | Iterable[str] | Callable[[str, nn.Parameter], bool] | None"
 
@@ -118,7 +128,7 @@ def _as_predicate(select: Select) -> Callable[[str, nn.Parameter], bool]:
         return lambda name, parameter: True
     if callable(select):
         return select
-    patterns = _patterns(select)
+    patterns = [_split(pattern)[0] for pattern in _patterns(select)]
     return lambda name, parameter: any(_matches(name, pattern) for pattern in patterns)
 
 
@@ -135,6 +145,22 @@ def _patterns(select: str | Iterable[str]) -> list[str]:
     return list(select)
 
 
+_ROWS = re.compile(r"(?P<pattern>.+)\[(?P<start>[^\[\]:]*):(?P<stop>[^\[\]]*)\]")
+
+
+def _split(pattern: str) -> tuple[str, Rows | None]:
+    """A pattern and the rows that it ends with: ``"head.weight[:3]"`` is ``"head.weight"`` and the first three."""
+    found = _ROWS.fullmatch(pattern)
+    if found is None:
+        return pattern, None
+    start, stop = found["start"].strip(), found["stop"].strip()
+    if not all(text == "" or text.isdecimal() for text in (start, stop)) or (stop and int(stop) <= int(start or 0)):
+        raise ConfigurationError(
+            f"select holds {pattern!r}; expected rows as [START:STOP], counted from 0, of which either may be left out"
+        )
+    return found["pattern"], (int(start or 0), int(stop) if stop else None)
+
+
 def _matches(name: str, pattern: str) -> bool:
     """Whether a pattern names a parameter, or the module that it is in."""
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
@@ -145,7 +171,7 @@ def _check_all_match(select: Select, names: Iterable[str]) -> None:
     if select is None or callable(select):
         return
     known = list(names)
-    for pattern in _patterns(select):
+    for pattern, _ in map(_split, _patterns(select)):
         if not any(_matches(name, pattern) for name in known):
             near = difflib.get_close_matches(pattern, known, n=3) or known[:5]
             raise ConfigurationError(
@@ -158,8 +184,9 @@ def selected(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
 
     Args:
         model: any module, wrapped or not.
-        select: ``None`` for all; a name, a module's name or a shell pattern (``"encoder.*"``), or several;
-            or a function ``(name, parameter) -> bool``.
+        select: ``None`` for all; a name, a module's name or a shell pattern (``"encoder.*"``), or several, each with
+            rows if need be (``"head.weight[:3]"``: see :func:`selected_rows`); or a function
+            ``(name, parameter) -> bool``.
 
     Returns:
         name -> live trainable parameter.
@@ -176,6 +203,38 @@ def selected(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
         shown = "" if select is None else f" that select={_describe(select)} names"
         names = ", ".join(list(everything)[:5]) or "no parameter at all"
         raise ConfigurationError(f"the model has no trainable parameter{shown}; it has {names}")
+    return found
+
+
+def selected_rows(model: nn.Module, select: Select) -> dict[str, Rows]:
+    """Which rows of the parameters a selection names, where it does not name all.
+
+    Args:
+        model: any module, wrapped or not.
+        select: as for :func:`selected`.
+
+    Returns:
+        name -> rows; nothing for a parameter that is selected as a whole.
+
+    Raises:
+        ConfigurationError: if a parameter has no such rows, or is named with different ones.
+    """
+    if select is None or callable(select):
+        return {}
+    split = [_split(pattern) for pattern in _patterns(select)]
+    found: dict[str, Rows] = {}
+    if all(rows is None for _, rows in split):
+        return found
+    for name, p in canonical_parameters(model).items():
+        named = {rows for pattern, rows in split if _matches(name, pattern)}
+        if len(named) > 1:
+            raise ConfigurationError(
+                f"select names parameter {name!r} {len(named)} times, with different rows; expected one range of rows"
+            )
+        for rows in named - {None}:
+            assert rows is not None
+            rows_of(p, rows)
+            found[name] = rows
     return found
 
 

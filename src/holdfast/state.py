@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import NumericsError, ProtectionError, StateError
+from holdfast.parts import Rows, may_hold, rows_of
 from holdfast.sharding import anywhere, is_sharded, local, place_like, whole
 from holdfast.wrappers import canonical_name
 
@@ -33,8 +34,15 @@ def anchor_of(parameter: Tensor) -> Tensor:
     return value.clone()
 
 
-def check_fits(state: Mapping[str, Mapping[str, Tensor]], params: Mapping[str, nn.Parameter]) -> None:
-    """Refuse a state that names parameters which the model lacks, or has in another shape.
+def check_fits(
+    state: Mapping[str, Mapping[str, Tensor]], params: Mapping[str, nn.Parameter], rows: Mapping[str, Rows]
+) -> None:
+    """Refuse a state that names parameters which the model lacks, or of which it is no leading block.
+
+    Args:
+        state: name -> kind -> tensor.
+        params: all of the model's.
+        rows: which rows of some of them are selected.
 
     Raises:
         StateError: naming the first such parameter.
@@ -43,11 +51,15 @@ def check_fits(state: Mapping[str, Mapping[str, Tensor]], params: Mapping[str, n
         if name not in params:
             raise StateError(f"something is remembered of parameter {name!r}, but the model has no such parameter")
         for kind, tensor in tensors.items():
-            if tensor.shape != params[name].shape:
+            if not may_hold(tensor, rows_of(params[name], rows.get(name))):
                 raise StateError(
                     f"{kind} of parameter {name!r} has shape {tuple(tensor.shape)}, "
-                    f"but the parameter has {tuple(params[name].shape)}"
+                    f"but the parameter has {tuple(params[name].shape)}{_shown(rows.get(name))}"
                 )
+
+
+def _shown(rows: Rows | None) -> str:
+    return "" if rows is None else f", of which select names the rows [{rows[0]}:{'' if rows[1] is None else rows[1]}]"
 
 
 @torch.no_grad()
@@ -165,7 +177,7 @@ def check_form(saved: Any, method: str, version: int) -> None:
 
 
 def unpack(
-    saved: Mapping[str, Any], method: str, version: int, params: Mapping[str, nn.Parameter]
+    saved: Mapping[str, Any], method: str, version: int, params: Mapping[str, nn.Parameter], rows: Mapping[str, Rows]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, Tensor]]:
     """The parts of a state dict, checked and copied to where the parameters live.
 
@@ -178,7 +190,15 @@ def unpack(
     check_form(saved, method, version)
     # A state from when a wrapper's mark was still part of a name.
     named = {name if name in params else canonical_name(name): held for name, held in saved["state"].items()}
-    check_fits(named, params)
+    check_fits(named, params, rows)
+    starts = saved["meta"].get("rows", {})
+    for name in named:
+        expected = rows[name][0] if name in rows else 0
+        if starts.get(name, 0) != expected:
+            raise StateError(
+                f"the state holds parameter {name!r} from row {starts.get(name, 0)} on, but select names it from row "
+                f"{expected}"
+            )
     state = {
         name: {k: place_like(params[name], t.detach().to(params[name].device, copy=True)) for k, t in tensors.items()}
         for name, tensors in named.items()

@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from holdfast.checks import check_not_negative, check_positive
 from holdfast.distillation.distance import check_distillable, distance
 from holdfast.distillation.teacher import frozen_copy, set_tensors, tensors_of
+from holdfast.distillation.words import PREFIX as WORDS
+from holdfast.distillation.words import give_back_words, lend_words
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.method import Method
 from holdfast.objectives import Batch, Objective, describe, meaning_of, restore
@@ -133,7 +135,7 @@ class LwF(Method):
             teacher = frozen_copy(self.model)
             known = tensors_of(teacher)
             for name in state["buffers"]:
-                if name.removeprefix(_PREFIX) not in known:
+                if not name.startswith(WORDS) and name.removeprefix(_PREFIX) not in known:
                     raise StateError(f"the state holds {name!r}, but the model has no {name.removeprefix(_PREFIX)!r}")
         super()._load(state, ())
         self._objectives = found
@@ -143,13 +145,21 @@ class LwF(Method):
 
     def _teach_as_held(self, teacher: nn.Module) -> None:
         # What is not held belongs to a model that has grown since: no old task's outputs pass through it.
-        set_tensors(teacher, {name.removeprefix(_PREFIX): tensor for name, tensor in self.buffers.items()})
+        held = self.buffers
+        old = {name.removeprefix(_PREFIX): tensor for name, tensor in held.items() if name.startswith(_PREFIX)}
+        set_tensors(teacher, old)
         self._teach(teacher)
+        lent = {name: rows for name, rows in held.items() if name.startswith(WORDS)}
+        give_back_words(teacher, lent)
+        self.buffers |= lent
 
     def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
         super()._resolve(optimizers)
-        if self._teacher is not None and fsdp_modules(self.model) and not fsdp_modules(self._teacher):
+        if self._teacher is None:
+            return
+        if fsdp_modules(self.model) and not fsdp_modules(self._teacher):
             self._teach_as_held(frozen_copy(self.model))  # the model was sharded since
+        lend_words(self._teacher, self.model, self.buffers)
 
 
 def _outputs(objective: Objective, model: nn.Module, batch: Batch, raw: dict[Any, Any]) -> Tensor:

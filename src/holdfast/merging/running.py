@@ -62,8 +62,8 @@ class CoMA(Method):
     def _merge(self, found: dict[str, dict[str, Tensor]]) -> None:
         """Merge the weights with their anchors, and remember both what came out and what was found of them."""
         merged = {}
-        for name, p in self.params.items():
-            now = anchor_of(p)
+        for name in self.params:
+            now = anchor_of(self.scope(name))
             if not bool(now.isfinite().all()):
                 raise NumericsError(f"parameter {name!r} is not finite, so nothing was merged")
             known = self.state.get(name)
@@ -72,8 +72,8 @@ class CoMA(Method):
 
     @torch.no_grad()
     def _begin_anew(self) -> None:
-        for name, p in self.params.items():
-            p.copy_(self.state[name]["anchor"])
+        for name in self.params:
+            self.scope(name).copy_(self.state[name]["anchor"])
 
     def _mean(self, known: dict[str, Tensor], now: Tensor, found: dict[str, Tensor]) -> Tensor:
         return torch.lerp(known["anchor"], now, self.weight)
@@ -125,7 +125,7 @@ class CoFiMA(CoMA):
         found = fisher(
             self.model, batches, objective=objective, kind=self.fisher, names=list(self.params), generator=generator
         )
-        self._merge({name: {"importance": importance} for name, importance in found.items()})
+        self._merge({name: {"importance": self.scope(name, F).clone()} for name, F in found.items()})
 
     def _mean(self, known: dict[str, Tensor], now: Tensor, found: dict[str, Tensor]) -> Tensor:
         before, after = known["importance"], found["importance"]

@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.optim._kernels import Rule, accumulator_dtype, advance
+from holdfast.parts import may_hold, within
 from holdfast.sharding import local, place_like
 
 __all__ = ["CLASSP", "effective_step_size"]
@@ -198,11 +199,15 @@ class CLASSP(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` returned; the accumulators move to their parameters' devices.
 
+        This is how the memory goes on where a parameter has grown (a classifier with more rows): its old entries keep
+        what they accumulated, its new ones begin at 0.
+
         Args:
-            state_dict: from a CLASSP over parameters of the same number and shapes; their dtypes may differ.
+            state_dict: from a CLASSP over as many parameters, of the same shapes or of leading blocks of them; their
+                dtypes may differ.
 
         Raises:
-            StateError: if it comes from another optimizer, or an accumulator has another shape than its parameter.
+            StateError: if it comes from another optimizer, or an accumulator is no leading block of its parameter.
         """
         loaded: dict[str, Any] = {}
 
@@ -220,7 +225,9 @@ class CLASSP(Optimizer):
         # keeps the saved memory format, where the fast step wants the parameter's.
         for p, saved in _pairs(loaded, [p for group in self.param_groups for p in group["params"]]):
             held = place_like(p, saved["sum"])
-            self.state[p]["sum"] = torch.empty_like(p, dtype=accumulator_dtype(p.dtype)).copy_(held)
+            state_sum = torch.zeros_like(p, dtype=accumulator_dtype(p.dtype))
+            within(state_sum, held).copy_(held)
+            self.state[p]["sum"] = state_sum
 
     def __getstate__(self) -> dict[str, Any]:
         """What a deep copy takes along: torch's part and the choice of kernel."""
@@ -278,7 +285,7 @@ def _check_saved(state_dict: dict[str, Any], params: list[nn.Parameter]) -> None
     for p, saved in _pairs(state_dict, params):
         if set(saved) != {"sum"}:
             raise StateError(f"A saved parameter state holds {sorted(saved)}, expected ['sum'] alone.")
-        if saved["sum"].shape != p.shape:
+        if not may_hold(saved["sum"], p):
             raise StateError(
                 f"A saved accumulator has shape {tuple(saved['sum'].shape)}, expected its parameter's {tuple(p.shape)}."
             )

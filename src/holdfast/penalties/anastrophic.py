@@ -20,7 +20,6 @@ from holdfast.objectives import Batch, Objective
 from holdfast.penalties.quadratic import Options, QuadraticPenalty
 from holdfast.penalties.resources import check_no_importances
 from holdfast.penalties.spectral import flat, gradient_parts, spectral_coherence, spectral_coherence_gradient
-from holdfast.penalties.tensors import dense_gradients
 from holdfast.sharding import is_sharded, local, place_like, whole
 from holdfast.state import anchor_of
 from holdfast.strength import Strength
@@ -90,7 +89,7 @@ class Anastrophic(QuadraticPenalty):
         if self.num_tasks > 0 and self.coherence > 0:
             for name, p in self.params.items():
                 if self.holds(name):
-                    total = total + self.coherence * (1 - _coherence(p)).to(total)
+                    total = total + self.coherence * (1 - _coherence(self.block(name, p))).to(total)
         return total
 
     def add_gradient(self, step: Step) -> None:
@@ -99,9 +98,8 @@ class Anastrophic(QuadraticPenalty):
         if self.coherence == 0 or self.coupling == "loss":
             return
         due = self._due(self._pulled(step))
-        dense_gradients(type(self).__name__, self.params, due)
-        for name in due:
-            self._add_coherence(self.params[name], step.grad_scale)
+        for name, grad in zip(due, self._gradients(due), strict=True):
+            self._add_coherence(name, grad, step.grad_scale)
 
     def _due(self, names: list[str]) -> list[str]:
         """Those whose turn it is; counted per parameter, for it may be one of several optimizers that steps."""
@@ -112,23 +110,22 @@ class Anastrophic(QuadraticPenalty):
         self.meta["phi_seen"] = {**seen, **{name: (seen.get(name, 0) + 1) % self.phi_every for name in names}}
         return due
 
-    def _add_coherence(self, p: nn.Parameter, grad_scale: Tensor | None) -> None:
-        assert p.grad is not None
-        x = flat(whole(p.detach()))  # Φ is of a whole tensor: a sharded one is gathered, one at a time
+    def _add_coherence(self, name: str, grad: Tensor, grad_scale: Tensor | None) -> None:
+        p = self.params[name].detach()
+        x = flat(whole(self.block(name)))  # Φ is of a whole tensor: a sharded one is gathered, one at a time
         _, y, along_y, along_x = gradient_parts(x)
         factor: Tensor | float = -self.coherence * self.phi_every
         if grad_scale is not None:
             factor = factor * grad_scale.to(x.device)
-        if x.dtype == p.grad.dtype and p.grad.is_contiguous() and not is_sharded(p):
-            grad = p.grad.view(-1)
-            grad.addcmul_(y, factor * along_y).addcmul_(x, factor * along_x)
+        if x.dtype == grad.dtype and grad.is_contiguous() and not is_sharded(p):
+            grad.view(-1).addcmul_(y, factor * along_y).addcmul_(x, factor * along_x)
         else:
             change = y.mul_(factor * along_y).addcmul_(x, factor * along_x)
-            grad = local(p.grad)
-            grad.add_(local(place_like(p, change.view(p.shape))).to(grad.dtype))
+            part = local(place_like(p, change.view(p.shape))) if is_sharded(p) else change.view(grad.shape)
+            grad.add_(part.to(grad.dtype))
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
-        self.state.update({name: {"anchor": anchor_of(p)} for name, p in self.params.items()})
+        self.state.update({name: {"anchor": anchor_of(self.scope(name))} for name in self.params})
 
 
 def _coherence(p: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class TaylorPenalty(QuadraticPenalty):
         self.sharpening = check_not_negative("sharpening", sharpening)
 
     def _estimate(self, batches: Iterable[Batch], objective: Objective, names: Iterable[str]) -> dict[str, Tensor]:
-        return taylor(
+        found = taylor(
             self.model,
             batches,
             objective=objective,
@@ -98,6 +98,10 @@ class TaylorPenalty(QuadraticPenalty):
             sign=self.sign,
             names=list(names),
         )
+        return self._scoped(found)
+
+    def _neutral(self, kind: str) -> float | None:
+        return 1.0 if kind == "importance" and self.sharpening else super()._neutral(kind)  # exp(β · 0)
 
     def _sharpened(self, importances: dict[str, Tensor]) -> dict[str, Tensor]:
         found = {name: sharpened(importance, self.sharpening) for name, importance in importances.items()}

@@ -42,9 +42,10 @@ class _FisherPenalty(QuadraticPenalty):
     def _estimate(
         self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        return fisher(
+        found = fisher(
             self.model, batches, objective=objective, kind=self.fisher, names=list(self.params), generator=generator
         )
+        return self._scoped(found)
 
 
 class EWC(_FisherPenalty):

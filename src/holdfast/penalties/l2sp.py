@@ -68,6 +68,6 @@ class L2SP(QuadraticPenalty):
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         if self.anchors == "latest":
-            self.state.update({name: {"anchor": anchor_of(p)} for name, p in self.params.items()})
+            self.state.update({name: {"anchor": anchor_of(self.scope(name))} for name in self.params})
         else:
-            self._fold_in({name: torch.ones_like(anchor_of(p)) for name, p in self.params.items()})
+            self._fold_in({name: torch.ones_like(anchor_of(self.scope(name))) for name in self.params})

@@ -59,7 +59,8 @@ class MAS(QuadraticPenalty):
         self.form: Literal["squared_norm", "norm"] = form
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
-        omega = mas(self.model, batches, objective=objective, form=self.form, names=list(self.params))
+        found = mas(self.model, batches, objective=objective, form=self.form, names=list(self.params))
+        omega = self._scoped(found)
         for name in omega.keys() & self.state.keys():
             omega[name] += self.state[name]["importance"]
         self._anchor_here(omega)

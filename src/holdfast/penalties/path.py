@@ -76,6 +76,9 @@ class PathPenalty(QuadraticPenalty):
         self._before.clear()
         self._watched.clear()
 
+    def _neutral(self, kind: str) -> float | None:
+        return None if kind in ("start", "mark") else super()._neutral(kind)
+
     def observe_gradient(self, step: Step) -> None:
         """Copy the weights and the loss's own gradient."""
         self.find_new(step)
@@ -87,7 +90,8 @@ class PathPenalty(QuadraticPenalty):
             return
         for name in names:
             self._begin(name)
-        params = [local(self.params[name]) for name in names]
+        params = [local(self.scope(name)) for name in names]
+        observed = [self.scope(name, grad) for name, grad in zip(names, observed, strict=True)]
         weights, gradients = (list(part) for part in zip(*(self._before[name] for name in names), strict=True))
         torch._foreach_copy_(weights, params)
         torch._foreach_copy_(gradients, observed)
@@ -99,14 +103,17 @@ class PathPenalty(QuadraticPenalty):
 
     def _begin(self, name: str) -> None:
         """Make room for a parameter that is watched for the first time."""
-        p = self.params[name]
+        p = self.scope(name)
         held = self.state.setdefault(name, {})
         if "path" not in held:
             if not self.holds(name):
                 held["start"] = anchor_of(p)
-            held["path"] = torch.zeros_like(p.detach(), dtype=torch.promote_types(p.dtype, torch.float32))
-        if name not in self._before:
-            here = local(held["path"])
+            held["path"] = torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+        if held["path"].shape != p.shape:  # it has grown: its new entries start here, and are followed from now on
+            self._fill_up([name])
+            held = self.state[name]
+        here = local(held["path"])
+        if name not in self._before or self._before[name][0].shape != here.shape:
             self._before[name] = (torch.empty_like(here), torch.empty_like(here))
 
     def observe_update(self, step: Step) -> None:
@@ -119,7 +126,7 @@ class PathPenalty(QuadraticPenalty):
     def _integrate(self, names: list[str], before: list[Tensor], gradients: list[Tensor], step: Step) -> None:
         """Take one step into account; ``before`` and ``gradients`` may be overwritten."""
         backward = before  # minus the displacement
-        torch._foreach_sub_(backward, [local(self.params[name]) for name in names])
+        torch._foreach_sub_(backward, [local(self.scope(name)) for name in names])
         torch._foreach_addcmul_([local(self.state[name]["path"]) for name in names], gradients, backward)
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:

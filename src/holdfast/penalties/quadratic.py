@@ -151,7 +151,7 @@ class QuadraticPenalty(Method):
         anchors, importances = self._lists(names)
         check_flat_shards(f"{type(self).__name__}.value()", self.model.modules())
         constant = self.buffers.get("constant")
-        found = quadratic_penalty([self.params[n] for n in names], anchors, importances, self.factor)
+        found = quadratic_penalty([self.block(n, self.params[n]) for n in names], anchors, importances, self.factor)
         return found if constant is None else found + self.factor * constant.to(found)
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
@@ -164,8 +164,8 @@ class QuadraticPenalty(Method):
         names = self._pulled(step)
         anchors, importances = self._lists(names)
         params = [self.params[name] for name in names]
-        weights = [local(p) for p in params]
-        grads = dense_gradients(type(self).__name__, self.params, names)
+        weights = [self.part(name) for name in names]
+        grads = self._gradients(names)
         pulls = [torch.zeros_like(anchor) for anchor in anchors]
         add_quadratic_gradient(weights, pulls, anchors, importances, 0.5 if self.halved else 1.0)
         self._finder.measure(self.meta, self.buffers, step, params, grads, pulls, len(self._optimizers), self._stiffest)
@@ -209,10 +209,15 @@ class QuadraticPenalty(Method):
         names = self._pulled(step)
         if not names:
             return
-        grads = dict(zip(names, dense_gradients(type(self).__name__, self.params, names), strict=True))
+        grads = dict(zip(names, self._gradients(names), strict=True))
         for some, anchors, importances in self._reached(names):
-            params, those = [local(self.params[name]) for name in some], [grads[name] for name in some]
+            params, those = [self.part(name) for name in some], [grads[name] for name in some]
             add_quadratic_gradient(params, those, anchors, importances, self.factor, step.grad_scale, fused=self._fused)
+
+    def _gradients(self, names: list[str]) -> list[Tensor]:
+        """The gradients where the anchors lie, as views."""
+        found = dense_gradients(type(self).__name__, self.params, names)
+        return [self.part(name, grad) for name, grad in zip(names, found, strict=True)]
 
     def _reached(self, names: list[str]) -> Iterator[tuple[list[str], list[Tensor], list[Tensor] | None]]:
         """What :meth:`_lists` gives, for some names after the others where the state has to come from the host."""
@@ -244,10 +249,12 @@ class QuadraticPenalty(Method):
         params = [self.params[name] for name in names]
         for name, p, moves in zip(names, params, step_size(step.optimizer, params), strict=True):
             weights = self.weights_of(name)
-            stiffness = 2 * self.factor * (local(moves) if isinstance(moves, Tensor) else moves)
+            if isinstance(moves, Tensor) and moves.dim() > 0:
+                moves = self.part(name, moves)
+            stiffness = 2 * self.factor * moves
             if weights is not None:
                 stiffness = stiffness * near(local(weights), p)
-            pull(local(p), near(local(self.state[name]["anchor"]), p), stiffness, step.found_inf)
+            pull(self.part(name), near(local(self.state[name]["anchor"]), p), stiffness, step.found_inf)
 
     def _fold_in(self, importances: dict[str, Tensor]) -> None:
         """Add one term anchored at the weights as they are now, exactly, to what is held already.
@@ -258,7 +265,7 @@ class QuadraticPenalty(Method):
         more: dict[str, Tensor] = {}  # by how much the constant grows
         for name in list(importances):
             importance = importances.pop(name)
-            anchor = anchor_of(self.params[name])
+            anchor = anchor_of(self.scope(name))
             if name in self.state:
                 held = self.state[name]
                 importance = importance.to(torch.promote_types(importance.dtype, held["importance"].dtype))
@@ -277,7 +284,12 @@ class QuadraticPenalty(Method):
     def _anchor_here(self, importances: Mapping[str, Tensor]) -> None:
         """Replace what is held by one term anchored at the weights as they are now."""
         for name, importance in importances.items():
-            self.state[name] = {"anchor": anchor_of(self.params[name]), "importance": importance}
+            self.state[name] = {"anchor": anchor_of(self.scope(name)), "importance": importance}
+
+    def _scoped(self, importances: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of each importance what is selected, in memory of its own."""
+        found = {name: (importance, self.scope(name, importance)) for name, importance in importances.items()}
+        return {name: whole if whole is part else part.clone() for name, (whole, part) in found.items()}
 
     def _check_optimizer(self, optimizer: Optimizer) -> None:
         if self.coupling == "proximal":

@@ -145,14 +145,14 @@ class RWalk(PathPenalty):
         """Add the score of the interval that ends here."""
         held = self.state[name]
         followed = (held[kind] for kind in ("path", "fisher", "mark"))
-        for total, here, path, fisher, mark in side_by_side(score, self.params[name].detach(), *followed):
+        for total, here, path, fisher, mark in side_by_side(score, self.scope(name), *followed):
             total.add_(interval_score(path, fisher, here.to(mark.dtype) - mark, self.damping))
 
     def _summarise(self) -> dict[str, dict[str, Tensor]]:
         since: dict[str, int] = self.meta.get("since", {})
         fresh: dict[str, dict[str, Tensor]] = {}
-        for name, p in self.params.items():
-            held, here = self.state.get(name, {}), anchor_of(p)
+        for name in self.params:
+            held, here = self.state.get(name, {}), anchor_of(self.scope(name))
             score = held["score"].clone() if "score" in held else torch.zeros_like(here)
             if since.get(name, 0) > 0:
                 self._add_score(name, score)

@@ -85,8 +85,8 @@ class SI(PathPenalty):
 
     def _summarise(self) -> dict[str, dict[str, Tensor]]:
         fresh = {}
-        for name, p in self.params.items():
-            held, here = self.state.get(name, {}), anchor_of(p)
+        for name in self.params:
+            held, here = self.state.get(name, {}), anchor_of(self.scope(name))
             known = held.get("importance", here)
             importance = known.to(torch.promote_types(known.dtype, here.dtype), copy=True)
             if "importance" not in held:

@@ -72,20 +72,20 @@ class Freeze(HoldsExactly):
 
     def project_gradient(self, step: Step) -> None:
         """No gradient for what is frozen: the optimizer's own state then learns nothing of it either."""
-        zero([local(grad) for name in self.live(step) if (grad := self.params[name].grad) is not None])
+        zero([self.part(name, grad) for name in self.live(step) if (grad := self.params[name].grad) is not None])
 
     def restore_weights(self, step: Step) -> None:
         """Undo what momentum and weight decay did."""
         names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self.state]
-        hold([local(self.params[name]) for name in names], [local(self.state[name]["anchor"]) for name in names])
+        hold([self.part(name) for name in names], [local(self.state[name]["anchor"]) for name in names])
         hold_statistics(self._normalisations, self.buffers, _PREFIX)
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         if self.num_tasks + 1 < self.after:
             return
-        for name, p in self.params.items():
+        for name in self.params:
             if name not in self.state:
-                self.state[name] = {"anchor": anchor_of(p)}
+                self.state[name] = {"anchor": anchor_of(self.scope(name))}
         self._find_normalisations()
         for name, buffer in statistics(self._normalisations).items():
             self.buffers.setdefault(_PREFIX + name, buffer.detach().clone())
@@ -98,4 +98,5 @@ class Freeze(HoldsExactly):
         self._find_normalisations()
 
     def _find_normalisations(self) -> None:
-        self._normalisations = normalisations(self.model, self.state)
+        # Of some rows of a normalisation's weights it does not follow that its statistics may stop.
+        self._normalisations = normalisations(self.model, self.state.keys() - self._rows.keys())

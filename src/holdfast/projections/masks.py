@@ -13,6 +13,7 @@ from holdfast.attaching import Attached
 from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.method import Method
 from holdfast.names import canonical_modules
+from holdfast.parts import within
 from holdfast.sharding import anywhere, local
 
 __all__ = [
@@ -209,7 +210,8 @@ def hold_statistics(modules: Mapping[str, nn.Module], held: Mapping[str, Tensor]
         prefix: what the names in ``held`` begin with.
     """
     live = {name: buffer for name, buffer in statistics(modules).items() if prefix + name in held}
-    hold(list(live.values()), [held[prefix + name] for name in live])
+    anchors = [held[prefix + name] for name in live]
+    hold([within(buffer, anchor) for buffer, anchor in zip(live.values(), anchors, strict=True)], anchors)
 
 
 def _join(prefix: str, name: str) -> str:

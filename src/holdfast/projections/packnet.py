@@ -13,6 +13,7 @@ from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
 from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective
+from holdfast.parts import filled_up, rows_of, within
 from holdfast.projections.masks import (
     HoldsExactly,
     check_held,
@@ -88,9 +89,12 @@ class PackNet(HoldsExactly):
     def _distance(self, name: str) -> Tensor:
         """Of what is owned: what is free has no anchor."""
         owned = self.state[name]["owner"] != _FREE
-        away = (self.params[name].detach().double() - self.state[name]["anchor"].double()) * owned
+        away = (self.part(name).double() - self.state[name]["anchor"].double()) * owned
         distance: Tensor = away.norm()
         return distance
+
+    def _neutral(self, kind: str) -> float | None:
+        return float(_FREE)  # and an anchor of 0, as wherever nobody owns
 
     def observe_gradient(self, step: Step) -> None:
         """Note which parameters this task trains."""
@@ -103,13 +107,13 @@ class PackNet(HoldsExactly):
     def project_gradient(self, step: Step) -> None:
         """No gradient for what is owned or pruned."""
         names = [name for name in self.live(step) if name in self._kept]
-        grads = [local(grad) for name in names if (grad := self.params[name].grad) is not None]
+        grads = [self.part(name, grad) for name in names if (grad := self.params[name].grad) is not None]
         clear(grads, [self._kept[name] for name in names])
 
     def restore_weights(self, step: Step) -> None:
         """Undo what momentum and weight decay did to what is owned or pruned."""
         names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self._kept]
-        params = [local(self.params[name]) for name in names]
+        params = [self.part(name) for name in names]
         put_back(params, [self._kept[name] for name in names], [self._anchors[name] for name in names])
 
     def next_round(
@@ -134,8 +138,9 @@ class PackNet(HoldsExactly):
             self.meta["ready"] = True
             return False
         self._resolve(self._optimizers)
+        self._fill_up(self.state)
         for name in self._trained():
-            p = self.params[name].detach()
+            p = self.scope(name)
             if not is_prunable(p):
                 continue
             held, anchor = self._held(name)
@@ -151,12 +156,10 @@ class PackNet(HoldsExactly):
         check_ready(self)
         for name, held in self.state.items():
             if name in self.params:
-                check_held(name, self.params[name].detach(), held["anchor"], held["owner"] != _FREE)
+                check_held(name, self.part(name), held["anchor"], held["owner"] != _FREE)
         task = self.num_tasks + 1
         for name in self._trained():
-            p = anchor_of(self.params[name])
-            if not is_prunable(p) and name in self.state:
-                continue
+            p = anchor_of(self.scope(name))
             owner, anchor = map(local, self._held(name))
             mine = owner == _FREE
             self.state[name] = {
@@ -176,7 +179,7 @@ class PackNet(HoldsExactly):
         """Owner and anchor of a parameter; nobody's and 0 if it is new. Anchors are 0 wherever nobody owns."""
         if name in self.state:
             return self.state[name]["owner"], self.state[name]["anchor"]
-        p = anchor_of(self.params[name])
+        p = anchor_of(self.scope(name))
         return torch.zeros_like(p, dtype=torch.int16), torch.zeros_like(p)
 
     def _loaded(self) -> None:
@@ -204,11 +207,11 @@ class PackNet(HoldsExactly):
             yield
             return
         live = canonical_parameters(self.model)
-        here = {name: local(p.detach()) for name, p in live.items()}
+        here = {name: local(rows_of(p.detach(), self._rows.get(name))) for name, p in live.items()}
         later = {name: torch.ones_like(here[name], dtype=torch.bool) for name in self._touched - self.state.keys()}
         for name, held in self.state.items():
             owner = local(held["owner"])
-            later[name] = (owner > index + 1) | (owner <= _FREE)
+            later[name] = filled_up((owner > index + 1) | (owner <= _FREE), here[name], True)
         prefix = f"statistics.{index}."
         running = statistics(normalisations(self.model))
         running = {name: tensor for name, tensor in running.items() if prefix + name in self.buffers}
@@ -218,7 +221,8 @@ class PackNet(HoldsExactly):
             for name, mask in later.items():
                 here[name].masked_fill_(mask, 0.0)
             for name, tensor in running.items():
-                tensor.copy_(self.buffers[prefix + name])
+                then = self.buffers[prefix + name]
+                within(tensor, then).copy_(then)
             yield
         finally:
             for tensor, value in zip(swapped, before, strict=True):

@@ -200,16 +200,19 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         self.meta.update(round=0, ready=False, pruned_at=0, pruned=[])
         self._kept: dict[str, Tensor] = {}
 
+    def _neutral(self, kind: str) -> float | None:
+        return float(_ELIGIBLE) if kind == "pruned" else super()._neutral(kind)
+
     def project_gradient(self, step: Step) -> None:
         """No gradient for what is pruned."""
         names = [name for name in self.live(step) if name in self._kept]
-        grads = [local(grad) for name in names if (grad := self.params[name].grad) is not None]
+        grads = [self.part(name, grad, "pruned") for name in names if (grad := self.params[name].grad) is not None]
         clear(grads, [self._kept[name] for name in names])
 
     def restore_weights(self, step: Step) -> None:
         """What is pruned stays 0, whatever momentum and weight decay do."""
         names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self._kept]
-        clear([local(self.params[name]) for name in names], [self._kept[name] for name in names])
+        clear([self.part(name, kind="pruned") for name in names], [self._kept[name] for name in names])
 
     def next_round(
         self, batches: Iterable[Batch] = (), *, objective: Objective | None = None, last: bool = False
@@ -235,6 +238,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
             self.meta["ready"] = True
             return False
         self._resolve(self._optimizers)
+        self._fill_up(self.state)
         known = self.objective if objective is None else as_objective(objective, self.model)
         names = [name for name, p in self.params.items() if is_prunable(p)]
         omega = self._estimate(self._at_least_one(batches), known, names)
@@ -243,7 +247,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
             importance = whole(importance)  # what matters least is a question to a whole layer
             if not bool(importance.any()):  # the task does not reach it: it is none of this task's
                 continue
-            p = self.params[name].detach()
+            p = self.scope(name)
             codes = whole(self._codes(name))
             eligible = codes != _KEPT
             first = bool(eligible.all())
@@ -267,7 +271,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         check_ready(self)
         for name, kept in self._kept.items():
             if name in self.params:
-                weights = self.params[name].detach()
+                weights = self.block(name, kind="pruned")
                 check_held(name, weights, torch.zeros_like(weights), made_of(weights, kept == 0))
         omega = self._summed(self._sharpened(self._estimate(batches, objective, self.params)))
         codes = {name: self._codes(name) for name, held in self.state.items() if "pruned" in held}
@@ -285,7 +289,7 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         held = self.state.get(name, {}).get("pruned")
         if held is not None:
             return held
-        return torch.full_like(self.params[name].detach(), _ELIGIBLE, dtype=torch.uint8)
+        return torch.full_like(self.scope(name), _ELIGIBLE, dtype=torch.uint8)
 
     def _loaded(self) -> None:
         kept = {

@@ -90,13 +90,13 @@ class Subspace(Method):
         """Take out of the step what earlier inputs would see."""
         whole = []
         for name in self.live(step):
-            weight, anchor = self.params[name], self.state[name]["anchor"]
+            weight, anchor = self.part(name), self.state[name]["anchor"]
             if not self._kinds(name):
                 whole.append(name)
                 continue
             moved = self._projected(name, weight.to(anchor.dtype) - anchor)
             weight.copy_(step.unless_skipped((anchor + moved).to(weight.dtype), weight))
-        hold([self.params[name] for name in whole], [self.state[name]["anchor"] for name in whole])
+        hold([self.part(name) for name in whole], [self.state[name]["anchor"] for name in whole])
         hold_statistics(self._normalisations, self.buffers, _STATISTICS)
 
     def _projected(self, name: str, moved: Tensor) -> Tensor:
@@ -104,11 +104,32 @@ class Subspace(Method):
         first = name in self.meta["first"]
         basis, rows = self.buffers.get(f"basis.{name}"), self.buffers.get(f"rows.{name}")
         if rows is not None:
-            moved = moved * (1 - rows.to(moved.dtype))[:, None]
+            moved = moved * (1 - self._of_part(name, rows).to(moved.dtype))[:, None]
         if basis is None:
             return moved
         done = project(as_matrix(moved, first), basis.to(moved.dtype))
         return (done.T if first else done).reshape(moved.shape)
+
+    def _of_part(self, name: str, rows: Tensor) -> Tensor:
+        """What is known of an embedding's rows, of those alone that are selected."""
+        start = self._rows[name][0] if name in self._rows else 0
+        return rows[start : start + self.state[name]["anchor"].shape[0]]
+
+    def _fill_up_inputs(self, name: str, inputs: Inputs) -> None:
+        """Have what is remembered of a layer's inputs take their size, where there are more now: 0 in the rest."""
+        if inputs.first and name in self._rows:
+            raise ConfigurationError(
+                f"{type(self).__name__} sees inputs of parameter {name!r} along its rows, of which select names some; "
+                "expected the whole parameter"
+            )
+        for kinds, like in ((("basis", "columns"), inputs.columns), (("rows", "counts"), inputs.rows)):
+            for kind in kinds:
+                held = self.buffers.get(f"{kind}.{name}")
+                if held is None or like is None or held.shape[0] == like.shape[0]:
+                    continue
+                more = like.shape[0] - held.shape[0]
+                wider = nn.functional.pad(held, (0, more)) if kind != "basis" else held
+                self.buffers[f"{kind}.{name}"] = wider if held.dim() == 1 else nn.functional.pad(wider, (0, 0, 0, more))
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         inputs, took_part = collect(self.model, batches, objective, self.params)
@@ -118,14 +139,16 @@ class Subspace(Method):
                 "linear or convolution layers, embeddings or attention among the selected parameters, and a forward "
                 "that runs them"
             )
+        for name, found in inputs.items():
+            self._fill_up_inputs(name, found)
         added = {name: self._extend(name, found) for name, found in inputs.items()}
         for name, tensors in added.items():
             self.buffers.update({f"{kind}.{name}": tensor for kind, tensor in tensors.items()})
         self.meta["first"] = sorted({*self.meta["first"], *(name for name, found in inputs.items() if found.first)})
-        for name, p in self.params.items():
+        for name in self.params:
             if name in took_part or name in self.state:
                 held = not self._kinds(name) and name in self.state
-                self.state[name] = self.state[name] if held else {"anchor": anchor_of(p)}
+                self.state[name] = self.state[name] if held else {"anchor": anchor_of(self.scope(name))}
         self._find_normalisations()
         for name, buffer in statistics(self._normalisations).items():
             self.buffers.setdefault(_STATISTICS + name, buffer.detach().clone())
@@ -138,7 +161,8 @@ class Subspace(Method):
         self._find_normalisations()
 
     def _find_normalisations(self) -> None:
-        self._normalisations = normalisations(self.model, self.state) if self.state else {}
+        whole = self.state.keys() - self._rows.keys()
+        self._normalisations = normalisations(self.model, whole) if whole else {}
 
 
 class GPM(Subspace):
@@ -228,7 +252,7 @@ class SGP(GPM):
     def project_gradient(self, step: Step) -> None:
         """Note where the weights stand: along a direction that is not held whole, the step alone is scaled."""
         self._before = {
-            name: self.params[name].detach().clone()
+            name: self.part(name).clone()
             for name in self.live(step)
             if f"importance.{name}" in self.buffers or f"rows.{name}" in self.buffers
         }
@@ -239,7 +263,7 @@ class SGP(GPM):
         first = name in self.meta["first"]
         basis, rows = self.buffers.get(f"basis.{name}"), self.buffers.get(f"rows.{name}")
         if rows is not None:
-            step = step * (1 - rows.to(moved.dtype))[:, None]
+            step = step * (1 - self._of_part(name, rows).to(moved.dtype))[:, None]
         if basis is not None:
             importance = self.buffers[f"importance.{name}"].to(moved.dtype)
             done = project(as_matrix(step, first), basis.to(moved.dtype), importance)

@@ -220,4 +220,5 @@ class ForeignEWC(QuadraticPenalty):
         importances, anchors = foreign(
             self.model, batches, objective=objective, names=names, rates=rates, generator=generator
         )
+        anchors, importances = self._scoped(anchors), self._scoped(importances)
         self.state = {name: {"anchor": anchors[name], "importance": importances[name]} for name in names}
