@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
-transformers = pytest.importorskip("transformers")
-
-from holdfast import EWC, MAS, Classification, LwF, ModelLoss, Objective, Regression, TokenClassification  # noqa: E402
-from holdfast.importance import fisher  # noqa: E402
-from holdfast.objectives import as_objective  # noqa: E402
-from holdfast.objectives import heads as table  # noqa: E402
-from tests.objectives.heads import BY_CONFIGURATION, CASES, ENCODER, EXCEPTIONS, SERIES, text, words  # noqa: E402
-from tests.objectives.plain import equal, mean_of  # noqa: E402
+from holdfast import EWC, MAS, Classification, LwF, ModelLoss, Objective, Regression, TokenClassification
+from holdfast.importance import fisher
+from holdfast.objectives import as_objective
+from holdfast.objectives import heads as table
+from tests.objectives.heads import BY_CONFIGURATION, CASES, EXCEPTIONS
+from tests.objectives.plain import equal, mean_of
+from tests.objectives.tiny import ENCODER, SERIES, text, words
 
 transformers.utils.logging.set_verbosity_error()
 
@@ -138,7 +138,7 @@ def test_an_adapter_of_peft_is_looked_through(monkeypatch: pytest.MonkeyPatch) -
             return self.base_model
 
     library = types.ModuleType("peft")
-    library.PeftModel = PeftModel  # type: ignore[attr-defined]
+    library.PeftModel = PeftModel
     monkeypatch.setitem(sys.modules, "peft", library)
     model = PeftModel(transformers.BertForTokenClassification(transformers.BertConfig(**ENCODER, num_labels=3)))
     assert isinstance(as_objective(None, model), TokenClassification)

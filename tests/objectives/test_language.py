@@ -52,7 +52,7 @@ def packed(key: str) -> dict[str, Tensor]:
 
 
 def by_sample(values: list[list[Tensor]], per: str) -> list[Tensor]:
-    return [v for of_text in values for v in of_text] if per == "token" else [sum(v) for v in values]  # type: ignore[misc]
+    return [v for of_text in values for v in of_text] if per == "token" else [sum(v) for v in values]
 
 
 @pytest.mark.parametrize("per", ["token", "sequence"])
@@ -141,7 +141,7 @@ def test_labels_that_are_not_the_words_are_refused_everywhere() -> None:
     for wrong in (data, shifted):
         for kind in ("empirical", "sampled"):
             with pytest.raises(DataError, match=r"labels are not the words.*TokenClassification"):
-                fisher(model, [wrong], objective=CausalLM(per="sequence"), kind=kind)  # type: ignore[arg-type]
+                fisher(model, [wrong], objective=CausalLM(per="sequence"), kind=kind)
         with pytest.raises(DataError, match=r"labels are not the words.*TokenClassification"):
             keep.penalty(wrong, model(**wrong))
     pair = (data["input_ids"], data["labels"])
@@ -152,7 +152,7 @@ def test_labels_that_are_not_the_words_are_refused_everywhere() -> None:
 class Translator(Words):
     """The decoder's inputs are made of the labels, as in the models of Transformers."""
 
-    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **ignored: Any) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **ignored: Any) -> dict[str, Tensor]:
         assert labels is not None, "an encoder-decoder model needs the labels"
         before = torch.cat([torch.zeros_like(labels[:, :1]), labels[:, :-1].clamp(min=0)], 1)
         read = self.embedding(input_ids).mean(1, keepdim=True)

@@ -173,7 +173,7 @@ def test_what_a_loss_alone_cannot_tell_is_said() -> None:
     model, batch = built("forecasting")
     for kind in ("exact", "sampled"):
         with pytest.raises(ConfigurationError, match="ModelLoss, which gives losses only; expected 'empirical'"):
-            fisher(model, [batch], objective=ModelLoss(), kind=kind)  # type: ignore[arg-type]
+            fisher(model, [batch], objective=ModelLoss(), kind=kind)
     with pytest.raises(ConfigurationError, match="MAS and ANPyC have nothing to measure"):
         MAS(model, strength=1.0, objective=ModelLoss()).consolidate([batch])
     with pytest.raises(ConfigurationError, match="cannot compare the outputs of ModelLoss"):

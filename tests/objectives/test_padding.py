@@ -24,9 +24,7 @@ from tests.objectives.plain import Pixels, Words, equal, move
 from tests.objectives.test_language import Translator
 
 OBJECTIVES: list[Objective] = [
-    kind(per=per)  # type: ignore[call-arg]
-    for kind in (CausalLM, MaskedLM, Seq2SeqLM, TokenClassification)
-    for per in ("token", "sequence")
+    kind(per=per) for kind in (CausalLM, MaskedLM, Seq2SeqLM, TokenClassification) for per in ("token", "sequence")
 ]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 

@@ -102,7 +102,7 @@ def test_targets_of_another_shape(objective: Objective, data: Any, fits: str) ->
     shape, labels = data
     model, batch = Gives(*shape), (torch.ones(2), labels)
     for kind in ("empirical", "sampled", "exact"):
-        method = EWC(model, strength=1.0, fisher=kind, objective=objective)  # type: ignore[arg-type]
+        method = EWC(model, strength=1.0, fisher=kind, objective=objective)
         with pytest.raises(DataError, match=fits):
             method.consolidate([batch])
 

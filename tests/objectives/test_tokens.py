@@ -28,7 +28,7 @@ def by_sample(values: dict[tuple[int, int], Tensor], per: str) -> list[Tensor]:
     """Values of labelled tokens: each for itself, or added up over its sequence."""
     if per == "token":
         return list(values.values())
-    return [sum(v for (row, _), v in values.items() if row == i) for i in range(3)]  # type: ignore[misc]
+    return [sum(v for (row, _), v in values.items() if row == i) for i in range(3)]
 
 
 @pytest.fixture(params=["token", "sequence"])
