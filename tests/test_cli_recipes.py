@@ -75,11 +75,12 @@ def test_records_without_quick_go_where_results_are_looked_for(tiny: Path) -> No
     assert holdfast("results", "--check").exit_code == 2
     assert "Page: docs/results.md" in succeed("results")
     page = (tiny / "docs" / "results.md").read_text()
-    assert "## tiny, one" in page and "| plain | average | 2 |" in page and "90.00" in page
+    own = (tiny / "docs" / "results" / "tiny-one.md").read_text()
+    assert "(results/tiny-one.md)" in page and "| plain | 2 |" in own and "90.00" in own
     assert "up to date" in succeed("results", "--check")
     succeed("results", "results", "--out", "page.md")
     assert "from the records in `results/`" in (tiny / "page.md").read_text()
-    assert "](results/tiny/one/records" in (tiny / "page.md").read_text()
+    assert "](../results/tiny/one/records" in (tiny / "page" / "tiny-one.md").read_text()
     missing = holdfast("results", "elsewhere")
     assert missing.exit_code == 2 and "there is no folder elsewhere" in missing.stderr
     assert (tiny / "docs" / "results.md").read_text() == page

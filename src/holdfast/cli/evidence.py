@@ -15,24 +15,26 @@ __all__ = ["register"]
 
 def _results(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of results.")] = Path("results"),
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("docs/results.md"),
-    check: Annotated[bool, typer.Option("--check", help="Only say whether the page is up to date.")] = False,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The page that opens; the others are in a folder of its name.")
+    ] = Path("docs/results.md"),
+    check: Annotated[bool, typer.Option("--check", help="Only say whether pages and pictures are up to date.")] = False,
 ) -> None:
-    """Make the page of results from records, published numbers beside ours."""
+    """Make the pages of results from records, published numbers beside ours."""
     from holdfast.bench.evidence import page as results_page
-    from holdfast.bench.records import record
+    from holdfast.bench.evidence import writing
 
     if not folder.is_dir():
         raise StateError(f"there is no folder {folder}; expected one with the records of 'holdfast recipe run'")
-    # Words, not paths of this machine: the same records give the same page wherever they lie.
+    # Words, not paths of this machine: the same records give the same pages wherever they lie.
     root = Path(os.path.relpath(folder, out.parent)).as_posix()
-    page = results_page.render(folder, name=folder.name if folder.is_absolute() else folder.as_posix(), root=root)
+    name = folder.name if folder.is_absolute() else folder.as_posix()
+    pages = results_page.render(folder, name=name, root=root, stem=out.stem)
     if check:
-        if not out.is_file() or out.read_text(encoding="utf-8") != page:
-            raise StateError(f"{out} is not what the records in {folder} give: run 'holdfast results'")
-        typer.echo(f"{out} is up to date.")
+        writing.check(pages, out, folder)
+        typer.echo(f"{out} and {len(pages) - 1} files in {out.with_suffix('')} are up to date.")
         return
-    record.write_whole(out, page, "page")
+    writing.write(pages, out)
     typer.echo(f"Page: {out}")
 
 

@@ -83,7 +83,8 @@ def test_results_are_checked_and_told_as_before(tmp_path: Path, monkeypatch: pyt
     )
     before = page.render(folder)
     other_words(monkeypatch)
-    assert page.render(folder) == before and "goes from 97.10 (10) to 99.51 (100000) over the 6" in before
+    told = before["results/hsu-split-mnist.md"]
+    assert page.render(folder) == before and "goes from 97.10 (10) to 99.51 (100000) over the 6" in told
     (experiment,) = experiments.collect(folder)
     grid = choices.tried(experiment.records[0])
     assert grid is not None and grid.scores == {10: 97.1, 100: 97.5, 1e3: 98.41, 1e4: 99.1, 1e5: 99.51, 1e6: -1}

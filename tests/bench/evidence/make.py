@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.bench import recipes
+from holdfast.bench.evidence import page
 from holdfast.bench.records import record as records
 from holdfast.bench.records.choice import Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, Record
@@ -62,6 +63,11 @@ def fill(folder: Path, found: list[Record], name: str = NAME) -> Path:
         for number, each in enumerate(tried(record)):
             records.save(each, folder / name / "choices" / f"{records.row_name(each.config)}-{number}.json")
     return folder
+
+
+def read(folder: Path) -> str:
+    """All pages of a folder of results, one after the other."""
+    return "\n".join(text for name, text in page.render(folder).items() if name.endswith(".md"))
 
 
 def changed(record: Record, **fields: Any) -> Record:

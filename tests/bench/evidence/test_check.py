@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from holdfast.bench.evidence import experiments as results
-from holdfast.bench.evidence import page as results_page
 from holdfast.bench.records import record as records
 from holdfast.bench.records.record import Hyperparameter
 from holdfast.errors import StateError
-from tests.bench.evidence.make import HSU, NAME, SIX, changed, fill, make, tried
+from tests.bench.evidence.make import HSU, NAME, SIX, changed, fill, make, read, tried
 
 STRENGTH = Hyperparameter(value=1e5, source="given")
 
@@ -31,7 +30,7 @@ def test_records_that_are_no_evidence_are_refused(tmp_path: Path, extra: dict[st
     bad = changed(made, extra={**made.config.extra, **extra})
     found = [bad] if "recipe" in extra else [good, bad]
     with pytest.raises(StateError, match=message):
-        results_page.render(fill(tmp_path, found))
+        read(fill(tmp_path, found))
 
 
 def test_what_a_grid_chose_must_be_what_lies_beside_the_records(tmp_path: Path) -> None:

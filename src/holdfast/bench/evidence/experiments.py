@@ -1,7 +1,7 @@
-"""Records -> ``docs/results.md``: published numbers beside ours. No number in that page is typed by hand.
+"""Records -> experiments: published numbers beside ours. No number in the pages made of them is typed by hand.
 
 A folder of results holds one folder per recipe, or per variant of a recipe, each with the records of its runs. The same
-records give the same page byte for byte.
+records give the same pages byte for byte.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ from holdfast.bench.records.record import Record
 from holdfast.bench.report import Estimate
 from holdfast.errors import StateError
 
-__all__ = ["Cell", "Difference", "Experiment", "collect", "differences", "verdict"]
+__all__ = [
+    "FEWEST",
+    "Cell",
+    "Difference",
+    "Experiment",
+    "accuracy",
+    "between",
+    "collect",
+    "differences",
+    "distinct",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,10 @@ class Experiment:
         ]
         return sorted(found, key=lambda record: record.config.seed)
 
+    def finished(self, part: str, label: str) -> list[Record]:
+        """Those of them that have finished."""
+        return [record for record in self.of(part, label) if record.status == "finished"]
+
     def rows(self, part: str) -> list[Method]:
         """The rows that this part has in this variant."""
         return self.recipe.rows_of(part, self.variant)
@@ -162,7 +177,7 @@ class Experiment:
         Where the recipe does not say what that is, nothing is found.
         """
         found = {}
-        finished = [record for record in self.of(part, label) if record.status == "finished"]
+        finished = self.finished(part, label)
         for task, constant in enumerate(self.recipe.parts[part].constant if finished else []):
             after = [record.matrix[min(task, len(record.matrix) - 1)][task] for record in finished]
             estimate = Estimate.of(100 * value for value in after)
@@ -213,23 +228,34 @@ def collect(folder: Path) -> list[Experiment]:
     return found
 
 
+def between(experiment: Experiment, part: str, rows: tuple[str, str], task: int | None = None) -> Estimate | None:
+    """How much better one row is than another, in points, seed by seed; ``None`` where no seed has finished in both.
+
+    Args:
+        experiment: theirs.
+        part: where.
+        rows: their labels.
+        task: whose accuracy; ``None``: the average.
+    """
+    one, other = ({r.config.seed: r for r in experiment.finished(part, label)} for label in rows)
+    seeds = sorted(one.keys() & other.keys())
+    return Estimate.of(100 * (accuracy(one[seed], task) - accuracy(other[seed], task)) for seed in seeds)
+
+
 def differences(experiment: Experiment, part: str) -> list[Difference]:
     """The recipe's pairs of rows in one part, wherever both have finished runs of the same seeds."""
     found = []
     for paired in experiment.recipe.paired:
-        one, other = (
-            {r.config.seed: r for r in experiment.of(part, label) if r.status == "finished"} for label in paired.rows
-        )
-        seeds = tuple(sorted(one.keys() & other.keys()))
-        whole, *rest = (
-            Estimate.of(100 * (accuracy(one[s], task) - accuracy(other[s], task)) for s in seeds)
-            for task in [None, *experiment.tasks(part)]
-        )
-        by_task = {task: each for task, each in zip(experiment.tasks(part), rest, strict=True) if each is not None}
+        whole = between(experiment, part, paired.rows)
+        if whole is None:
+            continue
+        by_task = {task: between(experiment, part, paired.rows, task) for task in experiment.tasks(part)}
+        known = {task: each for task, each in by_task.items() if each is not None}
+        one, other = (experiment.finished(part, label) for label in paired.rows)
+        seeds = tuple(sorted({r.config.seed for r in one} & {r.config.seed for r in other}))
         rows = [row for row in experiment.rows(part) if row.label in paired.rows]
         planned = min((experiment.recipe.seeds_of(row, experiment.variant) for row in rows), default=0)
-        if whole is not None:
-            found.append(Difference(paired, part, seeds, whole, by_task, planned))
+        found.append(Difference(paired, part, seeds, whole, known, planned))
     return found
 
 

@@ -18,7 +18,20 @@ from holdfast.bench.evidence.experiments import (
 from holdfast.bench.records.choice import tried
 from holdfast.bench.report import Estimate
 
-__all__ = ["Links", "anchor", "behind", "found", "gap", "number_of", "ours", "title"]
+__all__ = [
+    "Links",
+    "Tally",
+    "anchor",
+    "behind",
+    "found",
+    "gap",
+    "incomplete",
+    "number_of",
+    "ours",
+    "percent",
+    "tally",
+    "title",
+]
 
 
 @dataclass(frozen=True)
@@ -34,28 +47,44 @@ class Links:
         return f"[{label}]({self.root}/{experiment.folder}/records/{stem}-seed{seed}.json)"
 
 
-def found(experiments: Sequence[Experiment], links: Links) -> list[str]:
-    """The section's lines, experiment by experiment: the findings alone, what lies behind them is beside the tables."""
-    lines: list[str] = []
-    told = []
+def found(experiment: Experiment, part: str, links: Links) -> list[str]:
+    """The findings of one part; what lies behind them is :func:`behind`'s to say."""
+    sentences = [_difference(each, experiment, links) for each in differences(experiment, part)]
+    return sentences + _counted(_cells(experiment, part), experiment, links)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Over all experiments: pairs of rows that are compared, and published numbers of the same protocol.
+
+    ``apart`` of the ``pairs`` are told apart; ``unlearned`` more cannot be compared, a row never learned a task. Of the
+    ``published`` numbers, ``inside`` lie in our interval and ``near`` within one point of our mean.
+    """
+
+    pairs: int = 0
+    apart: int = 0
+    unlearned: int = 0
+    published: int = 0
+    inside: int = 0
+    near: int = 0
+
+
+def tally(experiments: Iterable[Experiment]) -> Tally:
+    """Count them."""
+    pairs, unlearned, cells = [], 0, []
+    inside = 0
     for experiment in experiments:
-        sentences = []
         for part in experiment.recipe.parts:
+            judged, met, _ = _judged(_cells(experiment, part))
+            cells += judged
+            inside += len(met)
             for each in differences(experiment, part):
-                sentences.append(_difference(each, experiment, links))
-                if each.estimate.half is not None and not _failed(each, experiment):
-                    told.append(abs(each.estimate.mean) > each.estimate.half)
-            sentences += _counted(_cells(experiment, part), experiment, links)
-        if sentences:
-            head = f"**[{title(experiment)}](#{anchor(experiment)})**{_incomplete(experiment)}"
-            lines += [head, "", *(f"- {sentence}" for sentence in sentences), ""]
-    if not lines:
-        nothing = "no two rows that are to be compared have a seed in common, nor has one a published number"
-        lines = [f"Nothing yet: {nothing}.", ""]
-    elif told:
-        many = f"Pairs of rows that are compared: {len(told)}, of which are told apart: {sum(told)}."
-        lines = [f"{many} At 95 %, one in twenty pairs that are equal is told apart by chance.", "", *lines]
-    return ["## What we found", "", *lines]
+                if _failed(each, experiment):
+                    unlearned += 1
+                elif each.estimate.half is not None:
+                    pairs.append(abs(each.estimate.mean) > each.estimate.half)
+    near = sum(abs(gap(cell)) <= 1 for cell in cells)
+    return Tally(len(pairs), sum(pairs), unlearned, len(cells), inside, near)
 
 
 def behind(experiment: Experiment, part: str, links: Links) -> list[str]:
@@ -88,18 +117,15 @@ def _cells(experiment: Experiment, part: str) -> list[Cell]:
     return list(experiment.cells(part, experiment.recipe.parts[part]))
 
 
-def _incomplete(experiment: Experiment) -> str:
+def incomplete(experiment: Experiment) -> str:
+    """How many of its rows have all their seeds; empty where all have."""
     rows = [cell for part in experiment.recipe.parts for cell in _cells(experiment, part) if cell.task is None]
     whole = sum(len(cell.records) >= cell.planned for cell in rows)
     some = sum(0 < len(cell.records) < cell.planned for cell in rows)
     if whole == len(rows):
         return ""
     fewer = f", {some} have fewer" if some else ""
-    return f" (so far: of {len(rows)} rows, {whole} have all the seeds that the recipe says{fewer})"
-
-
-def _where(part: str, experiment: Experiment) -> str:
-    return f"{part}: " if len(experiment.recipe.parts) > 1 else ""
+    return f"So far: of {len(rows)} rows, {whole} have all the seeds that the recipe says{fewer}."
 
 
 def _difference(each: Difference, experiment: Experiment, links: Links) -> str:
@@ -116,7 +142,7 @@ def _difference(each: Difference, experiment: Experiment, links: Links) -> str:
         sentence = f"{' and '.join(map(linked, each.paired.rows))} cannot be compared: {shown}."
     else:
         sentence = each.sentence(linked) + _reservations(each, experiment)
-    return f"{_where(each.part, experiment)}{sentence}{why}"
+    return f"{sentence}{why}"
 
 
 def _failed(each: Difference, experiment: Experiment) -> dict[str, dict[int, Estimate]]:
@@ -167,10 +193,9 @@ def _counted(cells: Sequence[Cell], experiment: Experiment, links: Links) -> lis
         return []
     near = sum(abs(gap(cell)) <= 1 for cell in judged)
     count = f"{len(judged)} published number{'s' * (len(judged) != 1)}"
-    where = _where(judged[0].part, experiment)
     wide = sum(abs(gap(cell)) > 1 for cell in inside)
     but = f" ({wide} of them more than a point away)" if wide else ""
-    sentence = f"{where}of {count}, {len(inside)} inside our interval{but}, {near} within one point of our mean."
+    sentence = f"Of {count}, {len(inside)} inside our interval{but}, {near} within one point of our mean."
     if far:
         sentence += f" Outside and further away (ours less theirs): {_linked(far, experiment, links)}."
     return [sentence]

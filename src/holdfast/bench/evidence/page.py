@@ -1,185 +1,153 @@
-"""The page of results, as Markdown: tables, sentences that are computed from records, and how to make them again."""
+"""The pages of results, as Markdown and pictures: one that opens, one for each protocol; all computed from records."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from holdfast.bench import recipes
-from holdfast.bench.evidence.experiments import Cell, Experiment, collect, distinct, verdict
-from holdfast.bench.evidence.findings import Links, behind, found, gap, number_of, ours, title
+from holdfast.bench.evidence import opening, pictures, tables
+from holdfast.bench.evidence.experiments import Experiment, collect, distinct
+from holdfast.bench.evidence.findings import Links, anchor, behind, found, incomplete, title
+from holdfast.bench.evidence.opening import Scene
 from holdfast.bench.recipes import Part
-from holdfast.bench.records.choice import tried
-from holdfast.bench.records.record import Record
 
-__all__ = ["render"]
+__all__ = ["MADE", "render"]
 
-_HEAD = """\
-# Results
+MADE = "<!-- Made by holdfast results from records alone; do not edit. -->\n"
+"""How every file begins that is made here."""
 
-Made by `holdfast results` (or `make results`) from the records in `{folder}/`; do not edit it. Every number is computed
-from a record, or is a published one, as its recipe has it with its source.
+_READING = """\
+## How to read this
 
-Accuracy in percent after the last task: the mean over seeds ± half the width of its 95 % interval (Student's t).
-*Inside* means that the published number lies in that interval, which fewer than three seeds cannot say; *3 of 10*
-seeds, that 10 are to be run and 3 have finished, which alone count. A strength that was chosen was chosen by validation
-accuracy on the first seed, before the test set was read; where the best candidate lay at an end of its grid, further
-ones were tried. *State* is what a method remembers, in bytes per parameter of the model.
+Every number is computed from the records in `{folder}/`, or is a published one, as its recipe has it with its source;
+`holdfast results` (or `make results`) makes these pages, `holdfast results --check` says whether they are up to date.
+
+Accuracy is in percent after the last task: the mean over seeds ± half the width of its 95 % interval (Student's t).
+Two rows are compared seed by seed, and *told apart* where the interval of their differences leaves zero out; of pairs
+that are equal, one in twenty is told apart by chance. A *control* needs no idea of what matters: it holds every weight
+alike, or is a plain optimizer that a method generalises. *Inside* means that a published number lies in our interval,
+which fewer than three seeds cannot say; *3 of 10* seeds, that 10 are to be run and 3 have finished, which alone count.
+A strength that was chosen was chosen by validation accuracy on the first seed, before the test set was read; where the
+best candidate lay at an end of its grid, further ones were tried. *State* is what a method remembers, in bytes per
+parameter of the model.
 """
 
 
-def render(folder: Path, *, name: str = "results", root: str = "../results") -> str:
-    """The whole page.
+def render(folder: Path, *, name: str = "results", root: str = "../results", stem: str = "results") -> dict[str, str]:
+    """All pages and pictures.
 
     Args:
         folder: of results.
-        name: what the page calls it.
-        root: where it is, from the page.
+        name: what the pages call it.
+        root: where it is, from the page that opens.
+        stem: of that page's name; the other files are in a folder of that name beside it.
 
     Returns:
-        Markdown, the same for the same records.
+        Path, from the folder of the page that opens -> text; the same for the same records.
 
     Raises:
         StateError: if a file in it is not a record, or a record belongs to no recipe.
     """
     experiments = collect(folder) if folder.is_dir() else []
-    parts = [_HEAD.format(folder=name)]
+    files: dict[str, str] = {}
+    lines = ["# Results", ""]
     if not experiments:
-        parts.append("There are no records yet.\n")
-    else:
-        parts.append("\n".join(found(experiments, Links(root))))
-        parts += [_experiment(experiment, root) for experiment in experiments]
-        parts += _absent(experiments)
-    return "\n".join(parts)
+        lines += ["There are no records yet.", ""]
+    scenes = opening.scenes(experiments)
+    if scenes:
+        panels = [(scene.scenario, opening.WORDS[scene.scenario][0], scene.group) for scene in scenes]
+        files[f"{stem}/overview.svg"] = MADE + pictures.overview(panels, scenes[0].experiment)
+        lines += [f"![{_overview_in_words(scenes)}]({stem}/overview.svg)", ""]
+    lines += _listed(opening.sentences(scenes, experiments))
+    lines += [*_protocols(experiments, stem), *_absent(experiments), _READING.format(folder=name)]
+    files[f"{stem}.md"] = MADE + "\n".join(lines)
+    for experiment in experiments:
+        drawn = _drawn(experiment)
+        files |= {f"{stem}/{file}": MADE + text for file, text in drawn.items()}
+        page = _page(experiment, drawn, f"../{stem}.md", f"../{root}")
+        files[f"{stem}/{anchor(experiment)}.md"] = MADE + page
+    return files
+
+
+def _overview_in_words(scenes: Sequence[Scene]) -> str:
+    names = ", ".join(scene.scenario for scene in scenes)
+    return f"Average accuracy of every method on {scenes[0].group.stream} at the end, by scenario: {names}"
+
+
+def _protocols(experiments: Sequence[Experiment], stem: str) -> list[str]:
+    """A line for every part that has finished runs, with a link to its page."""
+    head = ("protocol", "scenario", "no method", "held most", "beside the best control", "all tasks at once")
+    lines = []
+    for experiment in experiments:
+        mark = f'<a id="{anchor(experiment)}"></a>'  # where links to a section of the one long page lead
+        link = f"[{title(experiment)}]({stem}/{anchor(experiment)}.md)"
+        for part in experiment.recipe.parts:
+            group = pictures.group_of(experiment, part)
+            if group is not None:
+                where = f"{mark}{link}" + (f": {part}" if len(experiment.recipe.parts) > 1 else "")
+                cells = opening.in_a_line(Scene(experiment, part, group))
+                lines.append(tables.line(where, group.scenario, *cells))
+                mark = ""
+        if mark:
+            lines.append(tables.line(f"{mark}{link}", "", "no run finished", "", "", ""))
+    return ["## Every protocol", "", tables.line(*head), "|---" * len(head) + "|", *lines, ""] if lines else []
 
 
 def _absent(experiments: Sequence[Experiment]) -> list[str]:
     """The published protocols that have no records, by name and variant."""
     known = {(experiment.recipe.name, experiment.variant) for experiment in experiments}
-    lines = [
-        f"- {name}" + (f", {variant}" if variant else "")
+    absent = [
+        f"{name}" + (f", {variant}" if variant else "")
         for name in recipes.names()
         for variant in recipes.load(name).variants or [""]
         if (name, variant) not in known
     ]
-    return ["\n".join(["## Not run yet", "", *lines, ""])] if lines else []
+    return [f"Not run yet: {'; '.join(absent)}.", ""] if absent and experiments else []
 
 
-def _experiment(experiment: Experiment, root: str) -> str:
-    recipe = experiment.recipe
-    about = " ".join(recipe.about.split())
-    lines = [f"## {title(experiment)}", "", f"{recipe.title}. Source: {recipe.source}.", "", about, ""]
+def _drawn(experiment: Experiment) -> dict[str, str]:
+    """The pictures of its parts: file name -> text."""
+    drawn = {part: pictures.of_part(experiment, part) for part in experiment.recipe.parts}
+    return {_picture(experiment, part): text for part, text in drawn.items() if text is not None}
+
+
+def _picture(experiment: Experiment, part: str) -> str:
+    return f"{anchor(experiment)}-{part}.svg"
+
+
+def _page(experiment: Experiment, drawn: Mapping[str, str], front: str, root: str) -> str:
+    recipe, links = experiment.recipe, Links(root)
+    lines = [f"# {recipe.title}", "", f"[All results]({front}) · {title(experiment)} · Source: {recipe.source}.", ""]
+    lines += [" ".join(recipe.about.split()), ""]
     if experiment.variant:
         lines += [" ".join(recipe.variants[experiment.variant].about.split()), ""]
-    lines += [*(f"- {' '.join(note.split())}" for note in recipe.notes), ""]
-    for part_name, part in recipe.parts.items():
-        cells = list(experiment.cells(part_name, part))
-        if any(cell.records or cell.failed for cell in cells):
-            lines += _table(experiment, part_name, part, cells)
-            lines += _notes(experiment, part_name, Links(root))
-        elif cells:
-            lines += [f"### {part_name}: not run yet", ""]
-    lines += _foot(experiment, root)
-    return "\n".join(lines)
+    lines += [text, ""] if (text := incomplete(experiment)) else []
+    for name, part in recipe.parts.items():
+        lines += _part(experiment, name, part, _picture(experiment, name) in drawn, links)
+    if recipe.notes:
+        lines += ["## What to know of the protocol", "", *_listed([" ".join(note.split()) for note in recipe.notes])]
+    return "\n".join([*lines, *_foot(experiment, root)])
 
 
-def _table(experiment: Experiment, name: str, part: Part, cells: Sequence[Cell]) -> list[str]:
+def _part(experiment: Experiment, name: str, part: Part, drawn: bool, links: Links) -> list[str]:
+    cells = list(experiment.cells(name, part))
+    if not any(cell.records or cell.failed for cell in cells):
+        return [f"## {name}: not run yet", ""] if cells else []
     outputs = f", training sees the outputs {part.training_outputs}" if part.scenario == "class" else ""
-    lines = [f"### {name}: {part.stream}, {part.scenario}-incremental{outputs}", ""]
-    lines += [
-        "| row | accuracy | seeds | ours (%) | published (%) | difference | verdict | by task | s per run | state | "
-        "settings |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    beside = _beside(experiment, cells)
-    lines += [
-        _line(cell)
-        for cell in cells
-        if (cell.records or cell.failed) and (cell.task is None or (cell.records and (cell.label, cell.task) in beside))
-    ]
-    lines.append("")
-    absent = distinct([cell.label for cell in cells if not cell.records and not cell.failed])
-    if absent:
-        lines += [f"Not run yet: {', '.join(absent)}.", ""]
-    for cell in cells:
-        if cell.failed and cell.task is None:
-            lines += [f"{cell.label} did not finish: {_failures(cell.failed)}.", ""]
-    return lines
+    lines = [f"## {name}: {part.stream}, {part.scenario}-incremental{outputs}", ""]
+    if drawn:
+        alt = f"Average accuracy of every row of {name}: seeds, mean and 95 % interval; rings are published numbers"
+        lines += [f"![{alt}]({_picture(experiment, name)})", ""]
+    lines += _listed(found(experiment, name, links))
+    lines += tables.of_rows(cells)
+    shown = tables.published(experiment, cells)
+    lines += ["Published numbers beside ours:", "", *shown] if shown else []
+    return lines + _listed(behind(experiment, name, links))
 
 
-def _notes(experiment: Experiment, part: str, links: Links) -> list[str]:
-    sentences = behind(experiment, part, links)
+def _listed(sentences: Sequence[str]) -> list[str]:
     return [*(f"- {sentence}" for sentence in sentences), ""] if sentences else []
-
-
-def _beside(experiment: Experiment, cells: Sequence[Cell]) -> set[tuple[str, int]]:
-    """The rows and tasks with a line of their own: something was published of them, or of a row paired with them."""
-    found = {(cell.label, cell.task) for cell in cells if cell.published is not None and cell.task is not None}
-    pairs = [each.rows for each in experiment.recipe.paired]
-    return found | {(b, task) for rows in pairs for a, b in (rows, rows[::-1]) for label, task in found if label == a}
-
-
-def _failures(failed: Sequence[Record]) -> str:
-    """The seeds by reason."""
-    seeds: dict[str, list[str]] = {}
-    for record in failed:
-        reason = " ".join(record.failure.split()).rstrip(".") or record.status
-        seeds.setdefault(reason, []).append(str(record.config.seed))
-    return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {reason}" for reason, of in seeds.items())
-
-
-def _line(cell: Cell) -> str:
-    theirs = "" if cell.theirs is None else f"{cell.theirs:.2f}"
-    finished = len(cell.records)
-    seeds = str(finished) if finished >= cell.planned else f"{finished} of {cell.planned}"
-    if not cell.records:
-        return _row([cell.label, number_of(cell), seeds, "", theirs, "", "no run finished", "", "", "", ""])
-    first = cell.task is None
-    costs = [record.costs for record in cell.records]
-    seconds = sum(cost.seconds_total for cost in costs) / len(costs)
-    values = [
-        cell.label,
-        number_of(cell),
-        seeds,
-        ours(cell),
-        theirs,
-        f"{gap(cell):+.2f}" if theirs else "",
-        verdict(cell),
-        _by_task(cell) if first else "",
-        f"{seconds:.0f}" if first else "",
-        f"{costs[0].state_bytes_per_parameter:.1f}" if first else "",
-        _settings(cell.records[0]) if first else "",
-    ]
-    return _row(values)
-
-
-def _row(values: Sequence[str]) -> str:
-    return f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
-
-
-def _by_task(cell: Cell) -> str:
-    rows = [record.matrix[-1] for record in cell.records]
-    return " / ".join(f"{100 * sum(column) / len(column):.1f}" for column in zip(*rows, strict=True))
-
-
-def _settings(record: Record) -> str:
-    """What makes the row, and where its values are from; defaults are left out."""
-    config = record.config
-    shown = []
-    for key, value in config.hyperparameters.items():
-        if value.source == "grid":
-            grid = tried(record)
-            edge = f", the {grid.edge} tried" if grid is not None and grid.edge else ""
-            shown.append(f"{key} {_number(value.value)} (by validation{edge})")
-        elif value.source != "default":
-            shown.append(f"{key} {_number(value.value)}")
-    if config.method != config.optimizer:
-        shown.append(f"{config.optimizer} {config.lr:g}")
-    return ", ".join(shown)
-
-
-def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _foot(experiment: Experiment, root: str) -> list[str]:
@@ -191,7 +159,7 @@ def _foot(experiment: Experiment, root: str) -> list[str]:
     versions = distinct([f"Python {e.python}, PyTorch {e.torch}, holdfast {e.holdfast}" for e in environments])
     seconds = sum(record.costs.seconds_total for record in experiment.records)
     return [
-        "Again:",
+        "## Again",
         "",
         "```",
         *experiment.commands,

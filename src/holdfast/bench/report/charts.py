@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.bench.report.columns import METRICS, Metric
+from holdfast.bench.report.columns import METRICS, Estimate, Metric
 from holdfast.bench.report.summary import Group, PublishedValue, SummaryRow
-from holdfast.bench.report.svg import Scale, axes, el, figure, marker, span, text, ticks
+from holdfast.bench.report.svg import Drawing, Scale, axes, el, figure, marker, span, text, ticks
 from holdfast.bench.report.tables import format_estimate
 
-__all__ = ["Series", "forest", "scatter", "series_of", "swatch"]
+__all__ = ["Series", "drawn_forest", "forest", "scatter", "series_of", "swatch"]
 
 _METRIC = {metric.key: metric for metric in METRICS}
 _COLOURS = 8
@@ -62,53 +62,89 @@ def swatch(series: Series) -> str:
 def forest(
     identity: str, group: Group, key: str, series: dict[str, Series], published: Sequence[PublishedValue] = ()
 ) -> str:
+    """One metric of every method, as a part of a page; an empty string where no method has the metric."""
+    found = drawn_forest(group, key, series, published)
+    return "" if found is None else found.inline(identity)
+
+
+def drawn_forest(
+    group: Group,
+    key: str,
+    series: dict[str, Series],
+    published: Sequence[PublishedValue] = (),
+    *,
+    width: float = _WIDTH,
+    names: float = 112.0,
+    key_to_marks: bool = False,
+) -> Drawing | None:
     """One metric of every method: a dot per seed, the mean, the 95 % interval, and published values as rings.
 
-    Returns an empty string where no method has the metric.
+    Args:
+        group: the methods.
+        key: of the metric.
+        series: their looks.
+        published: what others reported.
+        width: of the drawing.
+        names: how much of it the names have; longer ones stand above their rows.
+        key_to_marks: whether the drawing itself says what its marks are.
+
+    Returns:
+        The drawing; ``None`` where no method has the metric.
     """
     metric = _METRIC[key]
     shown = [(row, estimate) for row in group.rows if (estimate := row.estimates[key]) is not None]
     if not shown:
-        return ""
+        return None
     if metric.better == "lower":
         shown.sort(key=lambda pair: pair[1].mean)
     reported = {row.label: value for row, _ in shown if (value := row.published(key, published)) is not None}
-    wide = max(len(row.label) for row, _ in shown) > 15
-    left, right, top = (12.0 if wide else 112.0), _WIDTH - 62.0, 34.0
+    wide = max(len(row.label) for row, _ in shown) > names / 7.4
     pitch = max(38.0 if wide else 28.0, min(52.0, 224.0 / len(shown)))  # as tall as its neighbours where it may be
+    top = 34.0
     bottom = top + pitch * len(shown)
     numbers = [value * metric.scale for _, estimate in shown for value in estimate.values]
     numbers += [(e.mean + sign * (e.half or 0.0)) * metric.scale for _, e in shown for sign in (-1, 1)]
     numbers += [value.value * metric.scale for value in reported.values()]
     limit = 100.0 if metric.unit == "%" else float("inf")
     low, high = span(numbers, pad=0.04, least=1.0 if metric.scale == 100 else 1e-3)
-    x = Scale(low, min(high, limit + 0.01 * (high - low)) if low < limit else high, left, right)
+    end = min(high, limit + 0.01 * (high - low)) if low < limit else high
+    if metric.unit == "%" and high > 0:  # an interval may reach where no accuracy lies
+        low = max(low, -0.01 * high)
+    x = Scale(low, end, 12.0 if wide else names, width - 62.0)
     parts = [el("text", text(f"{metric.title}, {metric.unit}"), x=2.0, y=16.0, class_="label")]
+    if key_to_marks:
+        words = "dots: seeds · line: 95 % interval" + (" · ◇ published" if reported else "")
+        parts.append(el("text", text(words), x=width - 4, y=16.0, class_="tick", text_anchor="end"))
     for tick in ticks(x.low, x.high, 4):
         parts.append(el("line", x1=x(tick), x2=x(tick), y1=top - 6, y2=bottom, class_="grid"))
         parts.append(el("text", f"{tick:g}", x=x(tick), y=bottom + 15, class_="tick", text_anchor="middle"))
     for number, (row, estimate) in enumerate(shown):
-        look = series[row.label]
         y = top + pitch * (number + 0.5) + (7.0 if wide else 0.0)
         name = row.label if len(row.label) <= 46 else row.label[:45] + "…"
-        at_name = {"x": 2.0, "y": y - 14.0 if wide else y + 4.0}
-        marks = [el("title", text(f"{row.label}: {format_estimate(estimate, metric)} {metric.unit}"))]
-        marks += [el("circle", cx=x(v * metric.scale), cy=y, r=2.6, class_="seed") for v in estimate.values]
-        if estimate.half is not None:
-            ends = [min(max(x((estimate.mean + s * estimate.half) * metric.scale), left), right) for s in (-1, 1)]
-            marks.append(el("line", x1=ends[0], x2=ends[1], y1=y, y2=y, class_="interval"))
-        marks.append(marker(look.shape, x(estimate.mean * metric.scale), y, 5.0))
-        if row.label in reported:
-            theirs = reported[row.label]
-            note = el("title", text(f"published: {theirs.value * metric.scale:.{metric.digits}f} ({theirs.source})"))
-            marks.append(el("g", note, marker(2, x(theirs.value * metric.scale), y, 5.4, "ring"), class_="published"))
+        parts.append(el("text", text(name), x=2.0, y=y - 14.0 if wide else y + 4.0, class_="name"))
+        parts.append(_row(x, y, row.label, estimate, metric, series[row.label], reported.get(row.label)))
         mean = f"{estimate.mean * metric.scale:.{metric.digits}f}"
-        parts.append(el("text", text(name), **at_name, class_="name"))
-        parts.append(el("g", *marks, class_=look.classes))
-        parts.append(el("text", text(mean), x=_WIDTH - 4, y=y + 4, class_="value", text_anchor="end"))
+        parts.append(el("text", text(mean), x=width - 4, y=y + 4, class_="value", text_anchor="end"))
     spoken = "; ".join(f"{row.label} {format_estimate(estimate, metric)}" for row, estimate in shown)
-    title = f"{metric.title} of every method"
-    return figure(identity, _WIDTH, bottom + 24, title, f"{metric.meaning}, {metric.unit}: {spoken}.", *parts)
+    described = f"{metric.meaning}, {metric.unit}: {spoken}."
+    return Drawing(width, bottom + 24, f"{metric.title} of every method", described, tuple(parts))
+
+
+def _row(
+    x: Scale, y: float, label: str, estimate: Estimate, metric: Metric, look: Series, theirs: PublishedValue | None
+) -> str:
+    """The marks of one method."""
+    marks = [el("title", text(f"{label}: {format_estimate(estimate, metric)} {metric.unit}"))]
+    marks += [el("circle", cx=x(v * metric.scale), cy=y, r=2.6, class_="seed") for v in estimate.values]
+    if estimate.half is not None:
+        ends = [x((estimate.mean + sign * estimate.half) * metric.scale) for sign in (-1, 1)]
+        low, high = (min(max(end, x.start), x.end) for end in ends)
+        marks.append(el("line", x1=low, x2=high, y1=y, y2=y, class_="interval"))
+    if theirs is not None:  # below our mean, which may lie on it
+        note = el("title", text(f"published: {theirs.value * metric.scale:.{metric.digits}f} ({theirs.source})"))
+        marks.append(el("g", note, marker(2, x(theirs.value * metric.scale), y, 6.4, "ring"), class_="published"))
+    marks.append(marker(look.shape, x(estimate.mean * metric.scale), y, 5.0))
+    return el("g", *marks, class_=look.classes)
 
 
 def _retained(row: SummaryRow) -> tuple[float, float] | None:

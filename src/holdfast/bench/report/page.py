@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from importlib import resources
 from pathlib import Path
 
 from holdfast.bench.records.record import Record, write_whole
@@ -12,7 +11,7 @@ from holdfast.bench.report import sections
 from holdfast.bench.report.charts import series_of
 from holdfast.bench.report.history import STEPS
 from holdfast.bench.report.summary import CONTROLS, PublishedValue, groups
-from holdfast.bench.report.svg import el, text
+from holdfast.bench.report.svg import el, style_sheet, text
 from holdfast.errors import DataError
 
 __all__ = ["render", "write"]
@@ -107,7 +106,7 @@ def write(
 
 def _style(series: int) -> str:
     """The style sheet, with the rules that there is one of per shade and per series."""
-    rules = [(resources.files("holdfast.bench.report") / "style.css").read_text(encoding="utf-8")]
+    rules = [style_sheet("chart.css"), style_sheet("style.css")]  # the page may refine what a drawing brings
     for shade in range(STEPS + 1):
         share = 100 * shade // STEPS
         rules.append(f".h{shade} {{ --shade: color-mix(in oklab, var(--hi) {share}%, var(--lo)); }}")

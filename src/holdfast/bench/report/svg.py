@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
 
-__all__ = ["Scale", "axes", "compact", "el", "figure", "marker", "span", "text", "ticks"]
+__all__ = ["Drawing", "Scale", "axes", "compact", "el", "figure", "marker", "span", "style_sheet", "text", "ticks"]
 
 
 _LEAVES = {"br", "circle", "input", "line", "path", "polygon", "rect"}
@@ -32,18 +34,62 @@ def el(name: str, /, *children: str, **attributes: object) -> str:
     return f"<{name}{shown}/>" if name in _LEAVES else f"<{name}{shown}>{''.join(children)}</{name}>"
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A chart: its size, a name and a description that a screen reader speaks, and its markup."""
+
+    width: float
+    height: float
+    title: str
+    description: str
+    parts: tuple[str, ...]
+
+    def inline(self, identity: str) -> str:
+        """As a part of a page, which brings the style sheet; ``identity`` is its own there."""
+        box = f"0 0 {compact(self.width)} {compact(self.height)}"
+        return el("svg", *self._body(identity), viewBox=box, **_spoken(identity), class_="chart")
+
+    def alone(self) -> str:
+        """As a file of its own: it brings its colours, for bright and for dark screens, and its background."""
+        width, height = self.width + 2 * _MARGIN, self.height + 2 * _MARGIN
+        place: dict[str, object] = {"x": -_MARGIN, "y": -_MARGIN, "width": width, "height": height}
+        box = f"{compact(-_MARGIN)} {compact(-_MARGIN)} {compact(width)} {compact(height)}"
+        drawing = el(
+            "svg",
+            *self._body("drawing", el("style", _ALONE + style_sheet("chart.css")), el("rect", **place, class_="card")),
+            xmlns="http://www.w3.org/2000/svg",
+            viewBox=box,
+            width=width,
+            height=height,
+            **_spoken("drawing"),
+            class_="chart",
+        )
+        return drawing + "\n"
+
+    def _body(self, identity: str, *before: str) -> tuple[str, ...]:
+        title = el("title", text(self.title), id=f"{identity}-t")
+        return (title, el("desc", text(self.description), id=f"{identity}-d"), *before, *self.parts)
+
+
+_MARGIN = 14.0
+_ALONE = """
+.chart { font: 12px -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif; }
+.card { fill: var(--card); }
+"""
+
+
+def _spoken(identity: str) -> dict[str, object]:
+    return {"role": "img", "aria_labelledby": f"{identity}-t {identity}-d"}
+
+
+def style_sheet(name: str) -> str:
+    """One of the report's style sheets."""
+    return (resources.files("holdfast.bench.report") / name).read_text(encoding="utf-8")
+
+
 def figure(identity: str, width: float, height: float, title: str, description: str, *children: str) -> str:
-    """A chart with a name and a description that a screen reader speaks."""
-    return el(
-        "svg",
-        el("title", text(title), id=f"{identity}-t"),
-        el("desc", text(description), id=f"{identity}-d"),
-        *children,
-        viewBox=f"0 0 {compact(width)} {compact(height)}",
-        role="img",
-        aria_labelledby=f"{identity}-t {identity}-d",
-        class_="chart",
-    )
+    """A chart with a name and a description, as a part of a page."""
+    return Drawing(width, height, title, description, children).inline(identity)
 
 
 class Scale:
