@@ -23,15 +23,19 @@ MOVED: dict[str, tuple[str, ...]] = {
     "holdfast.bench.card": ("holdfast.bench.export.card",),
     "holdfast.bench.checkpoint": ("holdfast.bench.training.checkpoint",),
     "holdfast.bench.cluster": ("holdfast.bench.jobs.ray",),
-    "holdfast.bench.compare": ("holdfast.bench.comparing.compare",),
+    "holdfast.bench.compare": (
+        "holdfast.bench.comparing.compare",
+        "holdfast.bench.comparing.typed",
+        "holdfast.bench.jobs.work",
+    ),
     "holdfast.bench.data": ("holdfast.bench.data.named", "holdfast.bench.data.sets", "holdfast.bench.data.splitting"),
     "holdfast.bench.diagnostics": ("holdfast.bench.training.diagnostics",),
     "holdfast.bench.distribution": ("holdfast.bench.study.distribution",),
     "holdfast.bench.drafts": ("holdfast.bench.data.drafts",),
     "holdfast.bench.environment": ("holdfast.bench.training.environment",),
     "holdfast.bench.executing": ("holdfast.bench.jobs.handing_out",),
-    "holdfast.bench.executors": ("holdfast.bench.jobs.processes",),
-    "holdfast.bench.export": ("holdfast.bench.export.export",),
+    "holdfast.bench.executors": ("holdfast.bench.jobs.processes", "holdfast.bench.jobs.handing_out"),
+    "holdfast.bench.export": ("holdfast.bench.export.exporting",),
     "holdfast.bench.folder": ("holdfast.bench.jobs.folder",),
     "holdfast.bench.footprint": ("holdfast.bench.study.footprint",),
     "holdfast.bench.grids": ("holdfast.bench.comparing.grids",),
@@ -48,7 +52,12 @@ MOVED: dict[str, tuple[str, ...]] = {
     "holdfast.bench.model_folder": ("holdfast.bench.export.folder",),
     "holdfast.bench.models": ("holdfast.bench.models.named", "holdfast.bench.models.heads"),
     "holdfast.bench.optimizers": ("holdfast.bench.training.optimizers",),
-    "holdfast.bench.plan": ("holdfast.bench.comparing.plan",),
+    "holdfast.bench.plan": (
+        "holdfast.bench.comparing.plan",
+        "holdfast.bench.comparing.protocols",
+        "holdfast.bench.comparing.typed",
+        "holdfast.bench.comparing.rehearsal",
+    ),
     "holdfast.bench.progress": ("holdfast.bench.jobs.progress",),
     "holdfast.bench.record": ("holdfast.bench.records.record",),
     "holdfast.bench.residual": ("holdfast.bench.models.residual",),
@@ -62,7 +71,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "holdfast.bench.snapshot": ("holdfast.bench.training.snapshot",),
     "holdfast.bench.sources": ("holdfast.bench.data.sources",),
     "holdfast.bench.store": ("holdfast.bench.records.query",),
-    "holdfast.bench.streams": ("holdfast.bench.data.streams",),
+    "holdfast.bench.streams": ("holdfast.bench.data.streams", "holdfast.bench.data.asked"),
     "holdfast.bench.studies": ("holdfast.bench.comparing.studies",),
     "holdfast.bench.tasks": ("holdfast.bench.data.tasks",),
     "holdfast.bench.text_data": ("holdfast.bench.data.text",),
@@ -102,6 +111,13 @@ def _is_room(package: str, name: str) -> bool:
     return hasattr(sys.modules[package], "__path__") and importlib.util.find_spec(f"{package}.{name}") is not None
 
 
+class _Callable(ModuleType):
+    """``import holdfast.bench.compare`` puts a module where the function ``compare`` is: it answers as that does."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return importlib.import_module("holdfast.bench.comparing.calling").compare(*args, **options)
+
+
 class OldNames(MetaPathFinder, Loader):
     """Finds a module by the name that it had before the bench had wings."""
 
@@ -110,6 +126,10 @@ class OldNames(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         """The old name's module, if it is one; asked only where nobody else found it."""
         return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """A module that can be called, if its name is that of a function now."""
+        return _Callable(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """Hand on whatever is asked of it."""

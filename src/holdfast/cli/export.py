@@ -22,7 +22,7 @@ def _export(
     """Write a run's weights, configuration and model card, after the run was repeated to the last digit."""
     import torch
 
-    from holdfast.bench.export import export, hub
+    from holdfast.bench.export import exporting, hub
     from holdfast.bench.jobs.job import Job
     from holdfast.bench.jobs.progress import monitor
     from holdfast.bench.records import record
@@ -35,7 +35,7 @@ def _export(
     with monitor(show.progress_console()) as watching:
         watching.planned(1)
         watching.starts(Job(loaded.config))
-        export.export(loaded, folder, data_dir=data_dir, observer=watching, licence=licence)
+        exporting.export(loaded, folder, data_dir=data_dir, observer=watching, licence=licence)
     typer.echo(f"Model: {folder}")
     if push is not None:
         typer.echo(f"Pushed: {hub.push(folder, push)}")
@@ -47,7 +47,7 @@ def _evaluate(
     data_dir: options.DataDir = None,
 ) -> None:
     """Test an exported model on every task of a stream."""
-    from holdfast.bench.export import export
+    from holdfast.bench.export import exporting as export
 
     exported = export.load(folder)
     about = exported.description

@@ -14,7 +14,7 @@ from holdfast.bench.data import named as data
 from holdfast.bench.data import streams
 from holdfast.bench.data import text as text_data
 from holdfast.bench.data.named import TextDataset
-from holdfast.bench.export import export
+from holdfast.bench.export import exporting as export
 from holdfast.bench.models import named as models
 from holdfast.bench.models import transformer as text_models
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig

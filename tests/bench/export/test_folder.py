@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from holdfast.bench.data import named as data
 from holdfast.bench.data.named import TextDataset
-from holdfast.bench.export import export
+from holdfast.bench.export import exporting as export
 from holdfast.bench.export import folder as model_folder
 from holdfast.bench.records.record import Hyperparameter
 from holdfast.errors import ConfigurationError, StateError
-from tests.bench.export.test_export import run
+from tests.bench.export.test_exporting import run
 
 pytest.importorskip("tokenizers", reason="the bench's packages are not installed")
 

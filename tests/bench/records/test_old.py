@@ -16,7 +16,7 @@ from holdfast.bench import report
 from holdfast.bench.comparing import compare, refusing
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
-from holdfast.bench.export import export
+from holdfast.bench.export import exporting as export
 from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.jobs.progress import Lines

@@ -198,6 +198,10 @@ def compare(
     """
     asked = _methods(methods, controls, note)
     plan.check_changes(training)
+    for option, given in (("settings", settings), ("grids", grids)):
+        for method in given or {}:
+            if method not in asked:
+                raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(asked)}")
     own = plan.keep_their_own(asked, training)
     if own:
         note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")

@@ -211,14 +211,14 @@ def _snippet(record: Record, stream: Stream, name: str, weights: Sequence[str]) 
     answered = f"  # answered with {weights[0]}" if len(weights) > 1 else ""
     code = f"""\
 import torch
-from holdfast.bench.export.export import load
+from holdfast.bench.export.exporting import load
 
 exported = load("{name}")  # the folder that this file is in
 images = torch.zeros(1, {shape}, dtype=torch.uint8)  # pixels from 0 to 255
 print(exported.predict(images, task=0)){answered}"""
     if stream.tokenizer is not None:
         code = f"""\
-from holdfast.bench.export.export import load
+from holdfast.bench.export.exporting import load
 
 exported = load("{name}")  # the folder that this file is in
 print(exported.predict(["a text"], task=0)){answered}"""

@@ -140,10 +140,10 @@ def check(name: str, *, workers: int | None = None, ray_address: str | None = No
         DependencyError: naming the extra that is missing.
     """
     if name not in NAMES:
-        raise ConfigurationError(f"--executor is {name!r}; expected one of {', '.join(NAMES)}")
+        raise ConfigurationError(f"executor is {name!r}; expected one of {', '.join(NAMES)}")
     if ray_address is not None and name != "ray":
-        raise ConfigurationError(f"--ray-address needs --executor ray, got {name!r}")
+        raise ConfigurationError(f"ray_address needs executor='ray', got {name!r}")
     if name == "local" and workers not in (None, 1):
-        raise ConfigurationError(f"--workers {workers} needs --executor processes or ray")
+        raise ConfigurationError(f"workers={workers} needs executor='processes' or 'ray'")
     if name == "ray" and importlib.util.find_spec("ray") is None:
-        raise DependencyError("--executor ray needs Ray: pip install 'holdfast[ray]'")
+        raise DependencyError("executor='ray' needs Ray: pip install 'holdfast[ray]'")

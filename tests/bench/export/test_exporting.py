@@ -19,7 +19,8 @@ from safetensors import safe_open
 
 from holdfast.bench.data import named as data
 from holdfast.bench.data import streams
-from holdfast.bench.export import card, export, hub
+from holdfast.bench.export import card, hub
+from holdfast.bench.export import exporting as export
 from holdfast.bench.records import record as records
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.training import runner
