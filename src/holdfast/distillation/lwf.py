@@ -97,11 +97,13 @@ class LwF(Method):
         if self._teacher is None or self.strength == 0:
             return super()._penalty(batch, outputs)
         # Objectives that go through the model in the same way share a forward pass; the one whose outputs the
-        # caller has is the one of the constructor's objective.
+        # caller has is the one of the constructor's objective, whatever keys of the batch each withholds.
         student_raw: dict[Any, Any] = {}
         teacher_raw: dict[Any, Any] = {}
         if outputs is not None and isinstance(self.objective, Plain):
-            student_raw[self.objective.shared_key] = outputs
+            for objective in self._objectives:
+                if isinstance(objective, Plain) and objective.own_forward == self.objective.own_forward:
+                    student_raw[objective.shared_key] = outputs
         factor = self.temperature**2 if self.variant == "paper" else 1.0
         terms = []
         for objective in self._objectives:

@@ -60,6 +60,11 @@ class Plain:
         return logits_of(raw)
 
     @property
+    def own_forward(self) -> Forward | None:
+        """The function given for the forward pass, if any."""
+        return self._forward
+
+    @property
     def shared_key(self) -> Hashable:
         """Objectives with equal keys may share one forward pass."""
         return (self._forward, self.withheld)
