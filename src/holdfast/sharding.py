@@ -78,25 +78,30 @@ def place_like(parameter: Tensor, tensor: Tensor) -> Tensor:
         ``[*p]``; the same tensor if it is held like that already.
 
     Raises:
-        StateError: for a plan by which PyTorch cannot cut a tensor (two kinds of sharding of one dimension).
+        StateError: for a tensor of another shape than a sharded parameter's, or a plan that cuts in another way than
+            into equal pieces.
     """
     if not is_sharded(parameter):
         return whole(tensor).to(parameter.device)
-    from torch.distributed.tensor import DTensor, Replicate
-
     mesh, placements = parameter.device_mesh, parameter.placements
     if is_sharded(tensor):
         if tensor.device_mesh == mesh and tensor.placements == placements:
             return tensor
         tensor = whole(tensor)
-    strange = [p for p in placements if not (p.is_replicate() or type(p).__name__ == "Shard")]
-    if strange:
+    part = tensor.to(parameter.device)
+    # What fully_shard cuts under a tensor-parallel plan (a "strided" shard), that plan has cut before.
+    order = sorted((type(q).__name__ != "Shard", d) for d, q in enumerate(placements) if not q.is_replicate())
+    for _, d in order:
+        cut: Any = placements[d]
+        pieces = torch.chunk(part, mesh.size(d), cut.dim)
+        rank = mesh.get_local_rank(d)
+        part = pieces[rank] if rank < len(pieces) else part.narrow(cut.dim, 0, 0)
+    if tensor.shape != parameter.shape or part.shape != local(parameter).shape:
         raise StateError(
-            f"a tensor of shape {tuple(tensor.shape)} cannot be placed like its parameter, which is sharded by "
-            f"{placements} (several plans for one dimension); expected fully_shard, or one tensor-parallel plan"
+            f"a tensor of shape {tuple(tensor.shape)} cannot be placed like its parameter of shape "
+            f"{tuple(parameter.shape)}, which is sharded by {placements}; expected its shape, and equal pieces"
         )
-    everywhere = DTensor.from_local(tensor.to(parameter.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return everywhere.redistribute(mesh, placements)
+    return made_of(parameter, part.clone(memory_format=torch.contiguous_format))
 
 
 @torch.no_grad()

@@ -141,12 +141,21 @@ def tensor_parallel(model: nn.Module) -> nn.Module:
     return parallelize_module(model, init_device_mesh("cpu", (2,)), {"0": columns, "3.0": columns})
 
 
+def two_plans(model: nn.Module) -> nn.Module:
+    """``fully_shard`` over a tensor-parallel plan."""
+    mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("data", "tensor"))
+    columns = ColwiseParallel(output_layouts=Replicate())
+    parallelize_module(model, mesh["tensor"], {"0": columns, "3.0": columns})
+    return fully_shard(model, mesh=mesh["data"])
+
+
 WRAPS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "fsdp2": fsdp2,
     "hybrid": hybrid,
     "ddp": DistributedDataParallel,
     "fsdp1": fsdp1,
     "tensor parallel": tensor_parallel,
+    "two plans": two_plans,
 }
 
 
@@ -174,7 +183,7 @@ def run(case: Case, wrap: str | None = None, rank: int = 0) -> dict[str, Any]:
             WRAPS[wrap](model)  # in place, with FSDP2
     optimizer = case.optimizer(model.parameters())
     keep.attach(optimizer)
-    halves = wrap not in (None, "tensor parallel")
+    halves = wrap not in (None, "tensor parallel", "two plans")
     for task in (1, 2):
         batches = case.data(task)
         mine = share(batches, rank) if halves else batches

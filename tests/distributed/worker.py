@@ -27,6 +27,7 @@ RUNS = {
     "hybrid": ["ewc", "ewc, loss", "l2sp, all anchors", "rwalk", "lwf"],
     "ddp": [name for name in CASES if "odd" not in name and "before" not in name],
     "fsdp1": [name for name in CASES if "odd" not in name and "before" not in name],
+    "two plans": ["l2sp, all anchors", "si", "anastrophic", "freeze", "packnet", "ewc", "lwf"],
     "tensor parallel": [name for name in CASES if "odd" not in name and "before" not in name and "seq" not in name],
 }
 

@@ -75,6 +75,8 @@ def _sharded_copy(model: nn.Module) -> nn.Module:
     wanted: dict[int, nn.Parameter] = {}  # id of a placeholder -> the parameter that it stands for
     for p in model.parameters():
         if is_sharded(p):
+            if sum(not q.is_replicate() for q in p.placements) > 1:
+                raise ConfigurationError("a parameter is cut by two plans, fully_shard and a tensor-parallel one")
             stand_in = memo[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"))
             wanted[id(stand_in)] = p
     for module in inside:
