@@ -111,6 +111,7 @@ def test_mixed_precision_leaves_what_is_remembered_in_full_precision(processes):
     [
         ("batched", "per sample", "per sample"),
         ("batch", "per sample", "per sample"),
+        ("rows", "rows of a sharded parameter", "rows of a sharded parameter"),
         ("empty", "1 of 2 processes", "no sample"),
         ("nan", "not finite", "not finite"),
     ],

@@ -113,6 +113,7 @@ def refusals(rank: int) -> dict[str, str]:
     kinds: dict[str, Callable[[nn.Module], Any]] = {
         "batched": lambda m: holdfast.EWC(m, strength=1.0, fisher="batched").consolidate(mine),
         "batch": lambda m: holdfast.ANPyC(m, strength=1.0, reduction="batch").consolidate(mine),
+        "rows": lambda m: holdfast.L2SP(m, strength=1.0, select="4.weight[:2]").attach(sgd(m.parameters())),
         "empty": lambda m: holdfast.importance.fisher(m, empty),
         "nan": lambda m: holdfast.MAS(m, strength=1.0).consolidate(broken),
     }
