@@ -60,7 +60,7 @@ class EWC(_FisherPenalty):
         model: the model to protect.
         strength: λ, >= 0. The Fisher is a mean over samples, so λ does not depend on batch size or sample count.
         fisher: ``"exact"``, ``"sampled"``, ``"empirical"`` or ``"batched"`` (not a Fisher; for comparison);
-            ``"auto"`` is exact up to 20 outputs, sampled beyond, empirical for a bare callable.
+            ``"auto"`` is exact up to 20 outputs, sampled beyond, empirical for what gives losses only.
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means; all outputs compete by default.
