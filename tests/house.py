@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "holdfast"
 # Files that lie in the package itself belong together in threes and fours; every folder is a room of its own.
 FILES: Mapping[str, tuple[str, ...]] = {
     "ground": ("checks", "errors", "files", "metrics", "pieces", "processes", "structure"),
-    "names": ("names", "sharding", "state", "wrappers"),
+    "names": ("names", "parts", "sharding", "state", "wrappers"),
     "steps": ("attaching", "dispatch", "method", "step_size", "strength", "watching"),
     "registry": ("registry",),
     "door": ("__init__",),

@@ -193,7 +193,7 @@ _ENTRIES = (
     ),
     Entry(
         "adam-nscl", "method", "projection", "holdfast.projections.subspaces:AdamNSCL",
-        "Wang et al. 2021, arXiv:2103.07113", "1, and a covariance and a basis per layer",
+        "Wang et al. 2021, arXiv:2103.07113", "1, and two matrices per layer",
         {"threshold": 0.95}, {"threshold": Range(0.5, 0.999, log=False)}, {"multiple": None}, needs_data=True,
     ),
     Entry(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.bench.records.record import RunConfig
+from holdfast.bench.records.record import RunConfig, stem
 from holdfast.errors import ConfigurationError, DependencyError
 
 if TYPE_CHECKING:
@@ -198,8 +197,7 @@ def observer(track: Track | None, job: Job, also: Observer | None = None) -> Ite
     if track is None:
         yield also
         return
-    stem = f"{job.config.method}-seed{job.config.seed}" + (f"-{job.label}" if job.label else "")
-    tracker = Tracker(track, re.sub(r"[^A-Za-z0-9._-]", "_", stem))
+    tracker = Tracker(track, stem(job.config, job.label))
     try:
         yield tracker if also is None else Both(tracker, also)
     finally:

@@ -46,6 +46,7 @@ __all__ = [
     "load_all",
     "row_name",
     "save",
+    "stem",
     "without_times",
     "write_whole",
 ]
@@ -243,18 +244,23 @@ def row_name(config: RunConfig) -> str:
     return "-".join(given) or config.method
 
 
-def filename(config: RunConfig, label: str = "") -> str:
-    """Name of a record's file in the folder of its comparison: ``<method>-seed<k>.json``.
+def stem(config: RunConfig, label: str = "") -> str:
+    """What a run is called wherever a name must be plain: ``<method>-seed<k>``.
 
     Args:
-        config: of its run.
+        config: of the run.
         label: which candidate it is; empty for a run that reads the test set.
 
     Returns:
         A name that every file system takes.
     """
-    stem = f"{row_name(config)}-seed{config.seed}" + (f"-{label}" if label else "")
-    return re.sub(r"[^A-Za-z0-9._-]", "_", stem) + ".json"
+    name = f"{row_name(config)}-seed{config.seed}" + (f"-{label}" if label else "")
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def filename(config: RunConfig, label: str = "") -> str:
+    """Name of a run's record in the folder of its comparison; the arguments are those of `stem`."""
+    return stem(config, label) + ".json"
 
 
 def save(record: Record, path: str | os.PathLike[str]) -> Path:
