@@ -19,10 +19,14 @@ def _export(
     licence: Annotated[str | None, typer.Option("--license", help="Of the weights, for the model card.")] = None,
     data_dir: options.DataDir = None,
 ) -> None:
-    """Write a run's weights, configuration and model card, after the run was repeated to the last digit."""
+    """Write a run's weights, configuration and model card, its accuracies checked to the last digit.
+
+    The weights are those that --keep-weights kept; without them, the run is repeated.
+    """
     import torch
 
     from holdfast.bench.export import exporting, hub
+    from holdfast.bench.jobs.folder import weights_of
     from holdfast.bench.jobs.job import Job
     from holdfast.bench.jobs.progress import monitor
     from holdfast.bench.records import record
@@ -35,7 +39,9 @@ def _export(
     with monitor(show.progress_console()) as watching:
         watching.planned(1)
         watching.starts(Job(loaded.config))
-        exporting.export(loaded, folder, data_dir=data_dir, observer=watching, licence=licence)
+        weights = weights_of(run)
+        kept = weights if weights.is_file() else None
+        exporting.export(loaded, folder, weights=kept, data_dir=data_dir, observer=watching, licence=licence)
     typer.echo(f"Model: {folder}")
     if push is not None:
         typer.echo(f"Pushed: {hub.push(folder, push)}")

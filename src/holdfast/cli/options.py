@@ -66,6 +66,9 @@ class Placed:
     threads: Threads = None
     data_dir: DataDir = None
     out: Out = None
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="Keep every run's weights, so that export need not train anew.")
+    ] = False
     checkpoint_every: Annotated[
         float,
         typer.Option(

@@ -84,6 +84,7 @@ def _run(context: typer.Context, asked: _Options) -> None:
         ray_address=asked.ray_address,
         track=asked.track,
         threads=threads,
+        keep_weights=asked.keep_weights,
     )
     with monitor(show.progress_console()) as watching, asked_to_stop(show.aside) as stop:
         records = carry_out(

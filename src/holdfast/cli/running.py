@@ -158,6 +158,7 @@ def _call(
             data_dir=asked.data_dir,
             checkpoint_every=asked.checkpoint_every,
             track=asked.track,
+            keep_weights=asked.keep_weights,
             progress=watching,
             note=show.note,
             warn=show.aside,

@@ -17,10 +17,12 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 
+from holdfast.bench import compare
 from holdfast.bench.data import named as data
 from holdfast.bench.data import streams
 from holdfast.bench.export import card, hub
 from holdfast.bench.export import exporting as export
+from holdfast.bench.jobs.folder import weights_of
 from holdfast.bench.records import record as records
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.training import runner
@@ -53,6 +55,32 @@ def test_the_round_trip_is_exact(folder: Path) -> None:
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert sorted(file.keys()) == sorted(exported.model.state_dict())
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_weights_that_were_kept_are_exported_without_training_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = compare(
+        "split-digits", ["packnet"], seeds=1, model="mlp-16", epochs=1, out=tmp_path / "out", keep_weights=True
+    )
+    weights = weights_of(tmp_path / "out" / "records" / "packnet-seed0.json")
+    assert weights.is_file() and not (tmp_path / "out" / "checkpoints" / "packnet-seed0").exists()
+    monkeypatch.setattr(runner, "run", lambda *a, **k: pytest.fail("trained anew"))
+    exported = export.export(table.records[0], tmp_path / "model", weights=weights)
+    assert len(exported.weights) == 5  # a set for each task: the method's state was kept, too
+    assert export.evaluate(exported, "split-digits") == table.records[0].matrix[-1]
+    other = table.records[0].config.model_copy(update={"seed": 1})
+    with pytest.raises(StateError, match="seed was 0 and is 1 now"):
+        export.export(table.records[0].model_copy(update={"config": other}), tmp_path / "other", weights=weights)
+    flipped = table.records[0].model_copy(update={"matrix": [[0.5] * 5] * 5})
+    with pytest.raises(StateError, match="do not give the record's accuracies"):
+        export.export(flipped, tmp_path / "other", weights=weights)
+    assert not (tmp_path / "other").exists()
+
+
+def test_weights_are_kept_in_a_folder_only() -> None:
+    with pytest.raises(ConfigurationError, match="keep_weights needs a folder"):
+        compare("split-digits", ["finetune"], seeds=1, keep_weights=True)
 
 
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])

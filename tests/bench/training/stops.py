@@ -41,6 +41,9 @@ class Stopping(Checkpoints):
         if self._left <= 0:
             raise Stopped
 
+    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
+        pass
+
 
 def small_stream(**options: Any) -> Stream:
     """Three tasks of two digits each."""

@@ -81,6 +81,9 @@ class Double:
             self.snapshot = snapshot
             raise Stop
 
+    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
+        pass
+
 
 @pytest.mark.parametrize("method", ["ewc", "lwf", "classp"])
 def test_one_seed_gives_one_record(method: str) -> None:

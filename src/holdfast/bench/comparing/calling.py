@@ -152,6 +152,7 @@ def compare(
     ray_address: str | None = None,
     checkpoint_every: float = 60.0,
     track: str | None = None,
+    keep_weights: bool = False,
     progress: bool | Monitor = False,
     note: Callable[[str], None] = warnings.warn,
     warn: Callable[[str], None] = warnings.warn,
@@ -181,6 +182,7 @@ def compare(
         ray_address: of a Ray cluster that runs already.
         checkpoint_every: seconds between checkpoints.
         track: ``tensorboard``, ``mlflow`` or ``wandb``.
+        keep_weights: whether to keep the weights of every run that reads the test set, for ``holdfast export``.
         progress: whether to show how it is getting on, on the standard error; or who wants to know.
         note: is told in a sentence, before anything is trained, what was not asked for, such as an added control.
         warn: is told which checkpoint is no good, and what is kept where it was stopped.
@@ -231,6 +233,7 @@ def compare(
         ray_address=ray_address,
         track=track,
         threads=used,
+        keep_weights=keep_weights,
     )
     with _watching(progress) as monitor:
         records = carry_out(undertaken, how, monitor=monitor, words=words, warn=warn, stop=stop)

@@ -25,7 +25,7 @@ from holdfast.bench.jobs.trackers import Track
 from holdfast.bench.jobs.work import Elsewhere, here
 from holdfast.bench.records.record import Record
 from holdfast.bench.training.checkpoint import EVERY
-from holdfast.errors import HoldfastError
+from holdfast.errors import ConfigurationError, HoldfastError
 
 __all__ = ["REPORT", "How", "Undertaking", "carry_out"]
 
@@ -86,6 +86,7 @@ class How:
         ray_address: of a Ray cluster that runs already.
         track: a name of :data:`holdfast.bench.jobs.trackers.NAMES`.
         threads: CPU threads of each run in another process.
+        keep_weights: whether the weights of every run that reads the test set are kept in the folder.
     """
 
     out: Path | None = None
@@ -96,6 +97,7 @@ class How:
     ray_address: str | None = None
     track: str | None = None
     threads: int = 1
+    keep_weights: bool = False
 
 
 def carry_out(
@@ -128,10 +130,12 @@ def carry_out(
     processes.check(how.executor, workers=how.workers, ray_address=how.ray_address)
     track = _track(asked, how)
     if how.out is None:
+        if how.keep_weights:
+            raise ConfigurationError("keep_weights needs a folder to keep them in: give out")
         memory = Memory()
         with _executor(asked, how, None, memory, monitor, stop, track) as executor:
             return asked.run(executor, memory, monitor)
-    folder = Folder(how.out, every=how.checkpoint_every, warn=warn, stop=stop)
+    folder = Folder(how.out, every=how.checkpoint_every, warn=warn, stop=stop, keep_weights=how.keep_weights)
     asked.prepare(folder)
     command = [asked.again or shlex.join(["holdfast", *words])] if words else []
     if words:
@@ -180,7 +184,9 @@ def _executor(
         own = None if asked.own is None else saved.write(asked.own, Path(passing).absolute() / "stream.safetensors")
         data_dir = None if how.data_dir is None else how.data_dir.absolute()
         place = Path(passing) if folder is None else folder
-        elsewhere = Elsewhere(place.absolute(), data_dir, how.threads, how.checkpoint_every, track, own)
+        elsewhere = Elsewhere(
+            place.absolute(), data_dir, how.threads, how.checkpoint_every, track, own, how.keep_weights
+        )
         with processes.build(
             how.executor, elsewhere, workers=how.workers, stop=stop, ray_address=how.ray_address, gpus=gpus
         ) as executor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -21,7 +22,7 @@ from holdfast.bench.export import folder as model_folder
 from holdfast.bench.export.folder import Description, TaskDescription
 from holdfast.bench.models import named as models
 from holdfast.bench.records.record import Record
-from holdfast.bench.training import runner
+from holdfast.bench.training import checkpoint, runner
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.runner import Observer
 from holdfast.bench.training.snapshot import Snapshot
@@ -116,6 +117,9 @@ class _Last:
         if must:
             self.snapshot = take()
 
+    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
+        pass
+
 
 def _repeat(record: Record, stream: Stream, observer: Observer | None) -> Learner:
     """The learner at the end of a run that is done again.
@@ -138,10 +142,28 @@ def _repeat(record: Record, stream: Stream, observer: Observer | None) -> Learne
     return learner
 
 
+def _kept(record: Record, stream: Stream, weights: Path) -> Learner:
+    """The learner at the end of a run whose weights were kept.
+
+    Raises:
+        StateError: if they are of another run, or do not give the record's accuracies.
+    """
+    learner = Learner(record.config, stream)
+    learner.load_state_dict(checkpoint.finished(weights, record.config), with_optimizer=False)
+    found = learner.accuracies("test")
+    if found != record.matrix[-1]:
+        raise StateError(
+            f"the weights {weights} do not give the record's accuracies: {found} in place of {record.matrix[-1]}; "
+            "delete them, and the run is repeated"
+        )
+    return learner
+
+
 def export(
     record: Record,
     folder: Path,
     *,
+    weights: Path | None = None,
     data_dir: Path | str | None = None,
     observer: Observer | None = None,
     licence: str | None = None,
@@ -154,6 +176,7 @@ def export(
     Args:
         record: of a finished run.
         folder: made where it is missing; an earlier export in it is replaced, all of its files and no others.
+        weights: file of the weights that the run kept; ``None``: the run is repeated.
         data_dir: where the data sets are.
         observer: is told how the run is getting on.
         licence: of the weights, as model hubs name it, for the card.
@@ -169,7 +192,7 @@ def export(
         raise StateError(f"the run of {record.config.method} is {record.status}; expected a finished one")
     model_folder.check(folder)
     stream = runner.build_stream(record.config, data_dir=data_dir)
-    learner = _repeat(record, stream, observer)
+    learner = _repeat(record, stream, observer) if weights is None else _kept(record, stream, weights)
     sets = _weights(learner, stream)
     names = [f"model-task-{task}.safetensors" for task in range(len(sets))] if len(sets) > 1 else ["model.safetensors"]
     files = {name: to_safetensors(each, metadata={"format": "pt"}) for name, each in zip(names, sets, strict=True)}

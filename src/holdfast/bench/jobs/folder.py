@@ -17,7 +17,7 @@ from holdfast.bench.training.checkpoint import EVERY, SHARE, Checkpoints
 from holdfast.errors import ConfigurationError
 from holdfast.files import remove_leftovers
 
-__all__ = ["Folder", "Memory", "check_writable"]
+__all__ = ["Folder", "Memory", "check_writable", "weights_of"]
 
 
 class Memory:
@@ -43,6 +43,7 @@ class Folder:
         share: share of a run's time that its checkpoints may take.
         warn: is told in a sentence which checkpoint is no good.
         stop: asked after each step; once it says yes, a checkpoint is written and `KeyboardInterrupt` raised.
+        keep_weights: whether the weights of every run that reads the test set are kept, in ``weights/``.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Folder:
         share: float = SHARE,
         warn: Callable[[str], None] = warnings.warn,
         stop: Callable[[], bool] = lambda: False,
+        keep_weights: bool = False,
     ) -> None:
         self.path = path
+        self._keep_weights = keep_weights
         self._every, self._share, self._warn, self._stop = every, share, warn, stop
 
     def make(self) -> None:
@@ -109,11 +112,21 @@ class Folder:
             share=self._share,
             warn=self._warn,
             stop=self._stop,
+            weights=weights_of(self._path(job)) if self._keep_weights and job.read_test else None,
         )
 
     def records(self) -> list[Record]:
         """Every record of a run that read the test set."""
         return records.load_all(self.path) if (self.path / "records").is_dir() else []
+
+
+def weights_of(record: Path) -> Path:
+    """The file of a run's weights, where they were kept, beside the folder of its record.
+
+    Args:
+        record: the record's file.
+    """
+    return record.parent.parent / "weights" / f"{record.stem}.safetensors"
 
 
 def check_writable(path: Path, inner: str = "") -> None:

@@ -78,6 +78,7 @@ class Elsewhere:
         every: seconds between checkpoints.
         track: where measurements are sent.
         own: file of a stream of one's own, as :mod:`holdfast.bench.data.saved` writes it.
+        keep_weights: see :class:`Folder`.
     """
 
     folder: Path
@@ -86,6 +87,7 @@ class Elsewhere:
     every: float = EVERY
     track: trackers.Track | None = None
     own: Path | None = None
+    keep_weights: bool = False
 
     def __call__(self, job: Job, stop: Stop) -> Record:
         """Do one job.
@@ -96,7 +98,7 @@ class Elsewhere:
         import torch
 
         torch.set_num_threads(self.threads)
-        keeper = Folder(self.folder, every=self.every, stop=stop).keeper(job)
+        keeper = Folder(self.folder, every=self.every, stop=stop, keep_weights=self.keep_weights).keeper(job)
         stream = None if self.own is None else saved.read(self.own)
         with trackers.observer(self.track, job) as watching:
             return run_job(job, stream=stream, data_dir=self.data_dir, observer=watching, keeper=keeper)

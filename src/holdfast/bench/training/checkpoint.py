@@ -24,7 +24,7 @@ from holdfast.bench.training.snapshot import Cursor, Ledger, Snapshot
 from holdfast.errors import StateError
 from holdfast.files import NewerFileError, load_state, remove_leftovers, save_state
 
-__all__ = ["EVERY", "SHARE", "Checkpoints", "OtherRunError", "identity"]
+__all__ = ["EVERY", "SHARE", "Checkpoints", "OtherRunError", "finished", "identity"]
 
 EVERY = 60.0
 """Seconds between checkpoints, beside those at every task's end."""
@@ -68,6 +68,7 @@ class Checkpoints:
         warn: is told in a sentence which checkpoint is no good.
         stop: asked after each step; once it says yes, a checkpoint is written and `KeyboardInterrupt` raised.
         clock: seconds, from anywhere.
+        weights: file for model and method at the end of the run; ``None``: they are not kept.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class Checkpoints:
         warn: Callable[[str], None] = warnings.warn,
         stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
+        weights: Path | None = None,
     ) -> None:
-        self._folder = folder
+        self._folder, self._weights = folder, weights
         self._identity, self._chosen = identity(config), config.chosen
         self._every, self._share = every, share
         self._warn, self._stop, self._clock = warn, stop, clock
@@ -153,6 +155,16 @@ class Checkpoints:
         if stopping:
             raise KeyboardInterrupt
 
+    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
+        """Write model and method down, if they are to be kept.
+
+        Raises:
+            StateError: if they cannot be written.
+        """
+        if self._weights is not None:
+            state = {key: value for key, value in learner().items() if key != "optimizer"}
+            save_state({"identity": json.dumps(self._identity), **state}, self._weights)
+
     def _write(self, snapshot: Snapshot) -> None:
         present = self._files()
         number = int(_NAME.fullmatch(present[-1].name)[1]) + 1 if present else 1  # type: ignore[index]  # matched above
@@ -173,6 +185,21 @@ class Checkpoints:
         for folder in (self._folder, self._folder.parent):
             with suppress(OSError):  # not empty, or not there
                 folder.rmdir()
+
+
+def finished(path: Path, config: RunConfig) -> dict[str, Any]:
+    """Model and method at the end of a run, as :meth:`Checkpoints.finish` wrote them.
+
+    Args:
+        path: the file.
+        config: the run's.
+
+    Raises:
+        StateError: if it cannot be read, or is of another run or version.
+    """
+    state = load_state(path)
+    _check_identity(path, state, identity(config), config.chosen)
+    return {"model": _mapping(state.get("model")), "method": state.get("method")}
 
 
 def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str, Any], chosen: Collection[str]) -> None:

@@ -74,6 +74,9 @@ class _Silent:
     def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
         pass
 
+    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
+        pass
+
 
 def prepared(stream: Stream, config: RunConfig) -> Stream:
     """A stream of one's own as a configuration asks for it, on its device."""
@@ -177,6 +180,7 @@ class _Run:
             for session in self.sessions[self.cursor.session :]:
                 self._learn(session)
                 self._remember_and_test(session)
+            self.keeper.finish(self.learner.state_dict)
         except (NumericsError, ProtectionError) as error:
             status, failure = "failed", str(error)
         self._tick()

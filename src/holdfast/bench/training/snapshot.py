@@ -69,3 +69,7 @@ class Keeper(Protocol):
     def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
         """Write a checkpoint if it is time for one, or without waiting for that at a place that ``must`` be kept."""
         ...
+
+    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
+        """The run came to its end: keep what is wanted of model and method as they are now."""
+        ...
