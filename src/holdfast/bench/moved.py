@@ -59,7 +59,7 @@ MOVED: dict[str, tuple[str, ...]] = {
         "holdfast.bench.comparing.rehearsal",
     ),
     "holdfast.bench.progress": ("holdfast.bench.jobs.progress",),
-    "holdfast.bench.record": ("holdfast.bench.records.record",),
+    "holdfast.bench.record": ("holdfast.bench.records.record", "holdfast.bench.records.writing"),
     "holdfast.bench.residual": ("holdfast.bench.models.residual",),
     "holdfast.bench.results": ("holdfast.bench.evidence.experiments",),
     "holdfast.bench.results_check": ("holdfast.bench.evidence.check",),

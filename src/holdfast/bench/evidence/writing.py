@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from holdfast.bench.evidence.page import MADE
-from holdfast.bench.records.record import write_whole
+from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
 
 __all__ = ["check", "write"]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdfast.bench.records.record import write_whole
+from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
 
 __all__ = ["Manifest", "read", "write"]

@@ -27,8 +27,8 @@ from typing_extensions import Self
 from holdfast.bench.records import choice as choices
 from holdfast.bench.records import legacy
 from holdfast.bench.records.choice import Choice
+from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
-from holdfast.files import write_file
 
 __all__ = [
     "BetweenTasks",
@@ -48,7 +48,6 @@ __all__ = [
     "save",
     "stem",
     "without_times",
-    "write_whole",
 ]
 
 SCHEMA_VERSION = 1
@@ -280,23 +279,6 @@ def save(record: Record, path: str | os.PathLike[str]) -> Path:
     fields = json.loads(record.model_dump_json())
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
     return write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n", "record")
-
-
-def write_whole(path: str | os.PathLike[str], text: str, kind: str) -> Path:
-    """Write a text file so that it is at every moment either the old one or the whole new one.
-
-    Args:
-        path: the file; its folder is created where it is missing.
-        text: all of its contents.
-        kind: what the file is, in a word, for the error.
-
-    Returns:
-        The path that was written.
-
-    Raises:
-        StateError: if the folder or the file cannot be written.
-    """
-    return write_file(path, lambda file: file.write(text.encode()), what=kind)
 
 
 def load(path: str | os.PathLike[str]) -> Record:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdfast.bench.records.record import Environment, RunConfig, write_whole
+from holdfast.bench.records.record import Environment, RunConfig
+from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
 
 __all__ = ["FILE_NAME", "ImportanceRecord", "Spread", "load", "save"]

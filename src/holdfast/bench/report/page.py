@@ -6,7 +6,8 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from holdfast.bench.records.record import Record, write_whole
+from holdfast.bench.records.record import Record
+from holdfast.bench.records.writing import write_whole
 from holdfast.bench.report import sections
 from holdfast.bench.report.charts import series_of
 from holdfast.bench.report.history import STEPS
