@@ -276,7 +276,7 @@ CASES = [
         lambda: Apply(lambda m, x: m.head(m.a(torch.tanh(m.a(x)))), a=nn.Linear(6, 6), head=nn.Linear(6, 3)),
         way=VMAP,
     ),
-    Case("tied embedding", _tied, objective=CausalLM(per="sequence"), batch=_ids, way=VMAP),
+    Case("tied embedding", _tied, objective=CausalLM(per="sequence"), batch=_ids),
     Case(
         "weight used elsewhere too",
         lambda: Apply(lambda m, x: m.a(x) + F.linear(x.tanh(), m.a.weight), a=nn.Linear(6, 3)),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.importance import engine, fallback, fisher, mas, rules, taylor
+from holdfast.importance import engine, fallback, fisher, mas, rule, rules, taylor
 from holdfast.objectives import MultiLabel
 from tests.importance.cases import Apply, Doubled
 from tests.importance.test_check import equals_one_backward_per_sample, real
@@ -78,7 +78,7 @@ def test_nothing_is_kept_for_a_single_term(estimate: Any, held: list[int]) -> No
 
 @pytest.mark.parametrize("chunk", [1, 3, 8])
 def test_kept_patches_come_back_in_their_places(chunk: int, held: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_CACHED", chunk * 8 * (2 * 36 + 9 * 2 * 36))
+    monkeypatch.setattr(rule, "_CACHED", chunk * 8 * (2 * 36 + 9 * 2 * 36))
     model, data = images()
     equals_one_backward_per_sample(model, data, MultiLabel())
     assert held == [5 * FIRST] * 2

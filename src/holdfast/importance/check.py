@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast.importance.capture import Call, Layer
+from holdfast.importance.capture import Layer
 from holdfast.importance.fallback import close
+from holdfast.importance.sites import Site
 
 __all__ = ["Pull", "followed", "negligible", "scaled", "shapes_of", "verdict", "weights"]
 
@@ -71,14 +73,19 @@ def followed(terms: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
 class Pull:
     """One term's gradient at the outputs, and from there at the output of each layer that has a rule."""
 
-    def __init__(self, outputs: Tensor, leaf: Tensor, term: Tensor, fast: list[tuple[Layer, Call]]) -> None:
+    def __init__(self, outputs: Tensor, leaf: Tensor, term: Tensor, fast: list[Site]) -> None:
         self.outputs, self.leaf, self.term, self.fast = outputs, leaf, term, fast
         (self.cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)
-        edges = [call.edge for _, call in fast if call.edge is not None]
-        assert len(edges) == len(fast)
-        found = (
+        edges = [edge for site in fast for edge in site.edges]
+        found = iter(
             torch.autograd.grad(outputs, edges, self.cotangent, retain_graph=True, allow_unused=True) if edges else ()
         )
-        self.grads: dict[nn.Module, Tensor | None] = {
-            layer.module: grad for (layer, _), grad in zip(fast, found, strict=True)
-        }
+        # Of each layer that has one, at the output of each of its modules.
+        self.grads: dict[Layer, tuple[Tensor, ...]] = {}
+        for site in fast:
+            grads = list(islice(found, len(site.edges)))
+            if any(grad is not None for grad in grads):
+                self.grads[site.layer] = tuple(
+                    outputs.new_zeros(edge.node._input_metadata[edge.output_nr].shape) if grad is None else grad
+                    for grad, edge in zip(grads, site.edges, strict=True)
+                )

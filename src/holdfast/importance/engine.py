@@ -26,18 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import DataError
-from holdfast.importance.capture import Call, Capture, Graph, Layer, exact, layers_of
+from holdfast.importance.capture import Capture, Graph, Layer, layers_of
 from holdfast.importance.check import Pull, followed, scaled, shapes_of, verdict, weights
 from holdfast.importance.fallback import NotSeparable, Work, alone, close, loop, vectorized
-from holdfast.importance.rules import RULES, Room, Rule, Target
+from holdfast.importance.rule import Room, Rule, Target
 from holdfast.importance.sharded import sharded_sum
+from holdfast.importance.sites import Site, site_of
 from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
 from holdfast.importance.untouched import untouched
 from holdfast.names import unwrap
 from holdfast.objectives import Batch
 from holdfast.objectives.batches import leading_size
 from holdfast.processes import in_step
-from holdfast.sharding import is_sharded, kind_of
+from holdfast.sharding import is_sharded
 
 __all__ = ["MAX_BYTES", "Counted", "Root", "Terms", "per_sample_sum"]
 
@@ -143,8 +144,8 @@ class _Engine:
         leaf = outputs.detach().requires_grad_()
         used = {name for name, p in self.parameters.items() if graph.uses.get(id(p), 0)}
         shapes = (shapes_of(batch), outputs.shape, *map(shapes_of, self.capture.inputs()))
-        fast: list[tuple[Layer, Call]] | None = None
-        rules: dict[nn.Module, Rule] = {}
+        fast: list[Site] | None = None
+        rules: dict[Layer, Rule] = {}
         waiting: list[tuple[Tensor, Tensor]] = []  # terms not yet added for ...
         others: dict[str, nn.Parameter] = {}  # ... these parameters
         moved = False
@@ -153,23 +154,21 @@ class _Engine:
             if fast is None:
                 fast = self._plan(graph, used, several.shape[0], outputs)
                 room = Room(self.max_bytes if more or len(columns) > 1 else 0)
-                rules = {
-                    layer.module: self._rule(layer, call, self.targets, self.statistic, room) for layer, call in fast
-                }
+                rules = {site.layer: self._rule(site, self.targets, self.statistic, room) for site in fast}
             pull = Pull(outputs, leaf, several if len(columns) == 1 else several.flatten(1).sum(1), fast)
             moved = moved or (shapes not in self.rows_checked and bool(pull.cotangent.any()))
             unsure = self._verify(shapes, pull)
-            fast = [(layer, call) for layer, call in fast if not self.slow.intersection(layer.names.values())]
-            sure = [(layer, call) for layer, call in fast if layer.module not in unsure]
+            fast = [site for site in fast if not self.slow.intersection(site.layer.names.values())]
+            sure = [site for site in fast if site.layer not in unsure]
             rest = self._rest(sure, used)
             if rest.keys() != others.keys():
                 self._slowly(batch, outputs, leaf, waiting, others)
                 waiting, others = [], rest
             for term in columns:
                 each = pull if len(columns) == 1 else Pull(outputs, leaf, term, sure)
-                for layer, _ in sure:
-                    if (grad := each.grads[layer.module]) is not None:
-                        rules[layer.module].add(grad)
+                for site in sure:
+                    if (grads := each.grads.get(site.layer)) is not None:
+                        rules[site.layer].add(*grads)
                 if rest:
                     waiting.append((term, each.cotangent))
                     if (len(waiting) + 1) * each.cotangent.nbytes > self.max_bytes:
@@ -181,33 +180,33 @@ class _Engine:
         if moved:
             self.rows_checked.add(shapes)
 
-    def _plan(self, graph: Graph, used: set[str], size: int, outputs: Tensor) -> list[tuple[Layer, Call]]:
+    def _plan(self, graph: Graph, used: set[str], size: int, outputs: Tensor) -> list[Site]:
         """The layers for which a rule is exact in this batch; the wanted parameters of the others become slow."""
         fast = []
+        uses = {name: graph.uses.get(id(p), 0) for name, p in self.parameters.items()}
         for layer in self.layers:
             names = layer.names.values()
             if not used.intersection(names) or self.slow.intersection(names):
                 continue
-            calls = self.capture.calls.get(layer.module, [])
-            call = calls[0] if len(calls) == 1 else None
-            once = all(graph.uses.get(id(self.parameters[name]), 0) == 1 for name in names)
-            if call is not None and once and _rows(outputs, size) and exact(layer.module, call, graph, size):
-                fast.append((layer, call))
-            else:
+            rows = _rows(outputs, size)
+            site = site_of(layer, self.capture.calls, uses, graph, size) if rows else None
+            if site is None:
                 self.slow.update(names)
+            else:
+                fast.append(site)
         return fast
 
-    def _rest(self, fast: list[tuple[Layer, Call]], used: set[str]) -> dict[str, nn.Parameter]:
+    def _rest(self, fast: list[Site], used: set[str]) -> dict[str, nn.Parameter]:
         """The parameters that have a gradient and no rule."""
-        ruled = {name for layer, _ in fast for name in layer.names.values()}
+        ruled = {name for site in fast for name in site.layer.names.values()}
         return {name: p for name, p in self.parameters.items() if name in used and name not in ruled}
 
-    def _rule(self, layer: Layer, call: Call, targets: Mapping[str, Target], statistic: Statistic, room: Room) -> Rule:
-        assert call.inputs is not None
+    def _rule(self, site: Site, targets: Mapping[str, Target], statistic: Statistic, room: Room) -> Rule:
+        layer = site.layer
         local = {key: targets[name] for key, name in layer.names.items()}
-        return RULES[kind_of(layer.module)](layer.module, call.inputs, local, statistic, self.max_bytes, room)
+        return layer.rule(layer.modules, site.inputs, local, statistic, self.max_bytes, room)
 
-    def _verify(self, shapes: Hashable, pull: Pull) -> set[nn.Module]:
+    def _verify(self, shapes: Hashable, pull: Pull) -> set[Layer]:
         """Check the rules of parameters that get a gradient for the first time at these shapes.
 
         Those that fail become slow.
@@ -219,11 +218,13 @@ class _Engine:
         term, outputs = pull.term, pull.outputs
         seen = self.verified.setdefault(shapes, set())
         new = [
-            (layer, call, grad)
-            for layer, call in pull.fast
-            if not seen.issuperset(layer.names.values())
-            and (grad := pull.grads[layer.module]) is not None
-            and bool(grad.any())  # from a gradient of zero nothing is learned, and nothing is added
+            (site, grads)
+            for site in pull.fast
+            if not seen.issuperset(site.layer.names.values())
+            and (grads := pull.grads.get(site.layer)) is not None
+            and any(
+                bool(grad.any()) for grad in grads
+            )  # from a gradient of zero nothing is learned, and nothing is added
         ]
         if not new and shapes in self.rows_checked:
             return set()
@@ -234,20 +235,21 @@ class _Engine:
             self.slow.update(self.parameters)
             self.ways = []
             return set()
-        wanted = {name: self.parameters[name] for layer, _, _ in new for name in layer.names.values()}
+        wanted = {name: self.parameters[name] for site, _ in new for name in site.layer.names.values()}
         if not wanted:
             return set()
         gradients = torch.autograd.grad(outputs, list(wanted.values()), weighted, retain_graph=True, allow_unused=True)
         truth = {n: torch.zeros_like(wanted[n]) if g is None else g for n, g in zip(wanted, gradients, strict=True)}
         largest = max(float(torch.linalg.vector_norm(g)) for g in truth.values())
         unsure = set()
-        for layer, call, grad in new:
+        for site, grads in new:
             # One layer at a time: all at once would need another copy of the model.
+            layer = site.layer
             found = _targets({name: wanted[name] for name in layer.names.values()})
-            rule = self._rule(layer, call, found, PLAIN, Room(0))
-            rule.add(scaled(v, grad))
+            rule = self._rule(site, found, PLAIN, Room(0))
+            rule.add(*(scaled(v, grad) for grad in grads))
             rule.finish()
-            noise = 16 * torch.finfo(grad.dtype).eps * torch.linalg.vector_norm(grad)
+            noise = 16 * torch.finfo(grads[0].dtype).eps * torch.linalg.vector_norm(grads[0])
             verdicts = {
                 key: verdict(found[name].total, truth[name], noise if key == "bias" else None, largest)
                 for key, name in layer.names.items()
@@ -259,7 +261,7 @@ class _Engine:
             seen.update(name for key, name in layer.names.items() if verdicts[key] == "right")
             self.slow.update(name for key, name in layer.names.items() if verdicts[key] == "wrong")
             if "unsure" in verdicts.values():
-                unsure.add(layer.module)
+                unsure.add(layer)
         return unsure
 
     def _slowly(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from holdfast.importance.rules import Target
+from holdfast.importance.rule import Target
 from holdfast.importance.statistic import Statistic
 from holdfast.objectives import Batch
 from holdfast.objectives.batches import one as one_of

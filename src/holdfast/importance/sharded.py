@@ -20,16 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import DataError
-from holdfast.importance.capture import Call, Capture, Graph, Layer, exact, layers_of
+from holdfast.importance.capture import Capture, Graph, Layer, layers_of
 from holdfast.importance.check import Pull, negligible, scaled, shapes_of, verdict, weights
 from holdfast.importance.fallback import close
-from holdfast.importance.rules import RULES, Room, Rule, Target
+from holdfast.importance.rule import Room, Rule, Target
+from holdfast.importance.sites import Site, site_of
 from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
 from holdfast.importance.together import WholeParameters, agreed, in_turn, most, on_the_way
 from holdfast.importance.untouched import untouched
 from holdfast.objectives import Batch
 from holdfast.objectives.batches import leading_size
-from holdfast.sharding import kind_of, reshard, summed_into, whole
+from holdfast.sharding import reshard, summed_into, whole
 
 __all__ = ["sharded_sum"]
 
@@ -95,7 +96,8 @@ class _Engine:
         self.statistic = statistic
         self.parameters = dict(parameters)
         self.max_bytes = max_bytes
-        self.layers = layers_of(model, parameters)
+        # Modules that share a weight are gathered one by one, and their hooks see one of them at a time.
+        self.layers = [layer for layer in layers_of(model, parameters) if len(layer.modules) == 1]
         self.capture = Capture(self.layers)
         self.whole = WholeParameters(model, parameters)
         self.totals = {
@@ -122,9 +124,7 @@ class _Engine:
         nothing = leaf.flatten(1).sum(1) * 0 if leaf.dim() > 1 else leaf * 0
         columns = _columns(terms(leaf, batch)) if size else iter(())
         term = next(columns, None)
-        rules, holding, adding, used = self._plan(outputs, len(nothing if term is None else term))
-        calls = self.capture.calls
-        fast = [(layer, calls[layer.module][0]) for layer in self.layers if layer.module in rules]
+        rules, fast, holding, adding, used = self._plan(outputs, len(nothing if term is None else term))
         shapes = (shapes_of(batch), outputs.shape, *map(shapes_of, self.capture.inputs()))
         loose = {name: self._target(name, True, self._weight(name)) for name in sorted(self.slow & used)}
         moved = False
@@ -133,62 +133,66 @@ class _Engine:
             moved = moved or bool(pull.cotangent.any())
             unsure = self._verify(shapes, pull, own=term is not None)
             for layer in self.layers:
-                rule, grad = rules.get(layer.module), pull.grads.get(layer.module)
-                left_out = layer.module in unsure or not self.slow.isdisjoint(layer.names.values())
-                giving = rule is not None and grad is not None and term is not None and not left_out
-                add = functools.partial(rule.add, grad) if giving and rule is not None and grad is not None else None
+                rule, grads = rules.get(layer), pull.grads.get(layer)
+                left_out = layer in unsure or not self.slow.isdisjoint(layer.names.values())
+                giving = rule is not None and grads is not None and term is not None and not left_out
+                add = functools.partial(rule.add, *grads) if giving and rule is not None and grads is not None else None
                 if layer in adding and not left_out:
                     self._flush(layer, rule, add)
                 elif add is not None:
                     add()
-            rest = self.slow | {n for layer in self.layers if layer.module in unsure for n in layer.names.values()}
+            rest = self.slow | {n for layer in self.layers if layer in unsure for n in layer.names.values()}
             for name in sorted(rest & used - loose.keys()):
                 loose[name] = self._target(name, True, self._weight(name))
             self._one_by_one(pull, {name: loose[name] for name in self.parameters if name in rest & used}, term)
             term = next(columns, None)
         for layer in holding:
-            rule = rules.get(layer.module)
+            rule = rules.get(layer)
             self._flush(layer, rule, None if rule is None else rule.finish)
         for name in sorted(loose):
             summed_into(self.totals[name], loose[name].total)
         if moved:
             self.rows_checked.add(shapes)
 
-    def _plan(self, outputs: Tensor, rows: int) -> tuple[dict[nn.Module, Rule], list[Layer], list[Layer], set[str]]:
-        """The rules of this process; then, for all processes: whose sums come last, whose at each term; what is used.
+    def _plan(
+        self, outputs: Tensor, rows: int
+    ) -> tuple[dict[Layer, Rule], list[Site], list[Layer], list[Layer], set[str]]:
+        """The rules of this process, and where they apply; then, for all processes: whose sums come last, whose at each
+        term; what is used.
 
         Where a rule is not exact, in any process, the layer's parameters become slow.
         """
         graph = Graph(outputs.grad_fn)
         uses = {name: graph.uses.get(id(p), 0) for name, p in self.whole.found.items()}
-        rules: dict[nn.Module, Rule] = {}
+        sites: dict[Layer, Site] = {}
+        rules: dict[Layer, Rule] = {}
         flags = [bool(uses.get(name)) for name in self.parameters]
         for layer in self.layers:
-            calls = self.capture.calls.get(layer.module, [])
-            call = calls[0] if len(calls) == 1 else None
-            counts = [uses.get(name, 0) for name in layer.names.values()]
-            once = all(count == 1 for count in counts) and self.slow.isdisjoint(layer.names.values())
-            right = once and call is not None and outputs.shape[0] == rows and exact(layer.module, call, graph, rows)
-            if right and call is not None:
-                rules[layer.module] = self._rule(layer, call, self.statistic)
-            holds = right and rules[layer.module].held_back
-            flags += [any(counts) and not right, holds, right and not holds]
+            possible = outputs.shape[0] == rows and self.slow.isdisjoint(layer.names.values())
+            site = site_of(layer, self.capture.calls, uses, graph, rows) if possible else None
+            if site is not None:
+                sites[layer] = site
+                rules[layer] = self._rule(site, self.statistic)
+            holds = site is not None and rules[layer].held_back
+            used_here = any(uses.get(name, 0) for name in layer.names.values())
+            flags += [used_here and site is None, holds, site is not None and not holds]
         number = len(self.parameters)
         answers = agreed(flags, self.device)
         each = [answers[number + 3 * index : number + 3 * index + 3] for index in range(len(self.layers))]
         for layer, (slow, _, _) in zip(self.layers, each, strict=True):
             if slow:
                 self.slow = self.slow | set(layer.names.values())
-                rules.pop(layer.module, None)
+                rules.pop(layer, None)
         kept = [(layer, says) for layer, says in zip(self.layers, each, strict=True) if not says[0]]
         holding, adding = ([layer for layer, says in kept if says[kind]] for kind in (1, 2))
-        return rules, holding, adding, {name for name, use in zip(self.parameters, answers, strict=False) if use}
+        fast = [sites[layer] for layer in self.layers if layer in rules]
+        return rules, fast, holding, adding, {name for name, use in zip(self.parameters, answers, strict=False) if use}
 
-    def _rule(self, layer: Layer, call: Call, statistic: Statistic, only: str | None = None) -> Rule:
+    def _rule(self, site: Site, statistic: Statistic, only: str | None = None) -> Rule:
         """A rule without memory for its sums: it is given some when it adds."""
-        assert call.inputs is not None
+        layer = site.layer
         targets = {key: self._target(name, False, None) for key, name in layer.names.items() if only in (None, key)}
-        return RULES[kind_of(layer.module)](layer.module, call.inputs, targets, statistic, self.max_bytes, Room(0))
+        return layer.rule(layer.modules, site.inputs, targets, statistic, self.max_bytes, Room(0))
 
     def _weight(self, name: str) -> Tensor | None:
         """The whole weight, gathered; ``None`` where the statistic does not look at it."""
@@ -229,7 +233,7 @@ class _Engine:
     def _add_one(self, target: Target, gradient: Tensor) -> None:
         self.statistic.add(target.total, gradient.to(target.total.dtype).unsqueeze(0), target.weight)
 
-    def _verify(self, shapes: Hashable, pull: Pull, *, own: bool) -> set[nn.Module]:
+    def _verify(self, shapes: Hashable, pull: Pull, *, own: bool) -> set[Layer]:
         """Check the rules of parameters that get a gradient for the first time at these shapes, in any process.
 
         Returns:
@@ -237,13 +241,15 @@ class _Engine:
             is wrong.
         """
         seen = self.verified.setdefault(shapes, set())
-        fast = [layer for layer, _ in pull.fast if self.slow.isdisjoint(layer.names.values())]
+        fast = [site.layer for site in pull.fast if self.slow.isdisjoint(site.layer.names.values())]
         new = [
             layer
             for layer in fast
             if not seen.issuperset(layer.names.values())
-            and (grad := pull.grads[layer.module]) is not None
-            and bool(grad.any())  # from a gradient of zero nothing is learned, and nothing is added
+            and (grads := pull.grads.get(layer)) is not None
+            and any(
+                bool(grad.any()) for grad in grads
+            )  # from a gradient of zero nothing is learned, and nothing is added
         ]
         wanted = own and (bool(new) or (shapes not in self.rows_checked and bool(pull.cotangent.any())))
         if not agreed([wanted], self.device)[0]:
@@ -255,13 +261,13 @@ class _Engine:
             return set()
         trial = _Trial(self, v, pull)
         trial.run(weighted)
-        flags = [own and layer.module in said for layer in self.layers for said in (trial.wrong, trial.unsure)]
+        flags = [own and layer in said for layer in self.layers for said in (trial.wrong, trial.unsure)]
         answers = agreed(flags, self.device)
         seen.update(trial.right)
         for layer, wrong in zip(self.layers, answers[::2], strict=True):
             if wrong:
                 self.slow = self.slow | set(layer.names.values())
-        return {layer.module for layer, unsure in zip(self.layers, answers[1::2], strict=True) if unsure}
+        return {layer for layer, unsure in zip(self.layers, answers[1::2], strict=True) if unsure}
 
 
 class _Trial:
@@ -269,45 +275,46 @@ class _Trial:
 
     def __init__(self, engine: _Engine, v: Tensor, pull: Pull) -> None:
         self.engine, self.v, self.pull = engine, v, pull
-        self.found: dict[tuple[nn.Module, str], tuple[str, float]] = {}
+        self.found: dict[tuple[Layer, str], tuple[str, float]] = {}
         self.right: set[str] = set()
-        self.wrong: set[nn.Module] = set()
-        self.unsure: set[nn.Module] = set()
+        self.wrong: set[Layer] = set()
+        self.unsure: set[Layer] = set()
 
     def run(self, weighted: Tensor) -> None:
         """Fill ``right``, ``wrong`` and ``unsure``."""
-        uses = [(layer, call, key) for layer, call in self.pull.fast for key in layer.names]
-        given = [self.engine.whole.found[layer.names[key]] for layer, _, key in uses]
+        uses = [(site, key) for site in self.pull.fast for key in site.layer.names]
+        given = [self.engine.whole.found[site.layer.names[key]] for site, key in uses]
         on_the_way(self.pull.outputs, given, weighted, [functools.partial(self._look, *use) for use in uses])
         largest = max((size for _, size in self.found.values()), default=0.0)
-        for layer, _ in self.pull.fast:
+        for site in self.pull.fast:
+            layer = site.layer
             said = {key: self._said(layer, key, largest) for key in layer.names}
             if said.get("weight") == "right" and said.get("bias") in ("noise", "unsure"):
                 said["bias"] = "right"  # as in the engine for whole models
             self.right.update(name for key, name in layer.names.items() if said[key] == "right")
             if "wrong" in said.values():
-                self.wrong.add(layer.module)
+                self.wrong.add(layer)
             elif not {"noise", "unsure"}.isdisjoint(said.values()):
-                self.unsure.add(layer.module)
+                self.unsure.add(layer)
 
     def _said(self, layer: Layer, key: str, largest: float) -> str:
-        word, size = self.found.get((layer.module, key), ("nothing", 0.0))
+        word, size = self.found.get((layer, key), ("nothing", 0.0))
         dtype = accumulation_dtype(self.engine.parameters[layer.names[key]])
         return "wrong" if word == "unsure" and not negligible(size, largest, dtype) else word
 
-    def _look(self, layer: Layer, call: Call, key: str, truth: Tensor) -> None:
-        engine, grad = self.engine, self.pull.grads[layer.module]
+    def _look(self, site: Site, key: str, truth: Tensor) -> None:
+        engine, layer, grads = self.engine, site.layer, self.pull.grads.get(site.layer)
         target = engine._target(layer.names[key], True, None)
         noise = None
-        if grad is not None:
-            rule = engine._rule(layer, call, PLAIN, key)
+        if grads is not None:
+            rule = engine._rule(site, PLAIN, key)
             rule.weight, rule.bias = (target if key == kind else None for kind in ("weight", "bias"))
-            rule.add(scaled(self.v, grad))
+            rule.add(*(scaled(self.v, grad) for grad in grads))
             rule.finish()
-            noise = 16 * torch.finfo(grad.dtype).eps * torch.linalg.vector_norm(grad)
+            noise = 16 * torch.finfo(grads[0].dtype).eps * torch.linalg.vector_norm(grads[0])
         said = verdict(target.total, truth, noise if key == "bias" else None, math.inf)
         size = max(float(torch.linalg.vector_norm(t)) for t in (target.total, truth))
-        self.found[layer.module, key] = said, size
+        self.found[layer, key] = said, size
 
 
 def _columns(terms: Iterator[Tensor]) -> Iterator[Tensor]:
