@@ -157,8 +157,7 @@ class _Engine:
     def _plan(
         self, outputs: Tensor, rows: int
     ) -> tuple[dict[Layer, Rule], list[Site], list[Layer], list[Layer], set[str]]:
-        """The rules of this process, and where they apply; then, for all processes: whose sums come last, whose at each
-        term; what is used.
+        """The rules of this process, and where; then, for all: whose sums come last, whose at each term; what is used.
 
         Where a rule is not exact, in any process, the layer's parameters become slow.
         """

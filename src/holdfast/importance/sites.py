@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
@@ -72,7 +73,7 @@ def _spread(call: Call, graph: Graph, size: int) -> Call:
     users = graph.users.get((call.edge.node, call.edge.output_nr), [])
     if len(users) != 1 or type(users[0]).__name__ != "AddBackward0":
         return call
-    whole = users[0]._input_metadata[0].shape
+    whole = torch.Size(users[0]._input_metadata[0].shape)
     if call.shape == whole or tuple(whole[:1]) != (size,):
         return call
     if call.shape == (1, *whole[1:]) and call.inputs.shape[:1] == (1,):
