@@ -8,8 +8,6 @@ a chunk of samples at a time.
 
 from __future__ import annotations
 
-import sys
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -135,8 +133,8 @@ _RULES: dict[type[nn.Module], type[Rule]] = {
     nn.BatchNorm2d: BatchNormRule,
     nn.BatchNorm3d: BatchNormRule,
 }
-# Third parties' layers, which exist only where their module was imported: module, name, rule.
-_FURTHER: tuple[tuple[str, str, type[Rule]], ...] = (("transformers.pytorch_utils", "Conv1D", Conv1DRule),)
+# Third parties' layers, by where their type is defined and its name: nobody's library is imported for them.
+_FURTHER: dict[tuple[str, str], type[Rule]] = {("transformers.pytorch_utils", "Conv1D"): Conv1DRule}
 
 
 def rule_of(*modules: nn.Module) -> type[Rule] | None:
@@ -145,7 +143,4 @@ def rule_of(*modules: nn.Module) -> type[Rule] | None:
     if len(modules) > 1:
         tied = kind is nn.Linear and kind_of(modules[1]) is nn.Embedding and modules[0].weight is modules[1].weight
         return TiedRule if tied else None
-    for module, name, rule in _FURTHER:
-        if kind is getattr(sys.modules.get(module), name, None):
-            return rule
-    return _RULES.get(kind)
+    return _RULES.get(kind) or _FURTHER.get((kind.__module__, kind.__qualname__))
