@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from holdfast.bench.training import environment
-from speed import avalanche, importances, large, optimizers, page, penalties, runs
+from speed import avalanche, importances, large, optimizers, page, penalties, runs, sequences
 from speed.rows import Row, text_table
 from speed.timing import Setup
 
@@ -23,6 +23,7 @@ BENCHES: dict[str, Callable[[Setup], list[Row]]] = {
     "dispatcher": penalties.dispatcher,
     "state": large.state_sizes,
     "fisher": importances.importances,
+    "sequences": sequences.sequences,
     "runs": runs.runs,
     "avalanche": avalanche.avalanche,
     "large": large.large,

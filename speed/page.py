@@ -17,6 +17,7 @@ _TITLES = {
     "dispatcher": "The dispatcher",
     "state": "State",
     "fisher": "Importances",
+    "sequences": "Importances of sequences",
     "runs": "Whole runs",
     "avalanche": "Avalanche over the same samples",
     "large": "A transformer of 100 M parameters",
@@ -48,6 +49,13 @@ memory traffic as AdaGrad's own. Where no weight of a piece passes the gate, the
     "fisher": """\
 Per sample, not per batch. A training pass is forward, backward and an SGD step over the same batches. The exact kind
 takes one backward per class, less one, and keeps the forward pass.""",
+    "sequences": """\
+Where a sample meets a layer at many positions, its gradient has to be formed: a product of as much arithmetic as the
+weight gradient of training, which in turn is not computed. So forward pass, backward pass to the activations and these
+products are as much as a training pass. What comes on top is a pass over each sample's gradient, which stays in the
+cache between the product that forms it and the operation that adds its square or absolute value. The classifiers'
+positions and GPT-2's `Conv1D` have rules of their own, and so has a head that shares the words' matrix. The vocabulary
+has 1000 words.""",
     "runs": """\
 Everything a run does: training, importances, tests of all tasks before the first and after each, the watch over
 numbers that are not finite, the record. The loop by hand trains and tests the same. Under SGD, whose own arithmetic is

@@ -63,6 +63,11 @@ def test_whole_runs_are_measured_against_the_loop_by_hand():
     assert "random images" in rows[0].note
 
 
+def test_importances_of_sequences_are_measured_against_training():
+    rows = command.BENCHES["sequences"](Setup(torch.device("cpu"), quick=True))
+    assert len(rows) == 6 and all(row.target == 1.5 and row.beside_seconds and row.seconds for row in rows)
+
+
 def test_a_ratio_is_the_median_of_those_of_the_rounds():
     timings = Timings({"ours": [1.0, 2.0, 9.0], "plain": [8.0, 2.0, 3.0]})
     assert timings.median("ours") == 2.0 and timings.fastest("ours", "plain") == "ours"
