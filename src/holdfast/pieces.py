@@ -6,7 +6,9 @@ in the cache when the next one reads it, and temporaries are as small as a piece
 
 from __future__ import annotations
 
+import inspect
 import threading
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec
 
@@ -107,6 +109,26 @@ def compiled(update: Callable[_P, None], *, dynamic: bool) -> Callable[_P, None]
         update: what to compile; counted apart from other copies of its code.
         dynamic: for flat memory of any length, in place of just the shapes that it meets.
     """
-    return torch.compile(  # type: ignore[call-overload, no-any-return]  # its stubs know neither limit
-        update, dynamic=dynamic, recompile_limit=_MOST_COMPILED, isolate_recompiles=True
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
+        return torch.compile(  # type: ignore[call-overload, no-any-return]  # its stubs know neither limit
+            update, dynamic=dynamic, recompile_limit=_MOST_COMPILED, isolate_recompiles=True
+        )
+    return _compiled_before(update, dynamic)
+
+
+def _compiled_before(update: Callable[_P, None], dynamic: bool) -> Callable[_P, None]:
+    """What :func:`compiled` gives on a PyTorch whose ``torch.compile`` takes no limit, such as 2.6."""
+    from torch._dynamo import config  # slow to import, and imported by compiling anyway
+
+    assert isinstance(update, types.FunctionType)
+    # Compiled copies are counted by their code, which closures of one definition share: this one gets its own.
+    own = types.FunctionType(
+        update.__code__.replace(), update.__globals__, update.__name__, update.__defaults__, update.__closure__
     )
+    run = torch.compile(own, dynamic=dynamic)
+
+    def limited(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        with config.patch(cache_size_limit=_MOST_COMPILED):  # which later releases know as recompile_limit
+            run(*args, **kwargs)
+
+    return limited
