@@ -13,7 +13,7 @@ from holdfast.importance._reference import per_sample_sum_reference
 from holdfast.importance.statistic import ABSOLUTE, PLAIN, SQUARE, Statistic
 from holdfast.names import canonical_parameters
 from holdfast.objectives import CausalLM, Classification, Objective
-from importance.cases import Apply
+from tests.importance.cases import Apply
 
 
 def expected(model: nn.Module, data: list[Any], objective: Objective) -> dict[str, Tensor]:
