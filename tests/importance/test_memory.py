@@ -95,7 +95,7 @@ def test_gradients_and_patches_are_formed_within_the_bound(monkeypatch: pytest.M
             return self.head(torch.tanh(self.layer(x)).mean(1))
 
     bound, sizes = 30_000, list[int]()
-    patches, bmm = rules._patches, torch.bmm
+    patches, bmm = rules.unfolded, torch.bmm
     now = [0]
 
     def unfolded(*args: Any) -> Tensor:
@@ -108,7 +108,7 @@ def test_gradients_and_patches_are_formed_within_the_bound(monkeypatch: pytest.M
         sizes.append(now[0] + 2 * found.nbytes)  # the gradient and one temporary of the statistic
         return found
 
-    monkeypatch.setattr(rules, "_patches", unfolded)
+    monkeypatch.setattr(rules, "unfolded", unfolded)
     monkeypatch.setattr(torch, "bmm", multiplied)
     model, data = images()
     fisher(model, data, objective=MultiLabel(), kind="empirical", max_bytes=bound)
