@@ -18,6 +18,7 @@ pytestmark = [
     ),
     # The compiler's own imports warn of things that are not Holdfast's to mend.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Skipping serialization of:UserWarning"),
 ]
 
 
