@@ -39,7 +39,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "registry": ("ground",),
     "door": (
         "ground", "names", "objectives", "importance", "optim", "steps", "penalties", "projections", "distillation",
-        "merging", "heads",
+        "merging", "heads", "registry",
     ),
     "testing": ("ground", "names", "objectives", "steps", "penalties", "registry", "door"),
     "bench.moved": (),

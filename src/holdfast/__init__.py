@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`; tests/test_package.py holds the two equal
+from holdfast import registry
+
+if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method without a line here is `Any` to them
     from holdfast.distillation.lwf import LwF as LwF
     from holdfast.errors import ConfigurationError as ConfigurationError
     from holdfast.errors import DataError as DataError
@@ -19,8 +21,8 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`; tests/test_pa
     from holdfast.errors import StateError as StateError
     from holdfast.files import load_state as load_state
     from holdfast.files import save_state as save_state
-    from holdfast.merging import CoFiMA as CoFiMA
-    from holdfast.merging import CoMA as CoMA
+    from holdfast.merging.running import CoFiMA as CoFiMA
+    from holdfast.merging.running import CoMA as CoMA
     from holdfast.method import Method as Method
     from holdfast.method import Step as Step
     from holdfast.objectives import CausalLM as CausalLM
@@ -52,32 +54,23 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`; tests/test_pa
     from holdfast.projections.subspaces import AdamNSCL as AdamNSCL
     from holdfast.strength import AutoStrength as AutoStrength
 
-# Where each public name lives.
+# Where each public name lives: methods and optimizers where the registry says.
 _HOMES = {
     name: f"holdfast.{home}"
     for home, names in {
-        "distillation.lwf": "LwF",
         "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError StateError",
         "files": "load_state save_state",
-        "merging": "CoFiMA CoMA",
         "method": "Method Step",
         "objectives": "CausalLM Classification Loss MaskedLM ModelLoss MultiLabel Objective QuestionAnswering "
         "Regression Segmentation Seq2SeqLM TokenClassification",
-        "optim": "CLASSP",
-        "penalties.anastrophic": "Anastrophic",
-        "penalties.anpyc": "ANPyC",
-        "penalties.ewc": "EWC OnlineEWC",
-        "penalties.l2sp": "L2SP",
-        "penalties.mas": "MAS",
-        "penalties.rwalk": "RWalk",
-        "penalties.si": "SI",
-        "projections.freeze": "Freeze",
-        "projections.packnet": "PackNet",
-        "projections.pruning": "AnpycPruning",
-        "projections.subspaces": "AdamNSCL GPM SGP",
         "strength": "AutoStrength",
     }.items()
     for name in names.split()
+} | {
+    name: module
+    for entry in registry.entries()
+    if entry.kind in ("method", "optimizer") and (entry.home or "").startswith("holdfast.")
+    for module, name in [str(entry.home).split(":")]
 }
 
 __all__ = sorted(_HOMES)
