@@ -131,6 +131,23 @@ def wrong(files: Mapping[str, str]) -> list[str]:
     return found
 
 
+def circle(files: Mapping[str, str]) -> list[str]:
+    """Files that import one another in a circle, for whatever reason; empty: there are none."""
+    arrows = {module: sorted(set(_imported(text, files)) - {module}) for module, text in files.items()}
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module in done:
+            return []
+        found = next((round_ for other in arrows[module] if (round_ := walk(other, [*path, module]))), [])
+        done.add(module)
+        return found
+
+    return next((found for module in arrows if (found := walk(module, []))), [])
+
+
 def table() -> str:
     """Who may import whom, as ``docs/architecture.md`` shows it: from the ground up."""
     lines = ["| room | may import |", "|---|---|"]

@@ -38,6 +38,13 @@ def test_an_upward_import_is_noticed(module: str, line: str, sentence: str) -> N
     assert found == f"holdfast.{module}: {sentence}"
 
 
+def test_no_files_import_one_another_in_a_circle() -> None:
+    files = house.sources()
+    assert house.circle(files) == []
+    files["bench.records.writing"] += "\nfrom holdfast.bench.records import record\n"
+    assert set(house.circle(files)) == {"bench.records.writing", "bench.records.record"}
+
+
 def test_a_file_without_a_room_is_noticed() -> None:
     with pytest.raises(AssertionError, match="misc is in no room"):
         house.wrong({**house.sources(), "misc": ""})

@@ -17,6 +17,7 @@ from holdfast.bench.jobs.job import Job
 from holdfast.bench.jobs.progress import Lines
 from holdfast.bench.records import choice as choices
 from holdfast.bench.records.record import Hyperparameter, Record
+from holdfast.bench.records.tried import tried
 from holdfast.bench.training.checkpoint import identity
 from holdfast.errors import ConfigurationError
 from holdfast.strength import AutoStrength
@@ -86,7 +87,7 @@ def test_results_are_checked_and_told_as_before(tmp_path: Path, monkeypatch: pyt
     told = before["results/hsu-split-mnist.md"]
     assert page.render(folder) == before and "goes from 97.10 (10) to 99.51 (100000) over the 6" in told
     (experiment,) = experiments.collect(folder)
-    grid = choices.tried(experiment.records[0])
+    grid = tried(experiment.records[0])
     assert grid is not None and grid.scores == {10: 97.1, 100: 97.5, 1e3: 98.41, 1e4: 99.1, 1e5: 99.51, 1e6: -1}
 
 

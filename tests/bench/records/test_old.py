@@ -22,8 +22,8 @@ from holdfast.bench.jobs.job import Job
 from holdfast.bench.jobs.progress import Lines
 from holdfast.bench.records import legacy
 from holdfast.bench.records import record as records
-from holdfast.bench.records.choice import tried
 from holdfast.bench.records.record import Record
+from holdfast.bench.records.tried import tried
 from holdfast.bench.training import checkpoint, runner
 from holdfast.bench.training.checkpoint import Checkpoints
 from holdfast.files import load_state

@@ -15,7 +15,7 @@ from holdfast.bench.evidence.experiments import (
     distinct,
     verdict,
 )
-from holdfast.bench.records.choice import tried
+from holdfast.bench.records.tried import tried
 from holdfast.bench.report import Estimate
 
 __all__ = [

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from holdfast.bench.evidence.experiments import Cell, Experiment, distinct, verdict
 from holdfast.bench.evidence.findings import gap, number_of, ours
-from holdfast.bench.records.choice import tried
 from holdfast.bench.records.record import Record
+from holdfast.bench.records.tried import tried
 
 __all__ = ["line", "of_rows", "published"]
 

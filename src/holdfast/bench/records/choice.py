@@ -5,17 +5,13 @@ Nothing reads that sentence back, except :mod:`holdfast.bench.records.legacy`, w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-if TYPE_CHECKING:
-    from holdfast.bench.records.record import Record
-
-__all__ = ["Candidate", "Choice", "Tried", "label", "sentence", "tried"]
+__all__ = ["Candidate", "Choice", "label", "sentence"]
 
 _HALF_A_HUNDREDTH = 0.5e-4 + 1e-12  # an old record has hundredths of a percent
 
@@ -116,42 +112,3 @@ def _percent(candidate: Candidate) -> str:
 
 def _first(tasks: int | None) -> str:
     return "all tasks" if tasks is None else f"the first {tasks} tasks" if tasks > 1 else "the first task"
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A grid of one hyperparameter: the candidates from small to large, and each one's validation accuracy in percent.
-
-    A candidate whose run failed has -1.
-    """
-
-    name: str
-    chosen: float
-    scores: Mapping[float, float]
-
-    @property
-    def edge(self) -> str:
-        """``largest`` or ``smallest`` where the chosen value is that: a better one may lie beyond; else empty."""
-        if len(self.scores) < 2:
-            return ""
-        return {min(self.scores): "smallest", max(self.scores): "largest"}.get(self.chosen, "")
-
-
-def tried(record: Record) -> Tried | None:
-    """What a grid tried, as the record has it; ``None`` unless one hyperparameter had a grid of numbers."""
-    grids = [(name, value) for name, value in record.config.hyperparameters.items() if value.source == "grid"]
-    if len(grids) != 1:
-        return None
-    ((name, found),) = grids
-    if isinstance(found.value, bool | str | None):
-        return None
-    scores = dict(_numbers(name, found.choice.candidates if found.choice is not None else ()))
-    return Tried(name, float(found.value), dict(sorted(scores.items())))
-
-
-def _numbers(name: str, candidates: Iterable[Candidate]) -> Iterable[tuple[float, float]]:
-    """The candidates that are numbers, with their scores in percent to the hundredth."""
-    for each in candidates:
-        value = each.values[name]
-        if isinstance(value, int | float):
-            yield float(value), -1.0 if each.score is None else round(100 * each.score, 2)
