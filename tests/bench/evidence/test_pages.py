@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 def front(folder: Path) -> list[str]:
     """The sentences of the page that opens."""
-    text = page.render(folder)["results.md"]
+    text = page.render(folder)["results.md"].replace("\u00a0", " ")
     return [line[2:] for line in text.splitlines() if line.startswith("- ")]
 
 

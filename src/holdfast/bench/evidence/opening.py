@@ -13,7 +13,7 @@ from holdfast.bench.evidence.pictures import group_of
 from holdfast.bench.records.record import Scenario
 from holdfast.bench.report import Estimate, Group, SummaryRow
 
-__all__ = ["WORDS", "Scene", "in_a_line", "scenes", "sentences"]
+__all__ = ["WORDS", "Scene", "in_a_line", "scenes", "scenes_of", "sentences"]
 
 _ACCURACY = "average_accuracy"
 
@@ -85,15 +85,20 @@ class Scene:
         return found.mean > 0
 
 
+def scenes_of(experiment: Experiment) -> list[Scene]:
+    """The parts of an experiment that have finished runs."""
+    groups = ((part, group_of(experiment, part)) for part in experiment.recipe.parts)
+    return [Scene(experiment, part, group) for part, group in groups if group is not None]
+
+
 def scenes(experiments: Sequence[Experiment]) -> list[Scene]:
     """The protocol that was run in most scenarios, one of its parts for each, with most records where several have."""
     best: list[Scene] = []
     for experiment in sorted(experiments, key=lambda each: -len(each.records)):
         found: dict[str, Scene] = {}
-        for part in experiment.recipe.parts:
-            group = group_of(experiment, part)
-            if group is not None and len((scene := Scene(experiment, part, group)).finished) > 1:
-                found.setdefault(group.scenario, scene)
+        for scene in scenes_of(experiment):
+            if len(scene.finished) > 1:
+                found.setdefault(scene.scenario, scene)
         if len(found) > len(best):
             best = [found[name] for name in get_args(Scenario) if name in found]
     return best
@@ -223,7 +228,7 @@ def _counted(found: Tally) -> list[str]:
 
 
 def _percent(row: SummaryRow) -> str:
-    return f"{100 * _accuracy(row).mean:.1f} %"
+    return f"{100 * _accuracy(row).mean:.1f}\u00a0%"  # never the sign alone on the next line
 
 
 def _accuracy(row: SummaryRow) -> Estimate:

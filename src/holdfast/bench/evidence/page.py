@@ -76,19 +76,17 @@ def _overview_in_words(scenes: Sequence[Scene]) -> str:
 
 
 def _protocols(experiments: Sequence[Experiment], stem: str) -> list[str]:
-    """A line for every part that has finished runs, with a link to its page."""
+    """A line for every part in which rows stand side by side, with a link to its page."""
     head = ("protocol", "scenario", "no method", "held most", "beside the best control", "all tasks at once")
     lines = []
     for experiment in experiments:
         mark = f'<a id="{anchor(experiment)}"></a>'  # where links to a section of the one long page lead
         link = f"[{title(experiment)}]({stem}/{anchor(experiment)}.md)"
-        for part in experiment.recipe.parts:
-            group = pictures.group_of(experiment, part)
-            if group is not None:
-                where = f"{mark}{link}" + (f": {part}" if len(experiment.recipe.parts) > 1 else "")
-                cells = opening.in_a_line(Scene(experiment, part, group))
-                lines.append(tables.line(where, group.scenario, *cells))
-                mark = ""
+        scenes = opening.scenes_of(experiment)
+        for scene in [each for each in scenes if len(each.finished) > 1] or scenes:  # one row alone shows little
+            where = f"{mark}{link}" + (f": {scene.part}" if len(experiment.recipe.parts) > 1 else "")
+            lines.append(tables.line(where, scene.scenario, *opening.in_a_line(scene)))
+            mark = ""
         if mark:
             lines.append(tables.line(f"{mark}{link}", "", "no run finished", "", "", ""))
     return ["## Every protocol", "", tables.line(*head), "|---" * len(head) + "|", *lines, ""] if lines else []
