@@ -164,3 +164,31 @@ def test_inside_inference_mode() -> None:
     with torch.inference_mode():
         found = fisher(model, batches)
     torch.testing.assert_close(found, expected)
+
+
+class TwoNames(nn.Module):
+    """One module under two names, whose weight is tied to another's: as older T5s have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(5, 3)
+        self.body = nn.ModuleDict({"words": self.words})
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.body["words"](x) + self.words(x.flip(1))).mean(1))
+
+
+def test_a_weight_that_stands_in_several_places_is_put_back_in_each() -> None:
+    torch.manual_seed(0)
+    model = TwoNames().double()
+    batch = (torch.randint(5, (4, 3)), torch.randint(5, (4,)))
+    weight = model.words.weight
+    found = fisher(model, [batch], kind="empirical")
+    assert model.words.weight is weight and model.head.weight is weight
+    expected = torch.zeros_like(weight)
+    for x, y in zip(*batch, strict=True):
+        loss = F.cross_entropy(model(x[None]), y[None])
+        expected += torch.autograd.grad(loss, weight)[0] ** 2 / 4
+    torch.testing.assert_close(found["words.weight"], expected, rtol=1e-9, atol=0)

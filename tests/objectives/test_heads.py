@@ -30,7 +30,10 @@ ALL: dict[str, tuple[str, type[Any], dict[str, Any], Any, type[Objective]]] = {
 every_head = pytest.mark.parametrize("name", ALL)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces a better way:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces a better way:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning"),  # Transformers 4.56
+]
 
 
 @pytest.fixture(autouse=True)

@@ -134,7 +134,14 @@ def vectorized(work: Work) -> None:
     parameters, targets = work.parameters, work.targets
     wrapper = _Outputs(work.model, work.root)
     canonical = {id(p): name for name, p in parameters.items()}
-    paths = {canonical[id(p)]: path for path, p in wrapper.named_parameters() if id(p) in canonical}
+    # Where a parameter stands, each place once: of a module that two names lead to, and whose weight is tied to another
+    # one's, functional_call would put back what it had put there itself.
+    places = {
+        f"{path}.{key}": canonical[id(p)]
+        for path, module in wrapper.named_modules()
+        for key, p in module._parameters.items()
+        if id(p) in canonical
+    }
     size = work.outputs.shape[0]
     rows: list[Tensor] = []
     rebuild = _split(work.batch, size, rows)
@@ -143,7 +150,8 @@ def vectorized(work: Work) -> None:
         single = rebuild([row.unsqueeze(0) for row in sample])
 
         def forward(values: dict[str, Tensor]) -> Tensor:
-            found: Tensor = functional_call(wrapper, {paths[name]: v for name, v in values.items()}, (single,))
+            given = {place: values[name] for place, name in places.items()}
+            found: Tensor = functional_call(wrapper, given, (single,), tie_weights=False)
             return found.squeeze(0)
 
         pulled = vjp(forward, {name: p.detach() for name, p in parameters.items()})
