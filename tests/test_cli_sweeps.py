@@ -54,7 +54,7 @@ def test_tune_chooses_and_then_tests_once_with_every_seed(tmp_path):
     for one in records:
         strength = one.config.hyperparameters["strength"]
         assert strength.source == "tuned"
-        assert strength.value == 1e4 or f"--set strength={strength.value}" in one.command  # 1e4 is the default
+        assert strength.value == "auto" or f"--set strength={strength.value}" in one.command  # auto is the default
         assert one.config.tasks == 5 and len(one.matrix) == 5
     assert "tuned" in (out / "report.html").read_text()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json") if "manifest" not in path.name}
@@ -82,7 +82,7 @@ def test_compare_searches_for_every_method_in_other_processes_and_tracks(tmp_pat
 
 
 def test_an_automatic_strength_stands_in_the_record(tmp_path):
-    words = ["run", "split-digits", "--method", "ewc", "--set", "strength=auto", "--batch-size", "2"]
+    words = ["run", "split-digits", "--method", "si", "--set", "strength=auto", "--batch-size", "2"]
     succeed(*words, "--model", "mlp-8", "--epochs", "1", "--out", str(tmp_path))
     (one,) = record.load_all(tmp_path)
     strength = one.config.hyperparameters["strength"]

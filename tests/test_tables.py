@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from holdfast import registry
 from holdfast.bench import report
 from holdfast.bench.records import record
-from speed import fractions
+from speed import defaults, fractions
 
 pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 
@@ -63,6 +64,41 @@ def test_the_fractions_of_automatic_strengths_are_those_that_were_measured() -> 
     found = json.loads((ROOT / "docs" / "records" / "fractions.json").read_text(encoding="utf-8"))
     assert [(row["method"], row["scenario"]) for row in found["rows"]] == list(fractions.ROWS)
     assert fractions.table(found) in (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+
+
+def test_defaults_are_what_their_records_decide() -> None:
+    rows = json.loads((ROOT / "docs" / "records" / "defaults.json").read_text(encoding="utf-8"))["rows"]
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    assert defaults.table(rows) in page and defaults.fractions_table(rows) in page
+    for method, automatic in defaults.judged(rows).items():
+        expected = "auto" if automatic else defaults.NUMBERS[method]
+        assert registry.lookup(method).defaults["strength"] == expected, method
+
+
+def test_a_default_is_automatic_where_that_gains_and_loses_nowhere_measurably() -> None:
+    def rows(gains: dict[tuple[str, str], list[float]]) -> list[dict[str, object]]:
+        settings = (defaults.Setting(1e4), defaults.own("ewc"))
+        return [
+            {
+                "stream": stream,
+                "scenario": scenario,
+                "method": "ewc",
+                "seed": seed,
+                **vars(setting),
+                "validation": value,
+            }
+            for (stream, scenario), found in gains.items()
+            for seed, gain in enumerate(found)
+            for setting, value in zip(settings, (50.0, 50.0 + gain), strict=True)
+        ]
+
+    gains = {cell: [1.0, 2.0, 3.0] for cell in defaults.CELLS}
+    first = defaults.CELLS[0]
+    assert defaults.judged(rows(gains)) == {method: method == "ewc" for method in defaults.NUMBERS}
+    assert defaults.judged(rows(gains | {first: [-9.0, 2.0, 1.0]}))["ewc"]  # a loss that the seeds do not agree on
+    assert not defaults.judged(rows(gains | {first: [-1.0, -1.1, -0.9]}))["ewc"]
+    assert not defaults.judged(rows({cell: [-2.0, 1.0, 0.5] for cell in defaults.CELLS}))["ewc"]
+    assert not defaults.judged(rows({cell: found for cell, found in gains.items() if cell != first}))["ewc"]
 
 
 def test_searched_and_automatic_strengths_are_those_that_were_measured() -> None:

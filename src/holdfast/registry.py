@@ -119,7 +119,7 @@ _ENTRIES = (
     ),
     Entry(
         "ewc", "method", "penalty", "holdfast.penalties.ewc:EWC", "Kirkpatrick et al. 2017, arXiv:1612.00796", "2",
-        {"strength": 1e4, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
+        {"strength": "auto", "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
         needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
@@ -129,7 +129,7 @@ _ENTRIES = (
     Entry(
         "online-ewc", "method", "penalty", "holdfast.penalties.ewc:OnlineEWC",
         "Schwarz et al. 2018, arXiv:1805.06370", "2",
-        {"strength": 1e4, "decay": 1.0, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
+        {"strength": "auto", "decay": 1.0, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
         needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
@@ -139,14 +139,14 @@ _ENTRIES = (
     ),
     Entry(
         "mas", "method", "penalty", "holdfast.penalties.mas:MAS", "Aljundi et al. 2018, arXiv:1711.09601", "2",
-        {"strength": 1.0, "form": "squared_norm", **_STRENGTH},
+        {"strength": "auto", "form": "squared_norm", **_STRENGTH},
         {"strength": Range(1e-3, 1e3), "form": Choice(("squared_norm", "norm"))},
         needs_data=True, promises=_QUADRATIC,
     ),
     Entry(
         "rwalk", "method", "penalty", "holdfast.penalties.rwalk:RWalk",
         "Chaudhry et al. 2018, arXiv:1801.10112", "6, and 2 in training",
-        {"strength": 10.0, "fisher_decay": 0.9, "interval": 10, "damping": 0.1, **_STRENGTH},
+        {"strength": "auto", "fisher_decay": 0.9, "interval": 10, "damping": 0.1, **_STRENGTH},
         {"strength": Range(1e-2, 1e4)}, promises=_PATH,
     ),
     Entry(
@@ -158,7 +158,7 @@ _ENTRIES = (
     ),
     Entry(
         "anpyc", "method", "penalty", "holdfast.penalties.anpyc:ANPyC", "Peng et al. 2021, arXiv:1912.09091", "2",
-        {"strength": 3e2, "output": "entropy", "reduction": "sample", "sign": "released", "accumulate": "max",
+        {"strength": "auto", "output": "entropy", "reduction": "sample", "sign": "released", "accumulate": "max",
          "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True, promises=_QUADRATIC,
     ),

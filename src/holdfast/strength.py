@@ -19,14 +19,18 @@ from torch.optim import Optimizer
 
 from holdfast.checks import check_positive
 from holdfast.dispatch import Step
-from holdfast.errors import ConfigurationError, NumericsError, ProtectionError
+from holdfast.errors import ConfigurationError, NumericsError
 from holdfast.sharding import total
 from holdfast.step_size import proportional_step
 
-__all__ = ["AutoStrength", "Strength", "StrengthFinder", "matching_strength", "steady_strength"]
+__all__ = ["AutoStrength", "Strength", "StrengthFinder", "UnprotectedWarning", "matching_strength", "steady_strength"]
 
 _LEAST = 2  # before the first step there is no pull
 _SUMS = ("auto_gradients", "auto_pulls")
+
+
+class UnprotectedWarning(UserWarning):
+    """A task was over before its strength was found."""
 
 
 @dataclass(frozen=True)
@@ -219,19 +223,6 @@ class StrengthFinder:
         squared = step.unless_skipped(squared, torch.zeros_like(squared))
         buffers[name] = buffers[name] + squared if name in buffers else squared
 
-    def check_complete(self, method: str, meta: Mapping[str, Any], optimizers: int) -> None:
-        """Refuse to end a task of which nothing could be measured.
-
-        Raises:
-            ProtectionError: naming its length.
-        """
-        steps = meta["steps"] // max(1, optimizers)
-        if meta["num_tasks"] > 0 and 0 < steps < _LEAST:
-            raise ProtectionError(
-                f"{method} was measuring its strength when the task ended, unprotected, after {steps} step; "
-                f"expected at least {_LEAST}: give the strength as a number"
-            )
-
     def end_task(self, method: str, meta: dict[str, Any], buffers: dict[str, Tensor], optimizers: int) -> None:
         """Note how long the task was, and say so if it was too short to be protected.
 
@@ -244,9 +235,10 @@ class StrengthFinder:
         steps = meta["steps"] // max(1, optimizers)
         if meta["num_tasks"] > 0 and steps > 0 and not self.ready(meta):
             warnings.warn(
-                f"{method} was still measuring its strength when the task ended after {steps} steps, so that this task "
-                f"was learned unprotected; the next will be measured over {self.rule.steps_after(steps)} steps "
-                "(or give the strength as a number)",
+                f"{method} was still measuring its strength when task {meta['num_tasks']} (from 0) ended after {steps} "
+                f"step{'s' * (steps > 1)}, so that this task was learned unprotected; the next will be measured over "
+                f"{self.rule.steps_after(steps)} (or give the strength as a number)",
+                UnprotectedWarning,
                 stacklevel=2,
             )
         for name in _SUMS:

@@ -137,7 +137,8 @@ class ANPyC(TaylorPenalty):
 
     Args:
         model: the model to protect.
-        strength: λ, >= 0.
+        strength: λ, >= 0; ``"auto"`` (or an :class:`~holdfast.AutoStrength`) finds it on the first steps of each new
+            task.
         output: ``"entropy"`` of the softmax, or ``"l2"``: its sum of squares.
         reduction: ``"sample"`` or ``"batch"``; a strength does not carry over from one to the other.
         sign: ``"released"`` or ``"removal"``.
@@ -156,7 +157,7 @@ class ANPyC(TaylorPenalty):
         self,
         model: nn.Module,
         *,
-        strength: Strength,
+        strength: Strength = "auto",
         output: Output = "entropy",
         reduction: Reduction = "sample",
         sign: Sign = "released",

@@ -28,7 +28,7 @@ class _FisherPenalty(QuadraticPenalty):
         self,
         model: nn.Module,
         *,
-        strength: Strength,
+        strength: Strength = "auto",
         fisher: FisherKind = "auto",
         **options: Unpack[Options],
     ) -> None:
@@ -58,7 +58,8 @@ class EWC(_FisherPenalty):
 
     Args:
         model: the model to protect.
-        strength: λ, >= 0. The Fisher is a mean over samples, so λ does not depend on batch size or sample count.
+        strength: λ, >= 0; ``"auto"`` (or an :class:`~holdfast.AutoStrength`) finds it on the first steps of each new
+            task. The Fisher is a mean over samples, so λ does not depend on batch size or sample count.
         fisher: ``"exact"``, ``"sampled"``, ``"empirical"`` or ``"batched"`` (not a Fisher; for comparison);
             ``"auto"`` is exact up to 20 outputs, sampled beyond, empirical for what gives losses only.
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
@@ -83,7 +84,7 @@ class OnlineEWC(_FisherPenalty):
 
     Args:
         model: the model to protect.
-        strength: λ, >= 0.
+        strength: as for :class:`EWC`.
         decay: γ, in [0, 1]: how much of the older tasks' Fisher is kept.
         fisher: as for :class:`EWC`.
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
@@ -99,7 +100,7 @@ class OnlineEWC(_FisherPenalty):
         self,
         model: nn.Module,
         *,
-        strength: Strength,
+        strength: Strength = "auto",
         decay: float = 1.0,
         fisher: FisherKind = "auto",
         **options: Unpack[Options],

@@ -32,7 +32,8 @@ class MAS(QuadraticPenalty):
 
     Args:
         model: the model to protect.
-        strength: λ, >= 0.
+        strength: λ, >= 0; ``"auto"`` (or an :class:`~holdfast.AutoStrength`) finds it on the first steps of each new
+            task.
         form: ``"squared_norm"`` as above, or ``"norm"`` for the outputs' norm itself.
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
@@ -49,7 +50,7 @@ class MAS(QuadraticPenalty):
         self,
         model: nn.Module,
         *,
-        strength: Strength,
+        strength: Strength = "auto",
         form: Literal["squared_norm", "norm"] = "squared_norm",
         **options: Unpack[Options],
     ) -> None:

@@ -178,8 +178,6 @@ class QuadraticPenalty(Method):
         return most * (1 if self.halved else 2)
 
     def _prepare(self) -> None:
-        if self._finder is not None:
-            self._finder.check_complete(type(self).__name__, self.meta, len(self._optimizers))
         check_host(self.params, self._state_device)
         if self._state_device is not None:  # methods compute with the state where their parameters are
             for name, held in self.state.items():

@@ -78,7 +78,8 @@ class RWalk(PathPenalty):
 
     Args:
         model: the model to protect; attach before the first task, which has to be watched too.
-        strength: λ, in loss / parameter², >= 0.
+        strength: λ, in loss / parameter², >= 0; ``"auto"`` (or an :class:`~holdfast.AutoStrength`) finds it on the
+            first steps of each new task.
         fisher_decay: α, in (0, 1], the weight of the new term.
         interval: steps between two scores, >= 1.
         damping: ε, > 0.
@@ -93,12 +94,13 @@ class RWalk(PathPenalty):
 
     begin_at_zero: ClassVar[tuple[str, ...]] = ("path", "mark")
     renewed: ClassVar[int] = 3  # the score, too
+    auto_fraction: ClassVar[float] = 1.0  # measured: see docs/tuning.md
 
     def __init__(
         self,
         model: nn.Module,
         *,
-        strength: Strength,
+        strength: Strength = "auto",
         fisher_decay: float = 0.9,
         interval: int = 10,
         damping: float = 0.1,

@@ -75,6 +75,16 @@ def test_strength_may_be_auto_and_the_record_says_so(stream: Stream) -> None:
     rehearsal.check(config, stream)
 
 
+def test_a_strength_that_is_found_by_default_is_a_default_and_the_record_says_how(stream: Stream) -> None:
+    for method, fraction in (("ewc", "3"), ("rwalk", "1")):
+        strength = planned(stream, method).hyperparameters["strength"]
+        assert (strength.value, strength.source) == ("auto", "default")
+        assert strength.detail == f"{fraction} times the task's gradient over its first 10 steps"
+    assert "strength" not in plan.command(planned(stream, "ewc"))
+    assert "--set strength=10000.0" in plan.command(planned(stream, "ewc", {"strength": "1e4"}))
+    assert planned(stream, "si").hyperparameters["strength"] == Hyperparameter(value=100.0, source="default")
+
+
 @pytest.mark.parametrize(
     ("method", "key", "text", "value"),
     [
@@ -94,7 +104,7 @@ def test_a_setting_has_the_type_of_its_default(method: str, key: str, text: str,
     ("method", "key", "text", "words"),
     [
         ("ewc", "strenght", "1", ["ewc has no setting 'strenght'", "strength", "fisher", "coupling"]),
-        ("ewc", "strength", "strong", ["ewc.strength is 'strong'", "finite number", "10000.0"]),
+        ("ewc", "strength", "strong", ["ewc.strength is 'strong'", "finite number or 'auto'", "default auto"]),
         ("ewc", "strength", "nan", ["ewc.strength is 'nan'", "finite number"]),
         ("classp", "scaling", "maybe", ["classp.scaling is 'maybe'", "true or false"]),
         ("anastrophic", "phi_every", "1.5", ["anastrophic.phi_every is '1.5'", "whole number"]),
@@ -121,11 +131,8 @@ def test_any_text_is_either_a_value_or_one_sentence(entry: registry.Entry, data:
         return
     assert not isinstance(value, float) or math.isfinite(value)
     default = entry.settings[key]
-    assert type(value) is type(default) or default is None or (key, value) == ("strength", "auto")
-
-
-def test_short_tasks_are_measured_for_fewer_steps_not_refused(stream: Stream) -> None:
-    rehearsal.check(planned(stream, "ewc", {"strength": "auto"}, epochs=2), stream)
+    assert type(value) is type(default) or default is None or key == "strength"
+    assert key != "strength" or value == "auto" or type(value) is float
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,6 @@ def test_short_tasks_are_measured_for_fewer_steps_not_refused(stream: Stream) ->
     [
         ("ewc", {"strength": "-1"}, {}, ["ewc", "strength is -1.0"]),
         ("ewc", {"fisher": "exakt"}, {}, ["fisher is 'exakt'"]),
-        ("ewc", {"strength": "auto"}, {"epochs": 1}, ["ewc.strength is 'auto'", "first 2 steps", "has 1:", "epochs"]),
         ("lwf", {"temperature": "-2"}, {}, ["lwf", "temperature is -2.0"]),
         ("classp", {"eps": "0"}, {}, ["classp", "eps"]),
         ("adagrad", {"lr": "-1"}, {}, ["adagrad", "learning rate"]),

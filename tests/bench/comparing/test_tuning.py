@@ -53,17 +53,17 @@ def test_the_best_trial_wins_and_the_record_says_how(tmp_path):
     shelf = Shelf()
     chosen = run(tuning.Search(20), comparison(), Work(str(tmp_path)), shelf)
     values = tried(shelf)
-    best = min(values, key=lambda value: abs(torch.tensor(value).log10() - 3))
+    assert values[0] == registry.lookup("ewc").defaults["strength"] == "auto"  # so it is never worse than no search
+    best = min(values[1:], key=lambda value: abs(torch.tensor(value).log10() - 3))
     strength = chosen["strength"]
     assert (strength.value, strength.source) == (best, "tuned")
-    assert values[0] == registry.lookup("ewc").defaults["strength"]  # so it is never worse than not searching
     detail = re.fullmatch(
         r"best of 20 trials by validation accuracy over the first 3 tasks, seed 0: ([\d.]+)% in trial (\d+)",
         strength.story,
     )
     assert detail and values[int(detail[2])] == best
     where = registry.lookup("ewc").search["strength"]
-    assert all(where.low <= value <= where.high for value in values) and len(set(values)) == 20
+    assert all(where.low <= value <= where.high for value in values[1:]) and len(set(values)) == 20
     late = [abs(torch.tensor(value).log10() - 3) for value in values[10:]]
     early = [abs(torch.tensor(value).log10() - 3) for value in values[1:10]]
     assert sum(late) / len(late) < sum(early) / len(early)  # it learns where to look
@@ -115,12 +115,29 @@ def test_suggestions_know_what_is_under_way():
 def test_a_trial_that_fails_cannot_win(tmp_path):
     def work(job: Job, stop) -> Record:
         record = fabricated(job)
-        if job.config.hyperparameters["strength"].value == 1e4:  # the default, and nearly the best
+        if job.config.hyperparameters["strength"].value == "auto":  # the default, and nearly the best
             return record.model_copy(update={"status": "failed", "failure": "the loss is not finite"})
         return record
 
     chosen = run(tuning.Search(4), comparison(), work)
-    assert chosen["strength"].value != 1e4
+    assert chosen["strength"].value != "auto"
+
+
+def test_an_automatic_default_may_win_and_is_remembered_though_it_is_no_number(tmp_path):
+    asked = tuning.Search(3, storage=studies.file_url(tmp_path / "search.db"))
+
+    def work(job: Job, stop) -> Record:
+        record = fabricated(job)
+        good = [[1.0 if job.config.automatic else 0.5] * job.config.tasks]
+        return record.model_copy(update={"matrix": good, "validation": good})
+
+    def refuse(job: Job, stop) -> Record:
+        raise AssertionError("every trial is in the database")
+
+    chosen = run(asked, comparison(), work)
+    assert (chosen["strength"].value, chosen["strength"].source) == ("auto", "tuned")
+    assert tuning.finished(comparison(), "ewc", asked)[0] == ({"strength": "auto"}, 1.0)
+    assert run(asked, comparison(), refuse) == chosen
 
 
 def test_what_is_given_is_not_searched_and_some_methods_have_nothing_to_search():
@@ -137,6 +154,8 @@ def test_defaults_lie_where_a_search_looks_and_optuna_knows_every_range():
     for entry in registry.entries():
         for key, where in entry.search.items():
             default = entry.defaults[key]
+            if (key, default) == ("strength", "auto"):
+                continue
             assert studies.distribution(where, default)._contains(
                 studies.distribution(where, default).to_internal_repr(default)
             ), f"{entry.name}.{key}"

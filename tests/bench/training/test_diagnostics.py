@@ -72,3 +72,11 @@ def test_the_steps_that_an_automatic_strength_takes_without_the_penalty_count_fo
     assert record.warnings == []
     shares = [share for share in record.curves.penalty_share if share is not None]
     assert shares and min(shares) > 0.001
+
+
+def test_tasks_that_end_before_their_strength_is_found_are_said_in_the_record() -> None:
+    record = learned("ewc", "auto", epochs=1, batch_size=1000)  # one step a task
+    assert record.status == "finished" and "strength" not in record.diagnostics
+    said = [warning for warning in record.warnings if "learned unprotected" in warning]
+    assert len(said) == len(record.task_names) - 1 and all(sentence.startswith("ewc: ") for sentence in said)
+    assert not any("unprotected" in warning for warning in learned("ewc", "auto", epochs=2).warnings)

@@ -38,6 +38,12 @@ def _automatic(entry: Entry) -> str:
     return "" if fraction is None else AutoStrength().describe(fraction)
 
 
+def _default(entry: Entry, key: str) -> Hyperparameter:
+    value = entry.defaults[key]
+    how = _automatic(entry) if (key, value) == ("strength", AUTO) else ""
+    return Hyperparameter(value=value, source="default", detail=how)
+
+
 def plan(
     stream: Outline,
     method: str,
@@ -68,7 +74,7 @@ def plan(
     if why_not is not None:
         raise ConfigurationError(why_not)
     given = {key: value for key, value in (changes or {}).items() if value is not None}
-    chosen = {key: Hyperparameter(value=value, source="default") for key, value in entry.defaults.items()}
+    chosen = {key: _default(entry, key) for key in entry.defaults}
     chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
     trained = dataclasses.replace(protocol(stream.name), **given)
     if entry.kind == "optimizer":

@@ -11,7 +11,6 @@ from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session
 from holdfast.errors import ConfigurationError
 from holdfast.objectives import SharedForward
-from holdfast.strength import AutoStrength
 
 __all__ = ["check"]
 
@@ -41,22 +40,6 @@ def check(config: RunConfig, stream: Stream) -> None:
     except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own
         raise ConfigurationError(f"{config.method}: {error}") from error
     _check_outputs(config, learner.model, stream)
-    if learner.method is not None and (steps := learner.method.watched().unprotected_steps) > 0:
-        _check_long_enough(config, AutoStrength(steps=steps), stream)
-
-
-def _check_long_enough(config: RunConfig, rule: AutoStrength, stream: Stream) -> None:
-    """Refuse a task that would end, unprotected, before ``strength="auto"`` is found."""
-    before = 0
-    for task in stream.tasks[: config.tasks]:
-        epochs = config.epochs_per_task[task.index] if config.epochs_per_task else config.epochs
-        steps = epochs * Session(task.index, (task,)).num_batches(config.batch_size)
-        if before > 0 and steps < (measured := rule.steps_after(before)):
-            raise ConfigurationError(
-                f"{config.method}.strength is 'auto', found over the first {measured} steps of a task, but the task "
-                f"{task.name!r} has {steps}: expected more epochs, a smaller batch size, or the strength as a number"
-            )
-        before = steps
 
 
 @torch.no_grad()

@@ -85,8 +85,16 @@ def suggest(
     return {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in drawn.items()}
 
 
+def _inside(space: Space, values: Values) -> dict[str, Value]:
+    """Values that lie in the space: a default such as ``"auto"`` is tried, but is no point of a range of numbers."""
+    with _quiet() as optuna:
+        choice = optuna.distributions.CategoricalDistribution
+        return {key: value for key, value in values.items() if isinstance(space[key], choice) or value != "auto"}
+
+
 def _trial(optuna: Any, space: Space, values: Values, **fields: Any) -> Any:
-    return optuna.trial.create_trial(params=dict(values), distributions=dict(space), **fields)
+    inside = _inside(space, values)
+    return optuna.trial.create_trial(params=inside, distributions={key: space[key] for key in inside}, **fields)
 
 
 class Study:
@@ -128,7 +136,8 @@ class Study:
         """What earlier calls have finished."""
         found: dict[int, tuple[Values, float]] = {}
         for one in [] if self._study is None else self._study.get_trials(deepcopy=False):
-            values = MappingProxyType({key: one.params[key] for key in self._space})
+            outside = one.user_attrs.get("outside", {})
+            values = MappingProxyType({key: one.params.get(key, outside.get(key)) for key in self._space})
             found.setdefault(one.user_attrs["index"], (values, one.value))
         return found
 
@@ -142,7 +151,8 @@ class Study:
         """
         if self._study is not None:
             with _quiet() as optuna:
-                attributes = {"index": index}
+                inside = _inside(self._space, values)
+                attributes = {"index": index, "outside": {key: values[key] for key in values if key not in inside}}
                 self._study.add_trial(_trial(optuna, self._space, values, value=score, user_attrs=attributes))
 
     def close(self) -> None:

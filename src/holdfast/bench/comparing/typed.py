@@ -32,8 +32,10 @@ def typed(entry: Entry, key: str, text: str) -> Value:
     default = entry.settings[key]
     if key == "strength" and text == AUTO:
         return AUTO
-    found, expected = _parse(text, default)
+    automatic = (key, default) == ("strength", AUTO)
+    found, expected = _parse(text, 0.0 if automatic else default)
     if found is _WRONG:
+        expected += f" or {AUTO!r}" * automatic
         raise ConfigurationError(
             f"{entry.name}.{key} is {text!r}; expected {expected}, such as its default {shown(default)}"
         )

@@ -136,7 +136,7 @@ def _protocol(record: Record) -> str:
     entry = registry.lookup(config.method)
     lines = [f"- Method: `{config.method}` ({entry.source})."]
     for key, value in config.hyperparameters.items():
-        how = _HOW[value.source]
+        how = _HOW["auto" if value.source == "default" and value.detail else value.source]
         lines.append(f"- `{key}`: {value.value} ({how}{': ' + value.story if value.story else ''}).")
     where = record.environment
     kept = f"{config.optimizer_between_tasks} between tasks"

@@ -145,6 +145,11 @@ class RunConfig(_Frozen):
         """The hyperparameters that a grid or a search chose."""
         return {key for key, value in self.hyperparameters.items() if value.source in ("grid", "tuned")}
 
+    @property
+    def automatic(self) -> bool:
+        """Whether the strength is one that the run finds itself."""
+        return "strength" in self.hyperparameters and self.hyperparameters["strength"].value == "auto"
+
     def without_story(self) -> RunConfig:
         """What a run's numbers depend on: itself without the story of how its values were chosen."""
         told = {key: value.without_story() for key, value in self.hyperparameters.items()}

@@ -155,8 +155,7 @@ def summary_table(group: Group, series: dict[str, Series], published: Sequence[P
 
 def name_cell(row: SummaryRow, look: Series, fewer: int | None) -> str:
     """A method's mark, name and what must be known about its numbers; ``fewer`` is its seeds where others have more."""
-    words = ["control"] * row.control + ["default, untuned"] * row.untuned
-    words += [f"only {_count(fewer, 'seed')}"] if fewer else []
+    words = [*row.marks, *([f"only {_count(fewer, 'seed')}"] if fewer else [])]
     chips = [el("span", word, class_="chip") for word in words]
     if row.failures:
         failed = f"{len(row.failures)} of {len(row.every_record)} did not finish"
@@ -284,6 +283,7 @@ def reading() -> str:
         el("dt", name) + el("dd", meaning)
         for name, meaning in (
             ("Control", "what a method must beat before it has shown anything"),
+            ("Auto", "a strength found on the first steps of each task, from the training data alone"),
             ("Default, untuned", "the documented default, not chosen for this stream"),
             ("finetune, joint", "no protection at all, and all tasks at once: the floor and the ceiling"),
         )

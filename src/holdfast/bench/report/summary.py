@@ -74,6 +74,12 @@ class SummaryRow:
         """Whether the strength, or every hyperparameter where there is none, stands at its documented default."""
         return all(is_untuned(record.config) for record in self.every_record)
 
+    @property
+    def marks(self) -> list[str]:
+        """What must be known beside the label: a control, a strength found in training, or one that nobody chose."""
+        automatic = all(record.config.automatic for record in self.every_record)
+        return ["control"] * self.control + ["auto"] * automatic + ["default, untuned"] * self.untuned
+
     def published(self, metric: str, values: Sequence[PublishedValue]) -> PublishedValue | None:
         """The published value that belongs to this row's metric, if one does."""
         names = (self.label,) if "label" in self.every_record[0].config.extra else (self.method, self.label)
@@ -106,17 +112,20 @@ class Group:
 
 
 def is_untuned(config: RunConfig) -> bool:
-    """Whether the strength, or every hyperparameter where there is none, stands at its documented default."""
+    """Whether the strength, or every hyperparameter where there is none, is a default that fits no run in particular.
+
+    A strength that is found in training is none.
+    """
     found = config.hyperparameters
     chosen = [found["strength"]] if "strength" in found else list(found.values())
-    return bool(chosen) and all(value.source == "default" for value in chosen)
+    return bool(chosen) and not config.automatic and all(value.source == "default" for value in chosen)
 
 
 def hyperparameter_text(values: Sequence[Hyperparameter]) -> str:
     """The value over the seeds, and how it was chosen: ``0.1 (default, untuned)``."""
     first = values[0]
     shown = ", ".join(dict.fromkeys(_text(value.value) for value in values))
-    how = "default, untuned" if first.source == "default" else first.source
+    how = "default, untuned" if first.source == "default" and not first.detail else first.source
     stories = dict.fromkeys(value.story for value in values if value.story)
     story = next(iter(stories), "") if len(stories) <= 1 else "chosen for each seed"
     return f"{shown} ({how}{': ' + story if story else ''})"

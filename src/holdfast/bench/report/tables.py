@@ -67,8 +67,8 @@ def cell(row: SummaryRow, metric: Metric) -> Cell:
 
 
 def row_name(row: SummaryRow) -> str:
-    """The row's label with its marks: a control, default settings, seeds that failed."""
-    marks = ["control"] * row.control + ["default, untuned"] * row.untuned
+    """The row's label with its marks: a control, how its strength came about, seeds that failed."""
+    marks = row.marks
     if row.failures:
         marks.append(f"{len(row.failures)} of {len(row.every_record)} seeds did not finish")
     return f"{row.label} [{'; '.join(marks)}]" if marks else row.label

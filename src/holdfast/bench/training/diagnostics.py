@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from holdfast.bench.training.learner import Learner
+from holdfast.strength import UnprotectedWarning
 
-__all__ = ["Diagnosis"]
+__all__ = ["Diagnosis", "noting"]
 
 _EVERY = 50
 _FIRST = 5  # of a task: at its first step the weights stand at the anchor, where every penalty is 0
@@ -125,3 +128,16 @@ class Diagnosis:
                 "finetune and joint before you trust it"
             )
         return found
+
+
+@contextmanager
+def noting(notes: list[str], method: str) -> Iterator[None]:
+    """A task that was over too soon to be protected is noted for the record, in place of a warning."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    for one in said:
+        if issubclass(one.category, UnprotectedWarning):
+            notes.append(f"{method}: {one.message}")
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

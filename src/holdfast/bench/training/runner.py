@@ -22,7 +22,7 @@ from holdfast.bench.data.tasks import Stream
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import Costs, Curves, Record, RunConfig
 from holdfast.bench.training import environment, memory
-from holdfast.bench.training.diagnostics import Diagnosis
+from holdfast.bench.training.diagnostics import Diagnosis, noting
 from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session, sessions
@@ -294,7 +294,7 @@ class _Run:
         cursor, ledger, learner = self.cursor, self.ledger, self.learner
         start = time.perf_counter()
         self.diagnosis.end_of_task(session.last.index, ledger.diagnostics)
-        with self._explaining():
+        with self._explaining(), noting(ledger.warnings, self.config.method):
             learner.consolidate(session)
         tested = time.perf_counter()
         ledger.seconds["consolidate"] += tested - start
