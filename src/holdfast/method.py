@@ -104,6 +104,10 @@ class Method(Attached, abc.ABC):
         """How many steps of each new task ``strength="auto"`` takes without protection; 0 for a strength given."""
         return 0
 
+    def most_buffer_bytes(self) -> int:
+        """The most bytes that ``buffers`` may come to take where data decide; 0 for a method that knows beforehand."""
+        return 0
+
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; 0 for a method that has none."""
         return zero(self.params)

@@ -104,6 +104,7 @@ class CoFiMA(CoMA):
     """
 
     needs_data: ClassVar[bool] = True
+    renewed: ClassVar[int] = 3  # the new Fisher, what is merged, and one of its terms
 
     def __init__(
         self,

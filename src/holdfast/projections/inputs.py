@@ -18,7 +18,7 @@ from holdfast.names import canonical_modules
 from holdfast.objectives import Batch, Objective
 from holdfast.processes import in_step, several
 
-__all__ = ["Inputs", "as_matrix", "collect"]
+__all__ = ["Inputs", "as_matrix", "collect", "sizes"]
 
 _BLOCK = 1 << 22  # entries of unfolded inputs at a time
 
@@ -110,6 +110,27 @@ def _over_all_processes(seen: _Seen, params: Mapping[str, nn.Parameter]) -> None
             found.rows = torch.zeros(rows, dtype=torch.float64, device=device)
         for tensor in found.tensors():
             torch.distributed.all_reduce(tensor)
+
+
+def sizes(model: nn.Module, params: Mapping[str, nn.Parameter]) -> dict[str, tuple[int, int]]:
+    """How large the sums of each weight will be, without any data: name -> ``(d, V)``, 0 for one that there is not."""
+    names = {id(p): name for name, p in params.items()}
+    found: dict[str, tuple[int, int]] = {}
+
+    def note(weight: Tensor | None, first: bool, rows: bool = False) -> None:
+        if weight is not None and id(weight) in names:
+            d, v = found.get(names[id(weight)], (0, 0))
+            width = as_matrix(weight, first).shape[1]
+            found[names[id(weight)]] = (d, len(weight)) if rows else (width, v)
+
+    for _, module in canonical_modules(model):
+        rule = _rule_of(module)
+        if rule is not None:
+            note(module._parameters.get("weight"), rule[0], rule[1] is _embedding)
+        if isinstance(module, nn.MultiheadAttention):
+            for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+                note(module._parameters.get(name), False)
+    return found
 
 
 class _Seen:

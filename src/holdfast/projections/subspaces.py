@@ -26,7 +26,7 @@ from holdfast.projections.basis import (
     project,
     scaled_importance,
 )
-from holdfast.projections.inputs import Inputs, as_matrix, collect
+from holdfast.projections.inputs import Inputs, as_matrix, collect, sizes
 from holdfast.projections.masks import hold, hold_statistics, normalisations, statistics
 from holdfast.state import anchor_of
 
@@ -50,6 +50,7 @@ class Subspace(Method):
     """
 
     order: ClassVar[int] = -10  # before those that hold weights to the last bit
+    matrices: ClassVar[int] = 1  # of d² numbers per layer that it keeps, at most
 
     def __init__(
         self,
@@ -77,6 +78,11 @@ class Subspace(Method):
             shares = [self._taken(kind, self.buffers[f"{kind}.{name}"]) for kind in self._kinds(name)]
             found[name] = max(shares, default=1.0)
         return found
+
+    def most_buffer_bytes(self) -> int:
+        """A basis of every layer that is full, and whatever else is kept of its inputs."""
+        entries = sum(d * (d + 1) + rows for d, rows in sizes(self.model, self.params).values())
+        return torch.float64.itemsize * self.matrices * entries
 
     def _kinds(self, name: str) -> list[str]:
         return [kind for kind in ("basis", "rows") if f"{kind}.{name}" in self.buffers]
@@ -305,6 +311,8 @@ class AdamNSCL(Subspace):
     Raises:
         ConfigurationError: for a wrong argument.
     """
+
+    matrices: ClassVar[int] = 2
 
     def __init__(
         self,

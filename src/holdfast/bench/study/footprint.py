@@ -18,7 +18,7 @@ from holdfast.registry import Entry
 
 __all__ = ["Footprint", "footprint", "has_importances"]
 
-_COUNTS = re.compile(r"(?P<kept>[\d.]+)(?:, and (?P<training>[\d.]+) in training)?")
+_COUNTS = re.compile(r"(?P<kept>[\d.]+)(?:, and (?P<training>[\d.]+) in training)?(?:, and [a-z ]+ per layer)?")
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
     counts = _counts(entry)
     kept, training = float(counts["kept"]), float(counts["training"] or 0)
     parameters = canonical_parameters(model)
-    renewed = 0  # an optimizer that is the memory has learned all it knows by the end of a task
+    renewed = buffers = 0  # an optimizer that is the memory has learned all it knows by the end of a task
     if entry.kind == "method":
         assert entry.build is not None
         method = entry.build(model, **entry.defaults)
         assert isinstance(method, Method)
         parameters = {name: parameters[name] for name in method.params}
-        renewed = method.renewed
+        renewed, buffers = method.renewed, method.most_buffer_bytes()
     one = _float_bytes(parameters.values())
-    state = round(kept * one)
+    state = round(kept * one) + buffers
     weighted = has_importances(entry)
     if importance_dtype is not None:
         if not weighted:
@@ -87,7 +87,7 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
         state += sum(p.numel() for p in parameters.values()) * importance_dtype.itemsize - one
     # What is new, beside all the old: that comes back if the new is not finite. The estimate of importances works in
     # bounded pieces: each holds some samples' gradients and what is made of them.
-    consolidating = one * renewed + (2 * MAX_BYTES if entry.needs_data else 0)
+    consolidating = one * renewed + 2 * buffers + (2 * MAX_BYTES if entry.needs_data else 0)
     # The distances from the anchors, which large tensors on the CPU have made a piece at a time.
     listed = [p for p in parameters.values() if p.device.type != "cpu" or p.numel() < LARGE]
     stepping = _float_bytes(listed) if "quadratic" in entry.promises else 0
