@@ -83,7 +83,7 @@ class Entry:
 
     @property
     def build(self) -> Callable[..., Any] | None:
-        """``(model, **hyperparameters)`` for a method, ``(params, **hyperparameters)`` for an optimizer."""
+        """``(model, **settings)`` for a method; of parameters for an optimizer, of features for a head."""
         if self.home is None:
             return None
         module, name = self.home.split(":")
@@ -195,6 +195,26 @@ _ENTRIES = (
         "adam-nscl", "method", "projection", "holdfast.projections.subspaces:AdamNSCL",
         "Wang et al. 2021, arXiv:2103.07113", "1, and two matrices per layer",
         {"threshold": 0.95}, {"threshold": Range(0.5, 0.999, log=False)}, {"multiple": None}, needs_data=True,
+    ),
+    Entry(
+        "ncm", "head", "head", "holdfast.heads:NCM", "Mensink et al. 2013", "a mean per class",
+        further={"layer": None}, needs_data=True, trains=False,
+    ),
+    Entry(
+        "slda", "head", "head", "holdfast.heads:SLDA", "Hayes and Kanan 2020, arXiv:1909.01520",
+        "two matrices of the features' width",
+        {"shrinkage": "auto", "prior": False}, {}, {"relative": False, "layer": None}, needs_data=True, trains=False,
+    ),
+    Entry(
+        "ridge", "head", "head", "holdfast.heads:Ridge", "McDonnell et al. 2023, arXiv:2307.02251",
+        "two matrices of the features' width",
+        {"strength": "auto"}, {}, {"relative": False, "layer": None}, needs_data=True, trains=False,
+    ),
+    Entry(
+        "fecam", "head", "head", "holdfast.heads:FeCAM", "Goswami et al. 2023, arXiv:2309.14062",
+        "a matrix of the features' width per class",
+        {"shrinkage": 1.0, "tukey": 0.5}, {"shrinkage": Range(1e-2, 1e2)}, {"layer": None},
+        needs_data=True, trains=False,
     ),
     Entry(
         "coma", "method", "merging", "holdfast.merging.running:CoMA", "Marouf et al. 2024, arXiv:2312.08977", "1",

@@ -35,6 +35,10 @@ class Trained:
     model: Annotated[
         str | None, typer.Option(help="mlp, mlp-A-B, cnn-classp, resnet-small or package.module:factory.")
     ] = None
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="What closed-form heads stand on: random-patches, first-task, random, given or pixels."),
+    ] = None
     optimizer: Annotated[str | None, typer.Option(help="sgd, adam, adamw, rmsprop, adagrad or classp.")] = None
     lr: Annotated[float | None, typer.Option(help="Its learning rate.")] = None
     optimizer_between_tasks: Annotated[
@@ -54,8 +58,8 @@ class Trained:
     @property
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
-        names = ("model", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size", "validation_fraction")
-        return {name: getattr(self, name) for name in names}
+        names = ("model", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
+        return {name: getattr(self, name) for name in (*names, "validation_fraction")}
 
 
 @dataclass(kw_only=True)

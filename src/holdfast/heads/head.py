@@ -125,6 +125,11 @@ class Head(nn.Module, abc.ABC):
         tensors += [] if self.expand is None else list(self.expand.tensors.values())
         return sum(t.numel() * t.element_size() for t in tensors)
 
+    def state_size(self, size: int, classes: int) -> int:
+        """Bytes that it will remember of C classes and D features, known before a sample was seen."""
+        parts = self._moments.values()
+        return sum(part.square_bytes(size, classes) + 8 * classes * (size + 1) for part in parts)
+
     def memory(self, size: int, classes: int) -> int:
         """The most bytes that it will hold at any time, known before a sample was seen.
 

@@ -189,7 +189,8 @@ def compare(
         stop: asked after each step; once it says yes, checkpoints are written and `KeyboardInterrupt` raised.
         words: of the command that was typed, after ``holdfast``.
         **training: what replaces a field of the stream's default protocol: ``model``, ``optimizer``, ``lr``,
-            ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``; ``None`` replaces nothing.
+            ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``, ``backbone``; ``None``
+            replaces nothing.
 
     Returns:
         The table, with the record of every run.
@@ -204,6 +205,7 @@ def compare(
         for method in given or {}:
             if method not in asked:
                 raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(asked)}")
+    plan.check_backbone(asked, training.get("backbone"))
     own = plan.keep_their_own(asked, training)
     if own:
         note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")

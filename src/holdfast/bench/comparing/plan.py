@@ -19,7 +19,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.registry import Entry
 from holdfast.strength import AutoStrength
 
-__all__ = ["check_changes", "command", "keep_their_own", "plan", "refusal", "settled"]
+__all__ = ["check_backbone", "check_changes", "command", "keep_their_own", "plan", "refusal", "settled"]
 
 
 def refusal(entry: Entry, scenario: str) -> str | None:
@@ -91,7 +91,7 @@ def plan(
         method=method,
         seed=seed,
         hyperparameters=chosen,
-        **dataclasses.asdict(trained),
+        **{**dataclasses.asdict(trained), "backbone": trained.backbone if entry.kind == "head" else None},
         **fields,
     )
 
@@ -135,6 +135,21 @@ def check_changes(changes: Mapping[str, Any]) -> None:
             raise unknown_name("training option", name, known)
 
 
+def check_backbone(methods: Sequence[str], backbone: str | None) -> None:
+    """Refuse a backbone where no method stands on one.
+
+    Raises:
+        ConfigurationError: naming the heads that there are.
+    """
+    if backbone is None or any(registry.lookup(method).kind == "head" for method in methods):
+        return
+    heads = ", ".join(entry.name for entry in registry.entries() if entry.kind == "head")
+    raise ConfigurationError(
+        f"backbone is {backbone!r}, but only closed-form heads stand on one, and {', '.join(methods)} is none; "
+        f"expected one of {heads} among the methods"
+    )
+
+
 def keep_their_own(methods: Sequence[str], changes: Mapping[str, Any]) -> list[str]:
     """The methods that some of these changes do not reach, because they are the optimizer themselves."""
     asked = {name for name, value in changes.items() if value is not None}
@@ -173,6 +188,7 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
     for name, default in dataclasses.asdict(protocol(config.stream)).items():
         own = entry.kind == "optimizer" and name in ("optimizer", "lr")
         own |= entry.keeps_optimizer and name == "optimizer_between_tasks"
+        own |= entry.kind != "head" and name == "backbone"
         if not own and getattr(config, name) != default:
             words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     if config.device != "cpu":

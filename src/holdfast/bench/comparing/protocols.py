@@ -20,6 +20,7 @@ class Protocol:
     batch_size: int
     optimizer_between_tasks: BetweenTasks = "kept"
     validation_fraction: float = 0.1
+    backbone: str = "random-patches"  # of closed-form heads
 
 
 # Small enough that a demo takes seconds, and a step size at which plain fine-tuning visibly forgets.

@@ -99,7 +99,8 @@ class RunConfig(_Frozen):
     ``importance_samples`` bounds how much of a task ``consolidate`` sees; ``optimizer_phases`` are the group values
     that an optimizer which is itself the memory is given after each task. ``stop_losses`` end a task after an epoch
     whose last batch had a loss, penalty included, of at most that; ``epochs`` are then the most it gets. Some releases
-    report accuracy on the training data (``evaluate_on``) with dropout on (``evaluate_mode``).
+    report accuracy on the training data (``evaluate_on``) with dropout on (``evaluate_mode``). ``backbone`` is the
+    representation of a closed-form head, ``None`` for all else.
     """
 
     stream: str
@@ -126,6 +127,7 @@ class RunConfig(_Frozen):
     precision: str = "float32"
     stream_options: dict[str, Any] = {}
     model_options: dict[str, Any] = {}
+    backbone: str | None = None
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)
     importance_batch_size: int = Field(default=256, ge=1)

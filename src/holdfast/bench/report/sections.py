@@ -8,6 +8,7 @@ from holdfast.bench.records.record import Record
 from holdfast.bench.report import charts, history
 from holdfast.bench.report.charts import Series, swatch
 from holdfast.bench.report.columns import METRICS, Estimate, Metric
+from holdfast.bench.report.standing import standing
 from holdfast.bench.report.summary import Group, PublishedValue, SummaryRow
 from holdfast.bench.report.svg import el, text
 from holdfast.bench.report.tables import format_estimate
@@ -43,7 +44,8 @@ def group_section(identity: str, group: Group, series: dict[str, Series], publis
     common = [f"{name} {value}" for name, value in group.common.items()]
     protocol = [_count(len(group.task_names), "task"), f"the loss sees {group.training_outputs} outputs", *common]
     parts = [el("h2", text(group.title)), el("p", text("; ".join(protocol)), class_="protocol")]
-    parts += [el("p", lead(group), class_="lead"), troubles(group), summary_table(group, series, published)]
+    parts += [el("p", lead(group), class_="lead"), standing(group), troubles(group)]
+    parts.append(summary_table(group, series, published))
     if any(row.records for row in group.rows):
         parts.append(legend(identity, group, series))
         parts += _charts(identity, group, series, published)

@@ -118,7 +118,8 @@ def is_untuned(config: RunConfig) -> bool:
     """
     found = config.hyperparameters
     chosen = [found["strength"]] if "strength" in found else list(found.values())
-    return bool(chosen) and not config.automatic and all(value.source == "default" for value in chosen)
+    found_in_training = config.automatic or any(value.value == "auto" for value in chosen)
+    return bool(chosen) and not found_in_training and all(value.source == "default" for value in chosen)
 
 
 def hyperparameter_text(values: Sequence[Hyperparameter]) -> str:
@@ -243,7 +244,7 @@ def _relative_step_time(record: Record, references: list[Record]) -> float | Non
     near = [r for r in references if r.config.device == record.config.device and r.costs.seconds_per_step > 0]
     for name in ("optimizer", "seed"):
         near = [r for r in near if getattr(r.config, name) == getattr(record.config, name)] or near
-    if not near:
+    if not near or not record.costs.steps:  # what takes no step is not infinitely fast at it
         return None
     return record.costs.seconds_per_step * len(near) / sum(r.costs.seconds_per_step for r in near)
 
@@ -266,6 +267,7 @@ def _settings(record: Record) -> dict[str, str]:
         "validation part": _text(config.validation_fraction),
         "device": config.device,
         "precision": config.precision,
+        **({} if config.backbone is None else {"backbone": config.backbone}),
         **_unusual_test(config),
         **{name: _text(value) for name, value in sorted(config.extra.items()) if name != "label"},
     }

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from holdfast.bench.models.heads import Heads
 from holdfast.errors import ConfigurationError
+from holdfast.heads import Head
 from holdfast.importance.engine import MAX_BYTES
 from holdfast.method import Method
 from holdfast.names import canonical_parameters
@@ -68,6 +70,8 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
     Raises:
         ConfigurationError: if importances of that precision are asked of a method that has none.
     """
+    if entry.kind == "head":
+        return _of_head(entry, model)
     counts = _counts(entry)
     kept, training = float(counts["kept"]), float(counts["training"] or 0)
     parameters = canonical_parameters(model)
@@ -94,6 +98,19 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
     if all(p.device.type == "cpu" for p in listed):
         stepping = min(stepping, PIECE * torch.float32.itemsize)
     return Footprint(state, round(training * one), consolidating, stepping)
+
+
+def _of_head(entry: Entry, model: nn.Module) -> Footprint:
+    """Of a head over the features that a model of ours gives to its last layer, or over the outputs of another."""
+    if isinstance(model, Heads):
+        size, classes = model.heads[0].in_features, sum(len(head.weight) for head in model.heads)
+    else:
+        size = classes = len(list(model.parameters())[-1])
+    assert entry.build is not None
+    head = entry.build(**entry.defaults)
+    assert isinstance(head, Head)
+    state = head.state_size(size, classes)
+    return Footprint(state, 0, head.memory(size, classes) - state)
 
 
 def _float_bytes(parameters: Iterable[nn.Parameter]) -> int:

@@ -18,6 +18,7 @@ from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training import optimizers
+from holdfast.bench.training.closed import Closed
 from holdfast.bench.training.session import Part, Session
 from holdfast.method import Method
 from holdfast.objectives import SharedForward
@@ -55,6 +56,7 @@ class Learner:
         if self.entry.kind == "method":
             assert self.entry.build is not None
             self.method = self.entry.build(self.model, **values)
+        self.closed = Closed(config, self.entry, values, self.model, stream) if self.entry.kind == "head" else None
         self.optimizer = self._new_optimizer()
         self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
 
@@ -81,6 +83,10 @@ class Learner:
             self.optimizer = self._new_optimizer()
         if self.method is not None:
             self.method.attach(self.optimizer)
+
+    def trains(self, session: Session) -> bool:
+        """Whether a session is learned by steps of the optimizer."""
+        return self.entry.trains if self.closed is None else self.closed.trains(session)
 
     def set_learning_rate(self, epoch: int) -> None:
         """The learning rate of an epoch, from nothing but its number."""
@@ -137,7 +143,9 @@ class Learner:
         """Remember what was just learned."""
         task = session.last
         draw = seeding.generator(self.config.seed, "consolidate", task.index)
-        if self.method is not None:
+        if self.closed is not None:
+            self.closed.consolidate(task)
+        elif self.method is not None:
             self.method.consolidate(self.importance_batches(task), objective=task.training_objective, generator=draw)
         elif isinstance(self.optimizer, Consolidating) and task.index < len(self.config.optimizer_phases):
             self.optimizer.consolidate(**self.config.optimizer_phases[task.index])
@@ -180,9 +188,10 @@ class Learner:
         right = torch.zeros((), dtype=torch.int64, device=split.targets.device)
         protected = self.method is not None and task.index < self.method.num_tasks
         context = self.method.task(task.index) if self.method is not None and protected else nullcontext()
+        answer = self.model if self.closed is None else self.closed.outputs
         with context:
             for inputs, targets in task.batches(split, _EVALUATION_BATCH):
-                right += (objective.select(self.model(inputs)).argmax(1) == targets).sum()
+                right += (objective.select(answer(inputs)).argmax(1) == targets).sum()
         self.model.train(was_training)
         return int(right) / max(1, len(split))
 
@@ -192,6 +201,7 @@ class Learner:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "method": None if self.method is None else self.method.state_dict(),
+            "head": None if self.closed is None else self.closed.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, with_optimizer: bool) -> None:
@@ -199,11 +209,15 @@ class Learner:
         self.model.load_state_dict(state["model"])
         if self.method is not None:
             self.method.load_state_dict(state["method"])
+        if self.closed is not None:
+            self.closed.load_state_dict(state["head"])
         if with_optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
 
     def state_bytes(self) -> int:
         """Bytes that the method remembers, or the state of an optimizer that is itself the memory."""
+        if self.closed is not None:
+            return self.closed.state_bytes()
         if self.method is not None:
             tensors = [t for held in self.method.state.values() for t in held.values()]
             tensors += self.method.buffers.values()

@@ -217,6 +217,8 @@ class _Run:
 
     def _epochs(self, session: Session, round_: int) -> int:
         config = self.config
+        if not self.learner.trains(session):
+            return 0
         if round_ > 0 and config.retrain_epochs is not None:
             return config.retrain_epochs
         return config.epochs_per_task[session.index] if config.epochs_per_task else config.epochs

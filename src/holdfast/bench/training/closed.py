@@ -1,0 +1,75 @@
+"""A closed-form head in the place of a model's last layer: it is told a task, and answers as the model would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.bench.data.tasks import Stream, Task
+from holdfast.bench.models import representation
+from holdfast.bench.records import seeding
+from holdfast.bench.records.record import RunConfig
+from holdfast.bench.training.session import Session
+from holdfast.heads import Head
+from holdfast.registry import Entry
+
+__all__ = ["Closed"]
+
+
+class Closed:
+    """A head of the registry over a run's representation.
+
+    Args:
+        config: what was asked for.
+        entry: the head.
+        values: its hyperparameters.
+        model: of the run, whose features it may stand on.
+        stream: the tasks; where each has outputs of its own, the head has a class for every one of them all.
+    """
+
+    def __init__(
+        self, config: RunConfig, entry: Entry, values: Mapping[str, Any], model: nn.Module, stream: Stream
+    ) -> None:
+        self._representation = representation.parse(config.backbone or "first-task")
+        seed = seeding.derive_seed(config.seed, "features")
+        features = self._representation.build(model, config.model, stream.input_shape, seed)
+        assert entry.build is not None
+        self.head: Head = entry.build(**features, **values)
+        self._widths = stream.heads
+        self._total = sum(stream.heads) if stream.heads is not None else stream.num_outputs
+        self._size = config.importance_batch_size
+
+    def trains(self, session: Session) -> bool:
+        """Whether the model behind the head is trained in a session."""
+        return self._representation.trains_first and session.index == 0
+
+    def consolidate(self, task: Task) -> None:
+        """Learn a task's training data, all of them."""
+        first = self._first_column(task)
+        batches = ((inputs, targets + first) for inputs, targets in task.batches(task.train, self._size))
+        self.head.consolidate(batches)
+
+    def _first_column(self, task: Task) -> int:
+        return 0 if self._widths is None else sum(self._widths[: task.index])
+
+    def outputs(self, inputs: Tensor) -> Tensor | list[Tensor]:
+        """Scores as the model would give them: ``[B, K]``, or one such per head; −∞ for a class not met yet."""
+        scores = torch.full((len(inputs), self._total), -torch.inf, dtype=torch.float64, device=inputs.device)
+        if self.head.classes:
+            scores[:, torch.tensor(self.head.classes, device=inputs.device)] = self.head(inputs)
+        return scores if self._widths is None else list(scores.split(self._widths, 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the head remembers, as tensors and plain values."""
+        return dict(self.head.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self.head.load_state_dict(state)
+
+    def state_bytes(self) -> int:
+        """Bytes that the head remembers."""
+        return self.head.state_bytes
