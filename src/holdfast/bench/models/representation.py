@@ -73,8 +73,9 @@ def _patches(shape: Sequence[int], seed: int) -> RandomPatches:
             f"--backbone random-patches takes images of 8 pixels or more a side; samples of shape {tuple(shape)} want "
             "first-task"
         )
-    small = {"filters": 100, "patch": 3} if min(shape[1:]) < _SMALL else {}
-    return RandomPatches(**small, seed=seed)
+    if min(shape[1:]) < _SMALL:
+        return RandomPatches(100, patch=3, seed=seed)
+    return RandomPatches(seed=seed)
 
 
 def names() -> dict[str, str]:

@@ -20,9 +20,9 @@ def standing(group: Group) -> str:
     subject = f"{names} are computed, not trained: they" if several else f"{names} is computed, not trained: it"
     words = (
         f"{subject} remember{'' if several else 's'} sums over the features of a fixed representation "
-        f"({', '.join(map(str, backbones))}), and sums do not depend on the order of the tasks. So all tasks at once would "
-        "give the same head, and nothing is forgotten: where the accuracy on an old task falls, there are more classes to "
-        "choose from."
+        f"({', '.join(map(str, backbones))}), and sums do not depend on the order of the tasks. So all tasks at once "
+        "would give the same head, and nothing is forgotten: where the accuracy on an old task falls, there are more "
+        "classes to choose from."
     )
     return el("p", text(words + _gap(group, heads[0])), class_="note")
 

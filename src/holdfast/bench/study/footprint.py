@@ -102,10 +102,13 @@ def footprint(entry: Entry, model: nn.Module, importance_dtype: torch.dtype | No
 
 def _of_head(entry: Entry, model: nn.Module) -> Footprint:
     """Of a head over the features that a model of ours gives to its last layer, or over the outputs of another."""
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if isinstance(model, Heads):
-        size, classes = model.heads[0].in_features, sum(len(head.weight) for head in model.heads)
-    else:
-        size = classes = len(list(model.parameters())[-1])
+        last = last[-len(model.heads) :]
+    if not last:
+        raise ConfigurationError(f"{entry.name} stands on features, and the model has no linear layer that takes any")
+    size, classes = last[-1].in_features, sum(layer.out_features for layer in last if isinstance(model, Heads))
+    classes = classes or last[-1].out_features
     assert entry.build is not None
     head = entry.build(**entry.defaults)
     assert isinstance(head, Head)

@@ -60,7 +60,7 @@ class Closed:
         scores = torch.full((len(inputs), self._total), -torch.inf, dtype=torch.float64, device=inputs.device)
         if self.head.classes:
             scores[:, torch.tensor(self.head.classes, device=inputs.device)] = self.head(inputs)
-        return scores if self._widths is None else list(scores.split(self._widths, 1))
+        return scores if self._widths is None else list(torch.split(scores, list(self._widths), 1))
 
     def state_dict(self) -> dict[str, Any]:
         """What the head remembers, as tensors and plain values."""

@@ -1,0 +1,115 @@
+"""Closed-form heads in the bench: what they stand on, what they answer, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from holdfast import ConfigurationError, registry
+from holdfast.bench import compare, report
+from holdfast.bench.comparing import plan, rehearsal
+from holdfast.bench.models import representation
+from holdfast.bench.records.record import without_times
+from holdfast.bench.report.page import render
+from holdfast.bench.training import runner
+from holdfast.bench.training.learner import Learner
+from tests.bench.training.test_runner import Counting, Double, Stop, small_config, small_stream
+
+HEADS = [entry.name for entry in registry.entries() if entry.kind == "head"]
+BACKBONES = [
+    ("random-patches", "class"),
+    ("first-task", "task"),
+    ("first-task+relu-40", "class"),
+    ("random", "domain"),
+    ("pixels", "task"),
+    ("pixels+fourier-40", "domain"),
+]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_class_incremental_digits_are_told_apart(name):
+    stream = small_stream("class")
+    watcher = Counting()
+    settings = {"tukey": "1"} if name == "fecam" else {}  # pixels are negative once they are normalised
+    config = small_config(stream, name, backbone="pixels", settings=settings)
+    record = runner.run(config, stream=stream, observer=watcher)
+    assert record.status == "finished" and small_config(stream, name).backbone == "random-patches"
+    assert record.costs.steps == watcher.done == watcher.planned == 0
+    assert sum(record.matrix[-1]) / 5 > 0.6
+    assert record.matrix[0][0] > 0.8 and record.matrix[0][4] == 0.0  # classes that were not met are not guessed
+    assert record.costs.state_bytes > 0
+
+
+@pytest.mark.parametrize(("backbone", "scenario"), BACKBONES)
+def test_every_backbone(backbone, scenario):
+    stream = small_stream(scenario)
+    record = runner.run(small_config(stream, "slda", backbone=backbone), stream=stream)
+    assert record.status == "finished" and record.config.backbone == backbone
+    assert record.costs.steps == (3 if backbone.startswith("first-task") else 0)  # 22 samples of one task, by 8
+    assert sum(record.matrix[-1]) / 5 > {"task": 0.7, "domain": 0.5, "class": 0.3}[scenario]
+
+
+def test_the_order_of_tasks_does_not_matter():
+    stream = small_stream("class")
+    config = small_config(stream, "ridge", backbone="pixels")
+    found = []
+    for order in ((0, 1, 2, 3, 4), (3, 1, 4, 0, 2)):
+        learner = Learner(config, stream)
+        for number in order:
+            learner.closed.consolidate(stream.tasks[number])
+        found.append(learner.closed.outputs(stream.tasks[0].batch(stream.tasks[0].test, torch.arange(5))[0]))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backbone", ["pixels+fourier-40", "first-task"])
+def test_a_run_that_is_stopped_between_tasks_goes_on_as_if_it_was_not(backbone):
+    stream = small_stream("class")
+    config = small_config(stream, "slda", backbone=backbone)
+    whole = runner.run(config, stream=stream)
+    for stop in (2, 3) if backbone == "first-task" else (0,):
+        keeper = Double(stop)
+        with pytest.raises(Stop):
+            runner.run(config, stream=stream, keeper=keeper)
+        again = runner.run(config, stream=stream, keeper=Double(None, keeper.snapshot))
+        assert without_times(again) == without_times(whole)
+
+
+def test_the_command_repeats_it_and_others_know_nothing_of_a_backbone():
+    stream = small_stream("class")
+    assert "--backbone" not in plan.command(small_config(stream, "slda"))
+    assert "--backbone first-task" in plan.command(small_config(stream, "slda", backbone="first-task"))
+    assert small_config(stream, "ewc", backbone="first-task").backbone is None
+    assert "--backbone" not in plan.command(small_config(stream, "ewc", backbone="first-task"))
+    config = small_config(stream, "ridge", settings={"strength": "3"})
+    assert config.hyperparameters["strength"].value == 3.0
+    assert small_config(stream, "ridge").hyperparameters["strength"].value == "auto"
+
+
+def test_what_does_not_fit_is_refused_before_anything_runs():
+    stream = small_stream("class")
+    for backbone, text in (
+        ("resnet", "resnet"),
+        ("pixels+relu", "must read"),
+        ("random-patches+relu-40", "feature map over one"),
+        ("given", "a model of your own"),
+    ):
+        with pytest.raises(ConfigurationError, match=text):
+            rehearsal.check(small_config(stream, "slda", backbone=backbone), stream)
+    with pytest.raises(ConfigurationError, match="images of 8 pixels"):
+        representation.parse("random-patches").build(torch.nn.Linear(1, 1), "transformer", (12,), 0)
+    with pytest.raises(ConfigurationError, match="strength is 'most'"):
+        small_config(stream, "ridge", settings={"strength": "most"})
+    with pytest.raises(ConfigurationError, match="ewc, joint is none"):
+        compare("split-digits", ["ewc", "joint"], scenario="class", seeds=1, controls=False, backbone="random")
+
+
+def test_the_report_says_why_it_is_solved():
+    stream = small_stream("class")
+    names = ("finetune", "slda", "ncm", "joint")
+    records = [runner.run(small_config(stream, name, backbone="pixels"), stream=stream) for name in names]
+    text = " ".join(render(records).split())
+    assert "computed, not trained" in text and "(pixels)" in text
+    assert "nothing is forgotten" in text
+    rows = {row.method: row for row in report.rows(records)}
+    assert rows["slda"].estimates["step_time"] is None and rows["slda"].settings["backbone"] == "pixels"
+    assert "backbone" not in rows["finetune"].settings and not rows["slda"].untuned
