@@ -13,6 +13,7 @@ from holdfast.errors import NumericsError
 __all__ = ["NotPositiveError", "choose", "solve_in_place"]
 
 _START, _LEAST, _MOST = 1e-3, 1e-9, 1e3
+_BETTER = 1e-5  # how much smaller an error must be, as a share, to count as smaller
 
 
 class NotPositiveError(NumericsError):
@@ -72,6 +73,7 @@ def choose(error: Callable[[float], float]) -> float:
     best = next((n for n in range(0, highest + 1, 2) if math.isfinite(at(n))), 0)
     for stride in (2, 1):
         for direction in (stride, -stride):
-            while lowest <= best + direction <= highest and at(best + direction) < at(best):
+            # Where all are equally good, rounding must not choose: then the order of the samples would.
+            while lowest <= best + direction <= highest and at(best + direction) < (1 - _BETTER) * at(best):
                 best += direction
     return _START * 10 ** (best / 2)
