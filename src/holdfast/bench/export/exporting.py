@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from holdfast import registry
 from holdfast.bench.data import text as text_data
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.export import card
@@ -190,6 +191,11 @@ def export(
     """
     if record.status != "finished":
         raise StateError(f"the run of {record.config.method} is {record.status}; expected a finished one")
+    if registry.lookup(record.config.method).kind == "head":
+        raise ConfigurationError(
+            f"{record.config.method} is a closed-form head, which a folder of a model's weights does not hold: train one in "
+            "Python with holdfast.heads, and keep it with holdfast.save_state(head.state_dict(), FILE)"
+        )
     model_folder.check(folder)
     stream = runner.build_stream(record.config, data_dir=data_dir)
     learner = _repeat(record, stream, observer) if weights is None else _kept(record, stream, weights)
