@@ -15,6 +15,7 @@ _TITLES = {
     "paths": "Path integrals",
     "classp": "CLASSP",
     "dispatcher": "The dispatcher",
+    "heads": "Closed-form heads",
     "state": "State",
     "fisher": "Importances",
     "sequences": "Importances of sequences",
@@ -45,6 +46,11 @@ takes twice as long as the one C++ loop of `Adagrad(fused=True)`: the same memor
 writes the cache again. With `fused=True` it is one compiled call for all tensors, with one loop for each: the same
 memory traffic as AdaGrad's own. Where no weight of a piece passes the gate, the rest of its update is skipped.""",
     "dispatcher": "The time that an attached method with nothing to protect adds to a step.",
+    "heads": """\
+All that consolidating a ridge head takes: random features, the check that they are finite, a hash of each sample (which
+part is held out), class sums and the Gram matrices. Rows are gathered to a chunk before a Gram matrix is touched, and of
+it only what is above the diagonal is computed, so that it takes less time than the plain products. Solving, at the
+first question after it, comes to a few Cholesky factorisations.""",
     "state": "The penalties of T tasks fold into one exactly, so that T does not matter.",
     "fisher": """\
 Per sample, not per batch. A training pass is forward, backward and an SGD step over the same batches. The exact kind

@@ -17,7 +17,8 @@ from speed.timing import Setup, Timings, alternate
 
 def test_the_command_prints_ratios_and_writes_them(tmp_path, capsys):
     file, written = tmp_path / "figures.json", tmp_path / "performance.md"
-    asked = [f"--only={name}" for name in ("ewc", "anastrophic", "paths", "classp", "dispatcher", "state")]
+    names = ("ewc", "anastrophic", "paths", "classp", "dispatcher", "heads", "state")
+    asked = [f"--only={name}" for name in names]
     command.main(["--quick", "--device=cpu", *asked, f"--json={file}", f"--page={written}"])
     shown = capsys.readouterr().out
     found = json.loads(file.read_text())
@@ -28,7 +29,7 @@ def test_the_command_prints_ratios_and_writes_them(tmp_path, capsys):
             "paths",
         )  # a difference of two times, which may come out below 0
         assert row["work"] in shown and row["work"] in written.read_text()
-    assert {row["bench"] for row in found["rows"]} == {"ewc", "anastrophic", "paths", "classp", "dispatcher", "state"}
+    assert {row["bench"] for row in found["rows"]} == set(names)
     sizes = {row["work"]: row["value"] for row in found["rows"] if row["bench"] == "state"}
     assert sorted(sizes.values()) == [6.0, 6.0, 8.0, 8.0]
 
