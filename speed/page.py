@@ -47,10 +47,10 @@ writes the cache again. With `fused=True` it is one compiled call for all tensor
 memory traffic as AdaGrad's own. Where no weight of a piece passes the gate, the rest of its update is skipped.""",
     "dispatcher": "The time that an attached method with nothing to protect adds to a step.",
     "heads": """\
-All that consolidating a ridge head takes: random features, the check that they are finite, a hash of each sample (which
-part is held out), class sums and the Gram matrices. Rows are gathered to a chunk before a Gram matrix is touched, and of
-it only what is above the diagonal is computed, so that it takes less time than the plain products. Solving, at the
-first question after it, comes to a few Cholesky factorisations.""",
+All that consolidating a ridge head takes: random features, the check that they are finite, a hash of each sample
+(which part is held out), class sums and the Gram matrices. Rows are gathered to a chunk before a Gram matrix is
+touched, and of it only what is above the diagonal is computed, so that it can take less time than the plain products.
+Solving, at the first question after it, comes to a few Cholesky factorisations.""",
     "state": "The penalties of T tasks fold into one exactly, so that T does not matter.",
     "fisher": """\
 Per sample, not per batch. A training pass is forward, backward and an SGD step over the same batches. The exact kind

@@ -47,6 +47,7 @@ class Entry:
         defaults: hyperparameter -> default value; also the valid keys and their types.
         search: hyperparameter -> where a search looks.
         further: like ``defaults``, of those for comparisons only: a run's record has them only where they were set.
+        automatic: hyperparameters that are a finite number, or the word ``auto``.
         source: the paper.
         state: tensors of the size of a parameter that it keeps, as shown to users.
         needs_data: whether ``consolidate`` needs data of the task just learned.
@@ -70,6 +71,7 @@ class Entry:
     defaults: Mapping[str, Value] = field(default_factory=dict)
     search: Mapping[str, Range | Choice] = field(default_factory=dict)
     further: Mapping[str, Value] = field(default_factory=dict)
+    automatic: frozenset[str] = frozenset()
     needs_data: bool = False
     needs_task_id: bool = False
     keeps_optimizer: bool = False
@@ -182,18 +184,18 @@ _ENTRIES = (
     ),
     Entry(
         "gpm", "method", "projection", "holdfast.projections.subspaces:GPM", "Saha et al. 2021, arXiv:2103.09762",
-        "1, and a basis per layer",
+        "1, and a basis",
         {"threshold": 0.95, "growth": 0.0}, {"threshold": Range(0.5, 0.999, log=False)}, needs_data=True,
     ),
     Entry(
         "sgp", "method", "projection", "holdfast.projections.subspaces:SGP", "Saha and Roy 2023, arXiv:2302.01386",
-        "1, and a basis per layer",
+        "1, and a basis",
         {"threshold": 0.95, "alpha": 10.0, "growth": 0.0},
         {"threshold": Range(0.5, 0.999, log=False), "alpha": Range(1.0, 100.0)}, needs_data=True,
     ),
     Entry(
         "adam-nscl", "method", "projection", "holdfast.projections.subspaces:AdamNSCL",
-        "Wang et al. 2021, arXiv:2103.07113", "1, and two matrices per layer",
+        "Wang et al. 2021, arXiv:2103.07113", "1, and 2 matrices",
         {"threshold": 0.95}, {"threshold": Range(0.5, 0.999, log=False)}, {"multiple": None}, needs_data=True,
     ),
     Entry(
@@ -202,17 +204,19 @@ _ENTRIES = (
     ),
     Entry(
         "slda", "head", "head", "holdfast.heads:SLDA", "Hayes and Kanan 2020, arXiv:1909.01520",
-        "two matrices of the features' width",
-        {"shrinkage": "auto", "prior": False}, {}, {"relative": False, "layer": None}, needs_data=True, trains=False,
+        "2 matrices",
+        {"shrinkage": "auto", "prior": False}, {}, {"relative": False, "layer": None},
+        automatic=frozenset({"shrinkage"}), needs_data=True, trains=False,
     ),
     Entry(
         "ridge", "head", "head", "holdfast.heads:Ridge", "McDonnell et al. 2023, arXiv:2307.02251",
-        "two matrices of the features' width",
-        {"strength": "auto"}, {}, {"relative": False, "layer": None}, needs_data=True, trains=False,
+        "2 matrices",
+        {"strength": "auto"}, {}, {"relative": False, "layer": None}, automatic=frozenset({"strength"}),
+        needs_data=True, trains=False,
     ),
     Entry(
         "fecam", "head", "head", "holdfast.heads:FeCAM", "Goswami et al. 2023, arXiv:2309.14062",
-        "a matrix of the features' width per class",
+        "a matrix per class",
         {"shrinkage": 1.0, "tukey": 0.5}, {"shrinkage": Range(1e-2, 1e2)}, {"layer": None},
         needs_data=True, trains=False,
     ),

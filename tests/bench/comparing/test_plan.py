@@ -131,7 +131,7 @@ def test_any_text_is_either_a_value_or_one_sentence(entry: registry.Entry, data:
         return
     assert not isinstance(value, float) or math.isfinite(value)
     default = entry.settings[key]
-    assert type(value) is type(default) or default is None or key == "strength"
+    assert type(value) is type(default) or default is None or key == "strength" or key in entry.automatic
     assert key != "strength" or value == "auto" or type(value) is float
 
 

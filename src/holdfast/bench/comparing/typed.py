@@ -30,9 +30,9 @@ def typed(entry: Entry, key: str, text: str) -> Value:
         valid = f"it has {', '.join(entry.settings)}" if entry.settings else "it has none"
         raise ConfigurationError(f"{entry.name} has no setting {key!r}; {valid}")
     default = entry.settings[key]
-    if text == AUTO and (key == "strength" or default == AUTO):
+    if text == AUTO and (key == "strength" or key in entry.automatic):
         return AUTO
-    automatic = (key, default) == ("strength", AUTO)
+    automatic = key in entry.automatic or (key, default) == ("strength", AUTO)
     found, expected = _parse(text, 0.0 if automatic else default)
     if found is _WRONG:
         expected += f" or {AUTO!r}" * automatic
@@ -56,8 +56,6 @@ def _parse(text: str, default: Value) -> tuple[Any, str]:
     if isinstance(default, float):
         number = _number(text, float)
         return (number if number is _WRONG or math.isfinite(number) else _WRONG), "a finite number"
-    if default == AUTO:
-        return _number(text, float), "a number, or auto"
     if default is None:
         if text.strip().lower() in ("none", ""):
             return None, ""

@@ -11,7 +11,7 @@ __all__ = ["standing"]
 
 def standing(group: Group) -> str:
     """A paragraph on a group's closed-form heads, in HTML; empty where it has none that finished."""
-    heads = [row for row in group.rows if row.records and _is_computed(row)]
+    heads = [row for row in group.rows if row.records and row.method in _COMPUTED]
     if not heads:
         return ""
     backbones = dict.fromkeys(record.config.backbone for row in heads for record in row.records)
@@ -27,8 +27,7 @@ def standing(group: Group) -> str:
     return el("p", text(words + _gap(group, heads[0])), class_="note")
 
 
-def _is_computed(row: SummaryRow) -> bool:
-    return not registry.lookup(row.method).trains
+_COMPUTED = frozenset(entry.name for entry in registry.entries() if not entry.trains and entry.kind == "head")
 
 
 def _gap(group: Group, best: SummaryRow) -> str:

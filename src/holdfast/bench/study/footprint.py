@@ -20,7 +20,7 @@ from holdfast.registry import Entry
 
 __all__ = ["Footprint", "footprint", "has_importances"]
 
-_COUNTS = re.compile(r"(?P<kept>[\d.]+)(?:, and (?P<training>[\d.]+) in training)?(?:, and [a-z ]+ per layer)?")
+_COUNTS = re.compile(r"(?P<kept>[\d.]+)(?:, and (?P<training>[\d.]+) in training|, and [\w ]+)?")
 
 
 @dataclass(frozen=True)
