@@ -45,9 +45,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "bench.moved": (),
     "bench.records": ("ground",),
     "bench.data": ("ground", "objectives", "bench.moved", "bench.records"),
-    "bench.models": ("ground", "bench.moved", "bench.records", "bench.data"),
+    "bench.models": ("ground", "heads", "bench.moved", "bench.records", "bench.data"),
     "bench.training": (
-        "ground", "names", "objectives", "optim", "steps", "registry", "bench.records", "bench.data", "bench.models",
+        "ground", "names", "objectives", "optim", "steps", "heads", "registry", "bench.records", "bench.data",
+        "bench.models",
     ),
     "bench.report": ("ground", "registry", "bench.records"),
     "bench.jobs": ("ground", "bench.moved", "bench.records", "bench.data", "bench.training"),
@@ -64,7 +65,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "ground", "registry", "bench.moved", "bench.records", "bench.data", "bench.models", "bench.training",
     ),
     "bench.study": (
-        "ground", "names", "objectives", "importance", "steps", "projections", "registry", "bench.records",
+        "ground", "names", "objectives", "importance", "steps", "projections", "heads", "registry", "bench.records",
         "bench.data", "bench.models", "bench.training",
     ),
     "bench": ("bench.moved", "bench.data", "bench.comparing"),

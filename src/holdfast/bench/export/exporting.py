@@ -193,8 +193,8 @@ def export(
         raise StateError(f"the run of {record.config.method} is {record.status}; expected a finished one")
     if registry.lookup(record.config.method).kind == "head":
         raise ConfigurationError(
-            f"{record.config.method} is a closed-form head, which a folder of a model's weights does not hold: tell one "
-            "of holdfast.heads in Python, and keep it with holdfast.save_state(head.state_dict(), FILE)"
+            f"{record.config.method} is a closed-form head, which a folder of a model's weights does not hold: tell a "
+            "head of holdfast.heads in Python, and keep it with holdfast.save_state(head.state_dict(), FILE)"
         )
     model_folder.check(folder)
     stream = runner.build_stream(record.config, data_dir=data_dir)
