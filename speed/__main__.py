@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from holdfast.bench.training import environment
-from speed import avalanche, importances, large, optimizers, page, penalties, runs, sequences
+from speed import avalanche, heads, importances, large, optimizers, page, penalties, runs, sequences
 from speed.rows import Row, text_table
 from speed.timing import Setup
 
@@ -21,6 +21,7 @@ BENCHES: dict[str, Callable[[Setup], list[Row]]] = {
     "paths": penalties.paths,
     "classp": optimizers.classp,
     "dispatcher": penalties.dispatcher,
+    "heads": heads.heads,
     "state": large.state_sizes,
     "fisher": importances.importances,
     "sequences": sequences.sequences,

@@ -94,11 +94,13 @@ class Hyperparameter(_Frozen):
 class RunConfig(_Frozen):
     """What was asked for: enough to run it again.
 
-    ``epochs`` are per task, or those of ``epochs_per_task``; ``retrain_epochs`` are a pruning round's. Every
-    ``lr_decay_every`` epochs of a task (0: never) the rate is multiplied by ``lr_decay``. An optimizer that is the
-    memory gets its ``optimizer_phases`` after each task. A task ends early once an epoch's last batch has one of
-    ``stop_losses``. Some releases test on training data, or with dropout. ``backbone`` is what a closed-form head
-    stands on.
+    ``epochs`` are per task, unless ``epochs_per_task`` lists them; ``retrain_epochs`` are those of a pruning round.
+    The learning rate is multiplied by ``lr_decay`` every ``lr_decay_every`` epochs of a task (0: never).
+    ``importance_samples`` bounds how much of a task ``consolidate`` sees; ``optimizer_phases`` are the group values
+    that an optimizer which is itself the memory is given after each task. ``stop_losses`` end a task after an epoch
+    whose last batch had a loss, penalty included, of at most that; ``epochs`` are then the most it gets. Some releases
+    report accuracy on the training data (``evaluate_on``) with dropout on (``evaluate_mode``). ``backbone`` is the
+    representation that a closed-form head stands on, ``None`` for all else.
     """
 
     stream: str
