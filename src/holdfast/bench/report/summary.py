@@ -31,6 +31,9 @@ __all__ = [
 BOUNDS: Mapping[str, Bound] = {entry.name: entry.bound for entry in registry.entries() if entry.bound}
 """The floor and the ceiling: shown beside the methods, never marked best."""
 
+AUTOMATIC = {entry.name: entry.automatic for entry in registry.entries()}
+"""The settings that a method may find itself."""
+
 CONTROLS = frozenset(entry.name for entry in registry.entries() if entry.control)
 """What a method has to beat before it has shown anything."""
 
@@ -118,8 +121,9 @@ def is_untuned(config: RunConfig) -> bool:
     """
     found = config.hyperparameters
     chosen = [found["strength"]] if "strength" in found else list(found.values())
-    found_in_training = config.automatic or any(value.value == "auto" for value in chosen)
-    return bool(chosen) and not found_in_training and all(value.source == "default" for value in chosen)
+    own = AUTOMATIC.get(config.method, frozenset())
+    by_itself = config.automatic or any(found[name].value == "auto" for name in own & found.keys())
+    return bool(chosen) and not by_itself and all(value.source == "default" for value in chosen)
 
 
 def hyperparameter_text(values: Sequence[Hyperparameter]) -> str:
