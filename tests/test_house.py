@@ -62,13 +62,15 @@ def test_every_wing_says_what_it_is_for() -> None:
 
 
 def _functions(path: Path) -> list[tuple[str, int]]:
-    """Name and number of lines of every function, its docstring and its signature's own lines aside."""
+    """Name and number of lines of every function, its docstring aside."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-            lines = body[-1].end_lineno - body[0].lineno + 1 if body and body[-1].end_lineno else 0
-            found.append((node.name, lines))
+            said = node.body[0] if ast.get_docstring(node) is not None else None
+            lines, aside = (
+                each.end_lineno - each.lineno + 1 if each and each.end_lineno else 0 for each in (node, said)
+            )
+            found.append((node.name, lines - aside))
     return found
 
 

@@ -200,19 +200,9 @@ def compare(
         DataError: if a data set cannot be read.
     """
     asked = _methods(methods, controls, note)
-    plan.check_changes(training)
-    for option, given in (("settings", settings), ("grids", grids)):
-        for method in given or {}:
-            if method not in asked:
-                raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(asked)}")
-    plan.check_backbone(asked, training.get("backbone"))
-    own = plan.keep_their_own(asked, training)
-    if own:
-        note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")
+    _check(asked, training, {"settings": settings or {}, "grids": grids or {}}, note)
     used = use_threads(threads, stream if isinstance(stream, str) else stream.name)
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not numbers:
-        raise ConfigurationError(f"seeds is {seeds!r}; expected at least one")
+    numbers = _numbers(seeds)
     fraction = training.get("validation_fraction")
     comparison = Comparison(
         _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir),
@@ -253,6 +243,30 @@ def _methods(methods: Sequence[str], controls: bool, note: Callable[[str], None]
         note(f"Added {' and '.join(added)} as {role} (--no-controls does without).")
         asked += added
     return asked
+
+
+def _check(
+    asked: tuple[str, ...],
+    training: Mapping[str, Any],
+    given: Mapping[str, Mapping[str, Any]],
+    note: Callable[[str], None],
+) -> None:
+    """Refuse names that are none, and say which methods some of the training's fields do not reach."""
+    plan.check_changes(training)
+    for option, by_method in given.items():
+        for method in by_method:
+            if method not in asked:
+                raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(asked)}")
+    own = plan.keep_their_own(asked, training)
+    if own:
+        note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")
+
+
+def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not numbers:
+        raise ConfigurationError(f"seeds is {seeds!r}; expected at least one")
+    return numbers
 
 
 def use_threads(threads: int | None, stream: str) -> int:
