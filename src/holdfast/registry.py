@@ -60,6 +60,7 @@ class Entry:
         listed: whether it is offered to users; what only a published protocol needs is not.
         controls: the methods that a comparison with this one always shows, unless it is told not to.
         promises: what the contract tests hold it to beyond what they ask of all.
+        dial: the setting of which more protects more, and 0 nothing; ``strength`` unless told otherwise, if it has one.
     """
 
     name: str
@@ -82,6 +83,12 @@ class Entry:
     listed: bool = True
     controls: tuple[str, ...] = ()
     promises: frozenset[Promise] = frozenset()
+    dial: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dial is None and "strength" in self.settings:
+            object.__setattr__(self, "dial", "strength")
+        assert self.dial is None or self.dial in self.settings, self.name
 
     @property
     def build(self) -> Callable[..., Any] | None:
@@ -185,13 +192,14 @@ _ENTRIES = (
     Entry(
         "gpm", "method", "projection", "holdfast.projections.subspaces:GPM", "Saha et al. 2021, arXiv:2103.09762",
         "1, and a basis",
-        {"threshold": 0.95, "growth": 0.0}, {"threshold": Range(0.5, 0.999, log=False)}, needs_data=True,
+        {"threshold": 0.95, "growth": 0.0}, {"threshold": Range(0.5, 0.999, log=False)},
+        needs_data=True, dial="threshold",
     ),
     Entry(
         "sgp", "method", "projection", "holdfast.projections.subspaces:SGP", "Saha and Roy 2023, arXiv:2302.01386",
         "1, and a basis",
         {"threshold": 0.95, "alpha": 10.0, "growth": 0.0},
-        {"threshold": Range(0.5, 0.999, log=False), "alpha": Range(1.0, 100.0)}, needs_data=True,
+        {"threshold": Range(0.5, 0.999, log=False), "alpha": Range(1.0, 100.0)}, needs_data=True, dial="threshold",
     ),
     Entry(
         "adam-nscl", "method", "projection", "holdfast.projections.subspaces:AdamNSCL",

@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from holdfast import registry
 from holdfast.bench.comparing import plan
 from holdfast.bench.data import streams
 from holdfast.bench.records.record import Record
 from holdfast.bench.training import runner
+from holdfast.registry import Range
+from tests import newcomer
 
 OPTIONS = {"limit_per_class": 12, "test_limit_per_class": 6}
 
 
 def learned(
-    method: str, strength: str, scenario: Any = "domain", coupling: str | None = None, **changes: Any
+    method: str,
+    strength: str,
+    scenario: Any = "domain",
+    coupling: str | None = None,
+    settings: Mapping[str, str] | None = None,
+    **changes: Any,
 ) -> Record:
     stream = streams.build("split-digits", seed=0, scenario=scenario, **OPTIONS)
     protocol = {"model": "mlp-16", "epochs": 2, "batch_size": 4, **changes}  # 6 steps per epoch
     fields = {"stream_options": OPTIONS}
-    settings = {"strength": strength} | ({"coupling": coupling} if coupling else {})
-    config = plan.plan(stream, method, settings=settings, changes=protocol, **fields)
+    chosen = {registry.lookup(method).dial: strength} | ({"coupling": coupling} if coupling else {})
+    config = plan.plan(stream, method, settings={**chosen, **(settings or {})}, changes=protocol, **fields)
     return runner.run(config, stream=stream)
 
 
-@pytest.mark.parametrize("method", ["l2sp", "ewc", "lwf"])
-def test_a_penalty_that_does_nothing_is_named_even_where_tasks_are_short(method: str) -> None:
-    (warning,) = learned(method, "1e-9").warnings
-    assert warning.startswith(f"{method}: the penalty was never more than 0.00% of the training signal")
-    assert "raise the strength" in warning
+WEAK = [  # those that do nothing where their dial is next to 0
+    entry
+    for entry in registry.entries()
+    if isinstance(where := entry.search.get(entry.dial or ""), Range) and where.log
+    if entry.kind == "method" and "exact-weights" not in entry.promises
+]
+
+
+@pytest.mark.parametrize("entry", WEAK, ids=lambda entry: entry.name)
+def test_a_method_that_does_nothing_is_named_even_where_tasks_are_short(entry: registry.Entry) -> None:
+    weights = {key: "1e-9" for key, where in entry.search.items() if isinstance(where, Range) and where.log}
+    (warning,) = learned(entry.name, "1e-9", settings=weights).warnings
+    what = "penalty" if entry.dial == "strength" else "protection"
+    assert warning.startswith(f"{entry.name}: the {what} was never more than 0.00% of the training signal")
+    assert warning.endswith(f"so it does almost nothing; raise the {entry.dial}")
+
+
+@pytest.mark.parametrize(
+    ("rate", "sentence"),
+    [
+        ("1e-9", r"back: the protection was never more than 0\.00% .* so it does almost nothing; raise the rate"),
+        ("1.0", r"back: the protection was never less than 100\.00% .* so it learns nothing new; lower the rate"),
+    ],
+)
+def test_a_method_that_nobody_foresaw_is_diagnosed_by_its_line(
+    monkeypatch: pytest.MonkeyPatch, rate: str, sentence: str
+) -> None:
+    monkeypatch.setattr(registry, "_BY_NAME", {**registry._BY_NAME, "back": newcomer.ENTRY})
+    (warning,) = learned("back", rate).warnings
+    assert re.fullmatch(sentence, warning)
 
 
 def test_a_penalty_that_does_nothing_but_hold_is_named() -> None:

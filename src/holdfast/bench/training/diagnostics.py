@@ -110,17 +110,19 @@ class Diagnosis:
         """One sentence for each thing that a user should know."""
         config, entry = self._learner.config, self._learner.entry
         found = []
-        has_strength = "strength" in entry.settings
-        what = "penalty" if has_strength else "protection"
+        what = "penalty" if entry.dial == "strength" else "protection"
+        more, less = "protect more of the model", "protect less of the model"
+        if entry.dial is not None:
+            more, less = f"raise the {entry.dial}", f"lower the {entry.dial}"
         if self._seen and self._most < _LEAST:
             found.append(
                 f"{config.method}: the {what} was never more than {self._most:.2%} of the training signal, so it does "
-                f"almost nothing; {'raise the strength' if has_strength else 'protect more of the model'}"
+                f"almost nothing; {more}"
             )
         if self._seen and self._least > _MOST:
             found.append(
                 f"{config.method}: the {what} was never less than {self._least:.2%} of the training signal, so it "
-                f"learns nothing new; {'lower the strength' if has_strength else 'protect less of the model'}"
+                f"learns nothing new; {less}"
             )
         if config.scenario == "class" and "quadratic" in entry.promises:
             found.append(
