@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from holdfast.registry import lookup
 from tests.contract.cases import METHODS, QUADRATIC, Net, build, consolidate, sgd, task, train
 
 DOUBLE = torch.float64
@@ -13,7 +14,7 @@ COUPLED = [
     (name, coupling)
     for name in METHODS
     for coupling in (("gradient", "loss", "proximal") if name in QUADRATIC else (None,))
-    if not (name in ("si", "rwalk") and coupling == "loss")
+    if not ("path-integral" in lookup(name).promises and coupling == "loss")
 ]
 EVERY = pytest.mark.parametrize(("name", "coupling"), COUPLED, ids=lambda value: str(value))
 
