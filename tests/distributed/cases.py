@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import holdfast
 import holdfast.penalties.quadratic
-from holdfast import Method
+from holdfast import Method, registry
 from holdfast.names import canonical_parameters
 from holdfast.sharding import whole
 
@@ -117,6 +118,14 @@ CASES = {
     "lwf": Case(lambda m: _h.LwF(m, strength=1.0), optimizer=adam),
     "lwf, before": Case(lambda m: _h.LwF(m, strength=1.0), before=True),
 }
+_listed = {type(case.build(case.model())) for case in CASES.values()}
+# Whatever else says that it works on shards is held to that, with its defaults.
+FURTHER = {
+    entry.name: Case(functools.partial(entry.build, **entry.defaults))
+    for entry in registry.entries()
+    if entry.kind == "method" and entry.build is not None and entry.build.on_shards and entry.build not in _listed
+}
+CASES |= FURTHER
 
 
 def fsdp2(model: nn.Module, policy: MixedPrecisionPolicy | None = None) -> nn.Module:

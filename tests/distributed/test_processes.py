@@ -9,11 +9,15 @@ import torch
 from torch import Tensor
 
 from holdfast import load_state
-from tests.distributed.cases import CASES, classp, run
+from tests.distributed.cases import CASES, FURTHER, classp, run
 from tests.distributed.worker import RUNS
 
 FLAT = {"l2sp", "si", "freeze"}  # what looks at nothing but single weights: all that FSDP1 lets be
 NEED_LAYERS = {"ewc", "online ewc", "mas", "anpyc", "pruning"}  # what no tensor-parallel plan lets be
+for name, case in FURTHER.items():
+    keep = case.build(case.model())
+    FLAT |= {name} if keep.elementwise else set()
+    NEED_LAYERS |= {name} if keep.needs_data else set()
 
 EVERY = [(wrap, name) for wrap, names in RUNS.items() for name in names]
 
