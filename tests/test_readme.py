@@ -45,3 +45,12 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (path.parent / target).exists(), f"{page} links to {target}"
+
+
+def test_contributing_fits_one_screen_and_names_what_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 45
+    part = text[text.index("**A new method**") : text.index("**How code reads here**")]
+    paths = [name for name in re.findall(r"[`\s](\w[\w./]*/\w*[\w.]*)[`\s\"]", part) if "NAME" not in name]
+    assert {"src/holdfast/registry.py", "tests/contract", "merging/running.py"} <= set(paths)
+    assert [name for name in paths if not any((top / name).exists() for top in (ROOT, ROOT / "src/holdfast"))] == []
