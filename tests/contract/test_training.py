@@ -193,7 +193,7 @@ def test_a_head_that_vanished_is_named(name):
     if not method.state:
         pytest.skip("this method keeps nothing per parameter")
     del model.head
-    model.head = nn.Linear(8, 5)
+    model.head = nn.Linear(8, 1)
     with pytest.raises(StateError, match=r"head\.weight"):
         method.attach(sgd(model))
 
