@@ -61,6 +61,11 @@ def test_every_wing_says_what_it_is_for() -> None:
         assert said and said.split("\n")[0].endswith("."), init
 
 
+def _lines(node: ast.stmt) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
 def _functions(path: Path) -> list[tuple[str, int]]:
     """Name and number of lines of every function, its docstring aside."""
     found = []

@@ -257,6 +257,7 @@ def _check(
         for method in by_method:
             if method not in asked:
                 raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(asked)}")
+    plan.check_backbone(asked, training.get("backbone"))
     own = plan.keep_their_own(asked, training)
     if own:
         note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")
