@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.errors import HoldfastError as HoldfastError
     from holdfast.errors import NumericsError as NumericsError
     from holdfast.errors import ProtectionError as ProtectionError
+    from holdfast.errors import ProtectionWarning as ProtectionWarning
     from holdfast.errors import StateError as StateError
     from holdfast.files import load_state as load_state
     from holdfast.files import save_state as save_state
@@ -58,7 +59,8 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
 _HOMES = {
     name: f"holdfast.{home}"
     for home, names in {
-        "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError StateError",
+        "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError "
+        "ProtectionWarning StateError",
         "files": "load_state save_state",
         "method": "Method Step",
         "objectives": "CausalLM Classification Loss MaskedLM ModelLoss MultiLabel Objective QuestionAnswering "

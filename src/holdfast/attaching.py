@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
+from torch.optim.swa_utils import AveragedModel
 
-from holdfast.dispatch import Dispatcher, Step, unwrap_optimizer
+from holdfast.dispatch import PHASES_AFTER, PHASES_BEFORE, Dispatcher, Step, unwrap_optimizer
 from holdfast.errors import ConfigurationError, ProtectionError
+from holdfast.guards import PenaltyCalls, warn
 from holdfast.names import Select, canonical_parameters, selected, selected_rows
 from holdfast.parts import Rows, filled_up, rows_of, within
 from holdfast.sharding import check_able, check_flat_shards, is_sharded, local
@@ -32,6 +34,7 @@ class Attached:
     """
 
     on_shards: ClassVar[bool] = False  # whether it works on parts of parameters: see holdfast.sharding
+    acts_on_gradients: ClassVar[bool] = True  # a parameter without one is none of its business
     order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
 
     def __init__(self, model: nn.Module, select: Select) -> None:
@@ -44,8 +47,8 @@ class Attached:
         self.state: dict[str, dict[str, Tensor]] = {}
         self.buffers: dict[str, Tensor] = {}
         self.meta: dict[str, Any] = {"num_tasks": 0, "steps": 0}
-        self._penalty_calls = 0
-        self._calls_used: dict[int, int] = {}  # optimizer -> penalty calls until its latest step
+        self._penalty_calls = PenaltyCalls()
+        self._warned: set[str] = set()  # since the latest consolidate
         self._optimizers: tuple[Optimizer, ...] = ()
         self._owned: dict[int, list[str]] = {}
         self._sizes: dict[int, list[int]] = {}  # optimizer -> trainable parameters per group when last looked up
@@ -106,6 +109,11 @@ class Attached:
             raise ConfigurationError("attach got no optimizer; expected at least one")
         inner = tuple(unwrap_optimizer(o) for o in optimizers)
         for optimizer in inner:
+            if isinstance(optimizer, LBFGS) and not self._repeats():
+                raise ConfigurationError(
+                    f"LBFGS evaluates its closure several times a step, in which {type(self).__name__} has one part; "
+                    "use an optimizer that evaluates it once, or a penalty that is in the loss (coupling='loss')"
+                )
             self._check_optimizer(optimizer)
             present = Dispatcher.find(optimizer)
             for other in () if present is None else present.methods:
@@ -116,8 +124,6 @@ class Attached:
         for optimizer in self._optimizers:
             Dispatcher.of(optimizer).remove(self)
         self._optimizers = inner
-        latest = max(self._calls_used.values(), default=0)
-        self._calls_used = {id(optimizer): latest for optimizer in inner}
         for optimizer in inner:
             Dispatcher.of(optimizer).add(self)
         return self
@@ -129,6 +135,7 @@ class Attached:
             Dispatcher.of(optimizer).remove(self)
         self._optimizers = ()
         self._owned = {}
+        self._penalty_calls.follow((), ())
         self._detached()
 
     def _detached(self) -> None:
@@ -136,6 +143,10 @@ class Attached:
 
     def _loaded(self) -> None:
         """Rebuild what is derived from the state just loaded, or placed elsewhere."""
+
+    def _repeats(self) -> bool:
+        """Whether a step may evaluate the loss several times: nothing is done to it but by a term in that loss."""
+        return self.needs_penalty and all(self.phase(name) is None for name in PHASES_BEFORE + PHASES_AFTER)
 
     def _check_optimizer(self, optimizer: Optimizer) -> None:
         """Refuse an optimizer that this method cannot protect."""
@@ -163,10 +174,12 @@ class Attached:
         if missing:
             raise ProtectionError(
                 f"parameter {missing[0]!r} ({len(missing)} in all) is trainable, but in none of the optimizers: "
-                "add it to one, or leave it out with select="
+                f"add it to one, or leave it out with select={_average(self.model)}"
             )
         self.params, self._owned, self._rows = params, owned, rows
         self._sizes = {id(optimizer): _sizes(optimizer) for optimizer in optimizers}
+        if self.needs_penalty:
+            self._penalty_calls.follow(optimizers, [p for p in params.values() if p.is_leaf and p.requires_grad])
         self._find_dormant()
 
     def scope(self, name: str, tensor: Tensor | None = None) -> Tensor:
@@ -207,14 +220,6 @@ class Attached:
                 held = {kind: filled_up(t, here, self._neutral(kind)) for kind, t in self.state[name].items()}
                 if any(held[kind] is not t for kind, t in self.state[name].items()):
                     self.state[name] = held
-
-    def find_new(self, step: Step) -> None:
-        """Look the parameters up again where the optimizer has more to train, for methods that watch training.
-
-        A new head's first task counts, too; other methods need to know it by the next ``consolidate`` only.
-        """
-        if self._sizes.get(id(step.optimizer)) != _sizes(step.optimizer):
-            self._resolve(self._optimizers)
 
     def _find_dormant(self) -> None:
         live = canonical_parameters(self.model)
@@ -278,15 +283,33 @@ class Attached:
     @final
     def check_step(self, optimizer: Optimizer) -> None:
         """Raise if this optimizer's step would go unprotected."""
-        if any(p.requires_grad for p in self._dormant.values()):
+        if _more(_sizes(optimizer), self._sizes[id(optimizer)]) or any(p.requires_grad for p in self._dormant.values()):
             self._resolve(self._optimizers)
-        # One penalty() covers one step of each optimizer: several may step after one backward.
-        if self.needs_penalty and self.num_tasks > 0 and self._penalty_calls == self._calls_used[id(optimizer)]:
-            raise ProtectionError(
-                f"{type(self).__name__} acts through the loss, but this step had no penalty(): "
-                "train on loss + keep.penalty(batch, outputs)"
-            )
-        self._calls_used[id(optimizer)] = self._penalty_calls
+        if self.num_tasks == 0:
+            self._penalty_calls.passed(optimizer)
+            return
+        if self.needs_penalty:
+            noticed = self._penalty_calls.check(type(self).__name__, optimizer)
+        else:
+            noticed = self._untouched(optimizer)
+        if noticed is not None and noticed not in self._warned:
+            self._warned.add(noticed)
+            warn(noticed)
+
+    def _untouched(self, optimizer: Optimizer) -> str | None:
+        """What is wrong with a step in which nothing that is remembered has a gradient."""
+        owned = self._owned.get(id(optimizer), ())
+        held = [name for name in owned if name in self.state]
+        if not self.acts_on_gradients or not self.state or (len(self._optimizers) > 1 and not held):
+            return None
+        if any(self.params[name].grad is not None for name in held):
+            return None
+        if not any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            return None
+        return (
+            f"{type(self).__name__} protects nothing in a step in which nothing that it remembers has a gradient (such "
+            f"as {next(iter(self.state))!r}): what is trained is new, and the rest is frozen or does not take part"
+        )
 
     @final
     def count_step(self) -> None:
@@ -294,5 +317,16 @@ class Attached:
         self.meta["steps"] += 1
 
 
+def _more(now: list[int], before: list[int]) -> bool:
+    """Whether an optimizer has more to train: what is new counts from its first step on."""
+    return len(now) > len(before) or any(a > b for a, b in zip(now, before, strict=False))
+
+
 def _sizes(optimizer: Optimizer) -> list[int]:
     return [sum(p.requires_grad for p in group["params"]) for group in optimizer.param_groups]
+
+
+def _average(model: nn.Module) -> str:
+    if not isinstance(model, AveragedModel):
+        return ""
+    return " (the model is an AveragedModel, whose weights no optimizer trains: protect the one that is averaged)"

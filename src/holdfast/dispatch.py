@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from holdfast.errors import ConfigurationError, ProtectionError
+from holdfast.guards import is_no_step
 from holdfast.wrappers import unwrapped
 
 __all__ = ["PHASES_AFTER", "PHASES_BEFORE", "Dispatcher", "Phased", "Step", "unwrap_optimizer"]
@@ -76,13 +77,13 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
         ConfigurationError: if it is no optimizer, or one that cannot be hooked.
     """
     optimizer = unwrapped(optimizer)
+    if optimizer is None:
+        raise ConfigurationError(
+            "attach got None; expected an optimizer (a Trainer makes its own late: call trainer.create_optimizer() "
+            "first, then attach(trainer.optimizer))"
+        )
     if not isinstance(optimizer, Optimizer):
         raise ConfigurationError(f"attach got a {type(optimizer).__name__}; expected a torch.optim.Optimizer")
-    if isinstance(optimizer, LBFGS):
-        raise ConfigurationError(
-            "LBFGS evaluates its closure several times a step, so a penalty would be added several times; "
-            "use an optimizer that evaluates it once"
-        )
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise ConfigurationError(
             f"{type(optimizer).__name__} has maximize=True, which would climb the penalty; negate the loss instead"
@@ -97,6 +98,7 @@ class Dispatcher:
         self._methods: list[Phased] = []
         self._phases: dict[str, list[Callable[[Step], None]]] = {}
         self._edited = False
+        self._none = False  # whether the step under way is none
         self._optimizer = optimizer
         self._handles = (
             optimizer.register_step_pre_hook(self._before),
@@ -171,12 +173,15 @@ class Dispatcher:
         self._edited = False
         positional = len(args) > 1  # args[0] is the optimizer itself
         closure = args[1] if positional else kwargs.get("closure")
+        self._none = closure is None and is_no_step(optimizer)
+        if self._none:
+            return None
         if closure is None:
             self._edit_gradients(optimizer)
             return None
 
         def then_edit() -> Any:
-            if self._edited:
+            if self._edited and not isinstance(optimizer, LBFGS):  # which only those get that do not mind
                 raise ProtectionError(
                     f"{type(optimizer).__name__} evaluated its closure twice in one step, so a penalty would be "
                     "added twice; use an optimizer that evaluates it once"
@@ -190,6 +195,8 @@ class Dispatcher:
         return args, {**kwargs, "closure": then_edit}
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._none:
+            return
         if not self._edited:
             raise ProtectionError(f"{type(optimizer).__name__} never evaluated its closure: the step went unprotected")
         self._run(PHASES_AFTER, optimizer)

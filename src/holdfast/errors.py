@@ -9,6 +9,8 @@
     ├── ProtectionError    (RuntimeError)  protection would have failed silently
     ├── NumericsError      (RuntimeError)  a number is no longer finite
     └── DependencyError    (RuntimeError)  an optional package is missing
+
+and one warning, :class:`ProtectionWarning`: training goes on, but protected less than it seems.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ __all__ = [
     "HoldfastError",
     "NumericsError",
     "ProtectionError",
+    "ProtectionWarning",
     "StateError",
 ]
 
@@ -50,3 +53,7 @@ class NumericsError(HoldfastError, RuntimeError):
 
 class DependencyError(HoldfastError, RuntimeError):
     """An optional package is missing: the message names the extra to install."""
+
+
+class ProtectionWarning(UserWarning):
+    """Training goes on, but protected less than it seems."""

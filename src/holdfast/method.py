@@ -21,6 +21,7 @@ from holdfast.processes import in_step
 from holdfast.sharding import check_flat_shards, local, total, zero
 from holdfast.state import check_finite, check_something, pack, unpack
 from holdfast.watching import Watched
+from holdfast.wrappers import is_schedule_free
 
 __all__ = ["Method", "Step"]
 
@@ -123,10 +124,10 @@ class Method(Attached, abc.ABC):
         Returns:
             Scalar ``[]``, in loss units.
         """
-        self._penalty_calls += 1
         value = self._penalty(batch, outputs)
         if self._watch is not None and value.requires_grad:
             self._watch.term(value, canonical_parameters(self.model).values())
+        self._penalty_calls.note(value)
         return value
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
@@ -189,6 +190,12 @@ class Method(Attached, abc.ABC):
                 then.
             NumericsError: if an importance, or anything else to remember, is not finite. Nothing has changed then.
         """
+        if self.trains and self.num_tasks == 0 and self._optimizers and self.meta["steps"] == 0:
+            raise ProtectionError(
+                f"{type(self).__name__} is attached and saw no optimizer step: is another model trained, or by another "
+                "optimizer (a copy, a Trainer with model_init)? A model that is trained already is protected by "
+                "consolidate first, attach then"
+            )
         if self.trains and self.num_tasks > 0 and self.meta["steps"] == 0:
             raise ProtectionError(
                 f"{type(self).__name__} saw no optimizer step since its last consolidate: call attach(optimizer) "
@@ -197,6 +204,12 @@ class Method(Attached, abc.ABC):
         known = self.objective if objective is None else as_objective(objective, self.model)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ConfigurationError(f"generator is {generator!r}; expected a torch.Generator or None")
+        for optimizer in self._optimizers:
+            if is_schedule_free(optimizer) and any(group.get("train_mode") for group in optimizer.param_groups):
+                raise ProtectionError(
+                    f"{type(optimizer).__name__} is in training mode, whose weights are not those that are evaluated: "
+                    "call optimizer.eval() before consolidate, and optimizer.train() after it"
+                )
         self._prepare()
         try:
             self._take_in(batches, known, generator)
@@ -219,6 +232,7 @@ class Method(Attached, abc.ABC):
             raise
         del before  # what was replaced makes room for what begins anew
         self._begin_anew()
+        self._warned.clear()
         self.meta["num_tasks"] = self.num_tasks + 1
         self.meta["steps"] = 0
 

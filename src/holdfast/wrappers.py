@@ -9,9 +9,15 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["canonical_name", "inner", "unwrapped"]
+__all__ = ["canonical_name", "inner", "is_schedule_free", "unwrapped"]
 
 _T = TypeVar("_T")
+
+
+def is_schedule_free(optimizer: object) -> bool:
+    """Whether an optimizer trains other weights than are evaluated: one of the package ``schedulefree``."""
+    return any(kind.__module__.partition(".")[0] == "schedulefree" for kind in type(optimizer).__mro__)
+
 
 # (where its type is defined, the type) -> the attribute under which it keeps what it wraps. By name, so that nobody's
 # library is imported for it: whoever has such a wrapper has imported it. A subclass counts, for Lightning makes one of

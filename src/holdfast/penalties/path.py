@@ -81,7 +81,6 @@ class PathPenalty(QuadraticPenalty):
 
     def observe_gradient(self, step: Step) -> None:
         """Copy the weights and the loss's own gradient."""
-        self.find_new(step)
         super().observe_gradient(step)
         names = self.live(step, held=False)
         observed = dense_gradients(type(self).__name__, self.params, names)

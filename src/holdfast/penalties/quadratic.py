@@ -124,6 +124,11 @@ class QuadraticPenalty(Method):
         """Whether training must add :meth:`penalty` to its loss."""
         return self.coupling == "loss"
 
+    def _repeats(self) -> bool:
+        measured = self._finder is not None
+        held = self.phase("project_gradient") is not None or self.phase("restore_weights") is not None
+        return self.coupling == "loss" and not measured and not held
+
     def holds(self, name: str) -> bool:
         """Whether the penalty acts on that parameter: some methods remember things of one before it does."""
         return "anchor" in self.state.get(name, ())

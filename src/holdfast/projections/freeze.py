@@ -48,6 +48,7 @@ class Freeze(HoldsExactly):
     on_shards: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
     prunes: ClassVar[bool] = False
+    acts_on_gradients: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -98,7 +98,6 @@ class PackNet(HoldsExactly):
 
     def observe_gradient(self, step: Step) -> None:
         """Note which parameters this task trains."""
-        self.find_new(step)
         names = self.live(step, held=False)
         if not self._touched.issuperset(names):
             self._touched.update(names)
