@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "holdfast"
 FILES: Mapping[str, tuple[str, ...]] = {
     "ground": ("checks", "errors", "files", "metrics", "pieces", "processes", "structure"),
     "names": ("names", "parts", "sharding", "state", "wrappers"),
-    "steps": ("attaching", "dispatch", "method", "step_size", "strength", "watching"),
+    "steps": ("attaching", "dispatch", "guards", "method", "step_size", "strength", "watching"),
     "registry": ("registry",),
     "door": ("__init__",),
     "bench": ("bench.__init__",),
