@@ -184,8 +184,9 @@ def test_two_optimizers_share_one_method():
     model = nn.Sequential(_model(), nn.Linear(1, 1))
     one = torch.optim.SGD(model[0].parameters(), lr=0.1)
     two = torch.optim.Adam(model[1].parameters(), lr=0.1)
-    method = L2SP(model, strength=1e3).attach(one, two)
+    method = L2SP(model, strength=1e3)
     method.consolidate()
+    method.attach(one, two)
     anchors = {n: p.detach().clone() for n, p in model.named_parameters()}
     model(torch.ones(1, 2)).sum().backward()
     with torch.no_grad():
@@ -254,8 +255,9 @@ def test_one_penalty_covers_one_step_of_each_optimizer():
 def test_what_is_frozen_for_a_task_is_protected_when_it_moves_again():
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    method = L2SP(model, strength=1.0).attach(optimizer)
+    method = L2SP(model, strength=1.0)
     method.consolidate()
+    method.attach(optimizer)
     model.weight.requires_grad_(False)
     _step(model, optimizer)
     method.consolidate()

@@ -98,8 +98,9 @@ def test_the_loop_by_autograd_computes_what_ewc_adds():
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer = plain.Still(model.parameters())
-    keep = penalties.DrawnEWC(model, strength=3.0).attach(optimizer)
+    keep = penalties.DrawnEWC(model, strength=3.0)
     keep.consolidate([None])
+    keep.attach(optimizer)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(1.0)

@@ -38,8 +38,9 @@ def learned(case: str, **options) -> tuple[Bag, Anastrophic, torch.optim.Optimiz
     coherence, strength = REFERENCE[f"{case}/lambda_eta"]
     model = Bag(reference(case, "prev"))
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    method = Anastrophic(model, strength=float(strength), coherence=float(coherence), **options).attach(optimizer)
+    method = Anastrophic(model, strength=float(strength), coherence=float(coherence), **options)
     method.consolidate()
+    method.attach(optimizer)
     for name, w in reference(case, "w").items():
         getattr(model, name).data.copy_(w)
     for p in model.parameters():
@@ -168,8 +169,9 @@ def test_couplings_rest_at_the_same_point():
     for coupling in ("gradient", "loss", "proximal"):
         model = Bag({"weight": torch.tensor([[0.5, -1.0, 1.0], [0.2, 0.9, -0.4]], dtype=DOUBLE)})
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
-        method = Anastrophic(model, strength=1.0, coherence=0.3, coupling=coupling).attach(optimizer)
+        method = Anastrophic(model, strength=1.0, coherence=0.3, coupling=coupling)
         method.consolidate()
+        method.attach(optimizer)
         for _ in range(300):
             loss = 0.5 * (model.weight - target).square().sum() + method.penalty()
             optimizer.zero_grad()
@@ -210,8 +212,9 @@ def test_phi_every_counts_for_each_optimizer():
     tensors = {"left_weight": torch.tensor([1.0, 2.0, 4.0]), "right_weight": torch.tensor([3.0, -1.0, 0.5])}
     model = Bag(tensors)
     optimizers = [torch.optim.SGD([p], lr=0.1) for p in model.parameters()]
-    method = Anastrophic(model, strength=0.0, coherence=1.0, phi_every=2).attach(*optimizers)
+    method = Anastrophic(model, strength=0.0, coherence=1.0, phi_every=2)
     method.consolidate()
+    method.attach(*optimizers)
     for _ in range(2):
         for p, optimizer in zip(model.parameters(), optimizers, strict=True):
             p.grad = torch.zeros_like(p)
@@ -245,8 +248,9 @@ def test_scale_layout_and_precision(layout, dtype, generator):
     prev = torch.randn(4, 6, 3, 3, dtype=DOUBLE, generator=generator).to(dtype)
     model = Bag({"weight": prev})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    method = Anastrophic(model, coherence=50.0).attach(optimizer)
+    method = Anastrophic(model, coherence=50.0)
     method.consolidate()
+    method.attach(optimizer)
     model.weight.data = w.to(memory_format=layout)
     model.weight.grad = torch.zeros_like(model.weight)
     method.add_gradient(Step(optimizer, grad_scale=torch.tensor(8.0)))

@@ -87,8 +87,9 @@ def test_a_new_head_is_folded_from_its_own_first_task():
             return self.body[2](hidden) if not hasattr(self, "new") else self.new(hidden)
 
     model = Grown()
-    method = EWC(model, strength=1.0).attach(sgd(model))
+    method = EWC(model, strength=1.0)
     method.consolidate(batches(0, 1))
+    method.attach(sgd(model))
     model.new = nn.Linear(5, 3, dtype=DOUBLE)
     optimizer = sgd(model)
     method.attach(optimizer)

@@ -33,8 +33,9 @@ def test_value_and_gradient_over_three_tasks(anchors):
 def test_one_step_by_hand():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    method = L2SP(model, strength=2.0, select="0").attach(optimizer)
+    method = L2SP(model, strength=2.0, select="0")
     method.consolidate()
+    method.attach(optimizer)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(1.0)

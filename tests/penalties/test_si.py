@@ -74,8 +74,9 @@ def test_closed_form_gradient_is_autograds():
 @pytest.mark.parametrize("companion", [EWC, L2SP])
 def test_a_companions_penalty_is_not_in_the_path(companion):
     model, optimizer, method = learned((3,))
-    other = companion(model, strength=5.0).attach(optimizer)
+    other = companion(model, strength=5.0)
     other.consolidate(batches(0, 2))
+    other.attach(optimizer)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     train(model, optimizer, batches(4, 1))
     expected = {}

@@ -80,8 +80,9 @@ def test_running_statistics_of_a_frozen_part_are_held_and_those_of_a_free_one_ar
 def test_the_optimizer_sees_no_gradient_even_where_it_is_not_finite() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    keep = Freeze(model, select="heads").attach(optimizer)
+    keep = Freeze(model, select="heads")
     keep.consolidate()
+    keep.attach(optimizer)
     for p in model.parameters():
         p.grad = torch.full_like(p, float("nan"))
     anchor = model.heads[0].weight.detach().clone()
@@ -153,8 +154,9 @@ def test_save_and_load_in_mid_task_continues_bit_identically() -> None:
 def test_detach_lets_go() -> None:
     model = net()
     optimizer = OPTIMIZERS["adam"](model.parameters())
-    keep = Freeze(model, select="body").attach(optimizer)
+    keep = Freeze(model, select="body")
     keep.consolidate()
+    keep.attach(optimizer)
     keep.detach()
     before = model.body[0].weight.detach().clone()
     train(model, optimizer, 1)

@@ -78,8 +78,9 @@ def test_the_papers_step():
         model.weight.copy_(known["W0"])
     # ε outside of the root, as Adam has it.
     optimizer = torch.optim.Adam(model.parameters(), lr=float(known["lr"]))
-    keep = AdamNSCL(model, multiple=float(known["a"])).attach(optimizer)
+    keep = AdamNSCL(model, multiple=float(known["a"]))
     keep.consolidate([(known["old_inputs"], torch.zeros(len(known["old_inputs"]), dtype=torch.int64))])
+    keep.attach(optimizer)
     basis = keep.buffers["basis.weight"]
     free = torch.eye(9, dtype=torch.float64) - basis @ basis.T
     for gradient in known["grads"]:
@@ -148,8 +149,9 @@ def setting() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
 def test_every_kind_of_layer_is_protected(setting):
     model, batches = setting
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1)
-    keep = GPM(model, threshold=1.0).attach(optimizer)
+    keep = GPM(model, threshold=1.0)
     keep.consolidate(batches)
+    keep.attach(optimizer)
     before, idle = [model(x).detach() for x, _ in batches], model.idle.weight.detach().clone()
     start = copy.deepcopy(model.state_dict())
     draw = torch.Generator().manual_seed(5)
@@ -218,9 +220,10 @@ def test_convolutions_see_their_patches():
 def test_sgp_takes_a_part_of_the_step():
     model = nn.Linear(12, 4, bias=False, dtype=torch.float64)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    keep = SGP(model, threshold=0.9, alpha=2.0).attach(optimizer)
+    keep = SGP(model, threshold=0.9, alpha=2.0)
     x, y = low_rank(1, torch.float64)
     keep.consolidate([(x, y)])
+    keep.attach(optimizer)
     basis, importance = keep.buffers["basis.weight"], keep.buffers["importance.weight"]
     assert importance[0] == 1 and (importance[1:] < 1).all()
     for _ in range(3):

@@ -51,8 +51,9 @@ def uneven():
 
 def test_fisher_and_anchor_are_those_of_another_network_s_training():
     model = network()
-    method = ForeignEWC(model, strength=2.0).attach(torch.optim.Adam(model.parameters(), lr=0.05))
+    method = ForeignEWC(model, strength=2.0)
     method.consolidate(iter(uneven()), generator=seeded())
+    method.attach(torch.optim.Adam(model.parameters(), lr=0.05))
     importances, anchors = by_hand(other_network(model), uneven(), 0.05)
     for name, held in method.state.items():
         close(held["importance"], importances[name])
@@ -135,8 +136,9 @@ def test_what_is_frozen_or_unknown_stays_and_the_rest_is_drawn_anew():
 def test_only_the_first_task_is_remembered():
     model = network()
     optimizer = sgd(model)
-    method = ForeignEWC(model, strength=1.0).attach(optimizer)
+    method = ForeignEWC(model, strength=1.0)
     method.consolidate(batches(1, 2), generator=seeded())
+    method.attach(optimizer)
     held = copy.deepcopy(method.state)
     train(model, optimizer, batches(2, 2))
     method.consolidate(batches(2, 2), generator=seeded(9))
@@ -149,8 +151,9 @@ def test_the_state_goes_on_in_another_instance_and_keeps_its_precision():
     model = network().float()
     optimizer = sgd(model)
     data = [(x.float(), y) for x, y in uneven()]
-    method = ForeignEWC(model, strength=1.0, **kept).attach(optimizer)
+    method = ForeignEWC(model, strength=1.0, **kept)
     method.consolidate(data, generator=seeded())
+    method.attach(optimizer)
     assert {held["importance"].dtype for held in method.state.values()} == {torch.bfloat16}
     assert {held["anchor"].dtype for held in method.state.values()} == {torch.float32}
     again = ForeignEWC(model, strength=1.0, **kept).attach(optimizer)

@@ -153,9 +153,10 @@ def test_a_comparison_goes_on_with_the_others(tmp_path: Path) -> None:
 def test_an_importance_that_is_not_finite_is_not_remembered() -> None:
     model = nn.Linear(3, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    keep = holdfast.EWC(model, strength=1.0, fisher="empirical").attach(optimizer)
+    keep = holdfast.EWC(model, strength=1.0, fisher="empirical")
     data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
     keep.consolidate(data)
+    keep.attach(optimizer)
     before = keep.state_dict()
     before = {**before, "state": {name: dict(held) for name, held in before["state"].items()}}
     model(data[0][0]).sum().backward()
