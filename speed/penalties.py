@@ -92,8 +92,9 @@ def anastrophic(setup: Setup) -> list[Row]:
         if setup.compiles and not coherence:
             optimizers["compiled"] = Still(model.parameters())
         for name, optimizer in optimizers.items():
-            keep = Anastrophic(model, strength=3.0, coherence=coherence, fused=name == "compiled").attach(optimizer)
+            keep = Anastrophic(model, strength=3.0, coherence=coherence, fused=name == "compiled")
             keep.consolidate()
+            keep.attach(optimizer)
         weights = [p for name, p in model.named_parameters() if "weight" in name]
         previous = [w.detach().clone() for w in weights]
         _shift(model)

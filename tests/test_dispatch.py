@@ -244,7 +244,7 @@ def test_one_penalty_covers_one_step_of_each_optimizer():
         second.step()
     with pytest.raises(ProtectionError, match="penalty"):
         second.step()
-    method.penalty()
+    method.penalty().backward()
     first.step()
     fresh = [torch.optim.SGD([p], lr=0.1) for p in model.parameters()]
     method.attach(*fresh)
