@@ -139,6 +139,32 @@ def a_step_with_a_closure_is_a_step(make: Make) -> None:
     _expect(same(*found), "a step with a closure is the same as one without")
 
 
+def a_skipped_step_changes_nothing(make: Make) -> None:
+    """Where a ``GradScaler`` finds an overflow, a fused optimizer's hooks run, and its step does not."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
+    method = make(model).attach(optimizer)
+    train(model, optimizer, task(1), method)
+    consolidate(model, optimizer, task(1), method)
+    train(model, optimizer, task(2), method)
+    before, held = weights(model), copy.deepcopy(method.state_dict())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    (batch,) = task(3, batches=1)
+    outputs = model(batch[0])
+    loss = nn.functional.cross_entropy(outputs, batch[1])
+    if method.needs_penalty:
+        loss = loss + method.penalty(batch, outputs)
+    optimizer.zero_grad()
+    torch.autograd.backward(scaler.scale(loss))
+    assert model.head.weight.grad is not None
+    model.head.weight.grad[0, 0] = torch.inf
+    scaler.step(optimizer)
+    after = method.state_dict()
+    _expect(same(before, weights(model)), "a step that is skipped moves no weight")
+    kept = all(same_state(held[kind], after[kind]) for kind in ("state", "buffers"))
+    _expect(kept, "a step that is skipped leaves what is remembered")
+
+
 def half_precision_stays_finite(make: Make) -> None:
     """bfloat16 weights and dropout; what is held on to is float32."""
     model = network(dtype=torch.bfloat16, dropout=0.3)
@@ -238,6 +264,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     a_loaded_state_is_a_copy,
     detaching_leaves_no_trace,
     a_step_with_a_closure_is_a_step,
+    a_skipped_step_changes_nothing,
     half_precision_stays_finite,
     a_new_head_is_learned_and_remembered,
     a_head_that_grows_is_protected_in_its_old_rows,
