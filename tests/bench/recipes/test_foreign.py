@@ -49,11 +49,16 @@ def uneven():
     return [*whole, (x[:2], y[:2])]
 
 
+def attached(method, optimizer):
+    """As a method is at the end of a task, of which it has seen a step."""
+    method.attach(optimizer).count_step()
+    return method
+
+
 def test_fisher_and_anchor_are_those_of_another_network_s_training():
     model = network()
-    method = ForeignEWC(model, strength=2.0)
+    method = attached(ForeignEWC(model, strength=2.0), torch.optim.Adam(model.parameters(), lr=0.05))
     method.consolidate(iter(uneven()), generator=seeded())
-    method.attach(torch.optim.Adam(model.parameters(), lr=0.05))
     importances, anchors = by_hand(other_network(model), uneven(), 0.05)
     for name, held in method.state.items():
         close(held["importance"], importances[name])
@@ -68,11 +73,11 @@ def test_one_seed_is_one_network_whatever_the_caller_draws():
     for drawn in (1, 2):
         torch.manual_seed(drawn)
         method = ForeignEWC(network(), strength=1.0)
-        method.attach(sgd(method.model)).consolidate(uneven(), generator=seeded())
+        attached(method, sgd(method.model)).consolidate(uneven(), generator=seeded())
         found.append(method.state)
     assert all(torch.equal(found[0][name][kind], found[1][name][kind]) for name in found[0] for kind in found[0][name])
     another = ForeignEWC(network(), strength=1.0)
-    another.attach(sgd(another.model)).consolidate(uneven(), generator=seeded(4))
+    attached(another, sgd(another.model)).consolidate(uneven(), generator=seeded(4))
     assert not torch.equal(another.state["0.weight"]["anchor"], found[0]["0.weight"]["anchor"])
 
 
@@ -99,7 +104,7 @@ class Whole(nn.Module):
 def test_nothing_of_the_caller_s_is_touched(generator):
     model = Whole().double().eval()
     optimizer = sgd(model)
-    method = ForeignEWC(model, strength=1.0, select=["first", "second", "head"]).attach(optimizer)
+    method = attached(ForeignEWC(model, strength=1.0, select=["first", "second", "head"]), optimizer)
     train(model.train(), optimizer, batches(0, 2))
     model.eval()
     optimizer.zero_grad(set_to_none=False)
@@ -136,9 +141,8 @@ def test_what_is_frozen_or_unknown_stays_and_the_rest_is_drawn_anew():
 def test_only_the_first_task_is_remembered():
     model = network()
     optimizer = sgd(model)
-    method = ForeignEWC(model, strength=1.0)
+    method = attached(ForeignEWC(model, strength=1.0), optimizer)
     method.consolidate(batches(1, 2), generator=seeded())
-    method.attach(optimizer)
     held = copy.deepcopy(method.state)
     train(model, optimizer, batches(2, 2))
     method.consolidate(batches(2, 2), generator=seeded(9))
@@ -151,12 +155,11 @@ def test_the_state_goes_on_in_another_instance_and_keeps_its_precision():
     model = network().float()
     optimizer = sgd(model)
     data = [(x.float(), y) for x, y in uneven()]
-    method = ForeignEWC(model, strength=1.0, **kept)
+    method = attached(ForeignEWC(model, strength=1.0, **kept), optimizer)
     method.consolidate(data, generator=seeded())
-    method.attach(optimizer)
     assert {held["importance"].dtype for held in method.state.values()} == {torch.bfloat16}
     assert {held["anchor"].dtype for held in method.state.values()} == {torch.float32}
-    again = ForeignEWC(model, strength=1.0, **kept).attach(optimizer)
+    again = attached(ForeignEWC(model, strength=1.0, **kept), optimizer)
     again.load_state_dict(method.state_dict())
     assert torch.equal(again.value(), method.value()) and again.num_tasks == 1
     train(model, optimizer, data)
@@ -185,7 +188,7 @@ def test_every_group_has_its_own_learning_rate_and_what_nobody_trains_stays():
 
 def test_what_is_not_finite_or_not_there_is_not_remembered():
     model = network()
-    method = ForeignEWC(model, strength=1.0).attach(sgd(model))
+    method = attached(ForeignEWC(model, strength=1.0), sgd(model))
     with pytest.raises(NumericsError, match="not finite"):
         method.consolidate([(x / 0, y) for x, y in uneven()], generator=seeded())
     assert method.num_tasks == 0 and not method.state
