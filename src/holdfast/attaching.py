@@ -179,7 +179,8 @@ class Attached:
         self.params, self._owned, self._rows = params, owned, rows
         self._sizes = {id(optimizer): _sizes(optimizer) for optimizer in optimizers}
         if self.needs_penalty:
-            self._penalty_calls.follow(optimizers, [p for p in params.values() if p.is_leaf and p.requires_grad])
+            # FSDP2 calls the hooks of a sharded parameter itself, once more in a backward pass.
+            self._penalty_calls.follow(optimizers, [p for p in params.values() if p.is_leaf and not is_sharded(p)])
         self._find_dormant()
 
     def scope(self, name: str, tensor: Tensor | None = None) -> Tensor:

@@ -48,8 +48,8 @@ def placement(rank: int) -> dict[str, Any]:
     optimizer = sgd(model.parameters())
     methods = [holdfast.EWC(model, strength=1.0), holdfast.LwF(model, strength=1.0)]
     for keep in methods:
-        keep.attach(optimizer)
         keep.consolidate(share(vectors(1), rank))
+        keep.attach(optimizer)
     ewc, lwf = methods
     pairs = [(ewc.params[name], t) for name, held in ewc.state.items() for t in held.values()]
     saved = [keep.state_dict() for keep in methods]
