@@ -122,7 +122,7 @@ class PenaltyCalls:
         if passes > reached:
             return (
                 f"{name} acts through the loss, but of the {passes} backward passes of this step {reached} went "
-                "through a penalty(): add it to the loss of every micro-batch"
+                "through a penalty(): where they are micro-batches, add it to the loss of each"
             )
         return None
 

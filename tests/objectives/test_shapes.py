@@ -116,6 +116,76 @@ def test_targets_of_another_task_do_not_hinder_a_teacher() -> None:
         assert keep.penalty((torch.ones(2), targets), model(torch.ones(2))).item() == 0.0
 
 
+@pytest.mark.parametrize(
+    ("objective", "shape", "labels"),
+    [
+        (Classification(), (3,), torch.tensor([0, 3])),
+        (Classification(), (3,), torch.tensor([0, -1])),
+        (Classification(classes=(1, 2)), (3,), torch.tensor([1, 0])),
+        (TokenClassification(), (5, 3), torch.tensor([[0, 1, 2, 3, 0]] * 2)),
+        (TokenClassification(), (5, 3), torch.tensor([[0, 1, 2, -1, -1]] * 2)),
+        (MaskedLM(), (5, 3), torch.tensor([[0, 1, 2, -1, -1]] * 2)),
+        (Segmentation(), (3, 2, 2), torch.tensor([[[0, 1], [2, 3]]] * 2)),
+        (Segmentation(), (3, 2, 2), torch.tensor([[[0, 1], [2, -1]]] * 2)),
+    ],
+    ids=lambda value: None,
+)
+def test_a_target_without_an_output_is_refused_whatever_the_fisher(
+    objective: Objective, shape: tuple[int, ...], labels: Tensor
+) -> None:
+    """Also where targets only say which positions count: -1 for padding would make padding count."""
+    for kind in ("empirical", "sampled", "auto"):
+        method = EWC(Gives(*shape), strength=1.0, fisher=kind, objective=objective)
+        with pytest.raises(DataError, match=r"target (3|-1|0) is not among"):
+            method.consolidate([(torch.ones(2), labels)])
+
+
+@pytest.mark.parametrize(
+    ("objective", "shape", "rows"),
+    [
+        (TokenClassification(), (5, 3), [0, 1, 2, -100, -100]),
+        (TokenClassification(per="token"), (5, 3), [0, 1, 2, -100, -100]),
+        (Segmentation(), (3, 5), [0, 1, 2, -100, -100]),
+    ],
+    ids=lambda value: None,
+)
+def test_no_negative_target_counts_where_none_is_asked_for(
+    objective: Objective, shape: tuple[int, ...], rows: list[int]
+) -> None:
+    """A teacher and MAS ask a target only whether it is one; -1 is none, as -100 is."""
+    usual = torch.tensor([rows] * 2)
+    other = usual.masked_fill(usual < 0, -1)
+    found = []
+    for labels in (usual, other):
+        model = Gives(*shape)
+        mas, keep = (kind(model, strength=1.0, objective=objective) for kind in (MAS, LwF))
+        mas.consolidate([(torch.ones(2), labels)])
+        keep.consolidate()
+        with torch.no_grad():
+            model.weight += torch.arange(15.0).view_as(model.weight) / 15
+        found.append((mas.state["weight"]["importance"], keep.penalty((torch.ones(2), labels)).detach()))
+    assert found[0][1] > 0
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "fits"),
+    [
+        ((5, 3), torch.zeros(2, 5, dtype=torch.long), "TokenClassification"),
+        ((3, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.long), "Segmentation expects integers"),
+        ((3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long), "Segmentation expects integers"),
+    ],
+    ids=["tokens before classes", "with channels", "of fewer images"],
+)
+def test_a_teacher_refuses_labels_of_places_in_another_shape(shape: tuple[int, ...], labels: Tensor, fits: str) -> None:
+    """Taken for another task's, they would have the softmax run over tokens, or what is ignored count."""
+    model = Gives(*shape)
+    keep = LwF(model, strength=1.0, objective=Segmentation())
+    keep.consolidate()
+    with pytest.raises(DataError, match=fits):
+        keep.penalty((torch.ones(2), labels), model(torch.ones(2)))
+
+
 def test_one_value_per_sample_may_be_without_an_axis() -> None:
     outputs, targets = torch.randn(4, 1), torch.rand(4).round()
     for objective in (Regression(), MultiLabel()):

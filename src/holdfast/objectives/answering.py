@@ -84,7 +84,7 @@ class QuestionAnswering(Positions):
         if targets.is_floating_point() or targets.shape != outputs.shape[:2]:
             raise DataError(
                 f"targets have shape {shown(targets)}; QuestionAnswering expects integers ({len(outputs)}, 2), start "
-                f"and end: {fits(outputs, targets)}"
+                "and end, or both under 'start_positions' and 'end_positions'"
             )
 
     def positions(self, outputs: Tensor) -> Tensor:

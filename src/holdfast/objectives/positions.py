@@ -78,11 +78,12 @@ class Positions(Plain, Meaning):
         return found_targets(batch)
 
     def check(self, outputs: Tensor, batch: Batch) -> None:
-        """Refuse outputs, and targets where the batch has some, of the wrong shape."""
+        """Refuse outputs, and targets where the batch has some, of the wrong shape; also targets that are no class."""
         self.check_outputs(outputs)
         targets = self.targets(batch)
         if targets is not None:
             self.check_targets(outputs, targets)
+            self.at_positions(outputs, targets)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """One loss per sample, ``[B]`` or ``[B, S]``, in nats."""

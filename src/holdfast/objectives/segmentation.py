@@ -110,8 +110,14 @@ class Segmentation(Positions):
         return Units(valid, averaged=True)
 
     def shares(self, batch: Batch, outputs: Tensor) -> Tensor:
-        """Of each place of the model's own outputs, how much is labelled, ``[B, P]`` in [0, 1]."""
+        """Of each place of the model's own outputs, how much is labelled, ``[B, P]`` in [0, 1].
+
+        Raises:
+            DataError: for whole numbers that can be nothing but labels of places, of another shape.
+        """
         targets = found_targets(batch)
+        if targets is not None and self._meant(outputs, targets):
+            self.check_targets(outputs, targets)
         if targets is None or not self._ours(outputs, targets) or targets.shape[1:] == outputs.shape[2:]:
             return self.units(batch, outputs).valid
         labelled = self._labelled(targets)[:, None].to(torch.promote_types(outputs.dtype, torch.float32))
@@ -123,8 +129,15 @@ class Segmentation(Positions):
             return False
         return outputs.dim() > 3 or not targets.shape[1] == outputs.shape[1] != outputs.shape[2]
 
+    def _meant(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Whether labels can be nothing but labels of places, be their shape wrong: not another task's."""
+        if targets.is_floating_point():
+            return False
+        one = targets.dim() == outputs.dim() and targets.shape[1] == 1  # a dimension of channels too many
+        return one or targets.dim() == outputs.dim() - 1
+
     def _labelled(self, targets: Tensor) -> Tensor:
-        found = torch.ones_like(targets, dtype=torch.bool)
+        found = targets >= 0
         for value in self.ignored:
             found &= targets != value
         return found

@@ -11,7 +11,7 @@ from holdfast.errors import ConfigurationError, DataError
 from holdfast.objectives.base import Batch, Forward
 from holdfast.objectives.batches import field, found_targets, is_pair
 from holdfast.objectives.classification import check_classes
-from holdfast.objectives.distributions import IGNORED, Categorical, Distribution
+from holdfast.objectives.distributions import Categorical, Distribution
 from holdfast.objectives.packing import sequences
 from holdfast.objectives.positions import Positions
 from holdfast.objectives.shapes import fits, shown
@@ -97,7 +97,7 @@ class Tokens(Positions):
         if labels is not None and labels.dim() == 2 and not labels.is_floating_point():  # else another task's
             if outputs is not None:
                 self.check_targets(outputs, labels)
-            return labels != IGNORED
+            return labels >= 0  # -100 or whatever a collator fills up with: none is a class
         mask = field(batch, self.mask_key)
         if mask is not None and mask.dim() == 2 and size in (None, mask.shape):
             return mask > 0
