@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from holdfast.bench import Stream, compare
+from holdfast.bench.comparing import calling, plan
 from holdfast.bench.comparing import compare as comparing
-from holdfast.bench.comparing import plan
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
 from holdfast.bench.records import record as records
@@ -86,7 +86,7 @@ def test_grids_settings_and_controls(own: Stream) -> None:
     assert set(by_method) == {"classp", "l2sp", "adagrad"} and {one.seed for one in by_method.values()} == {3}
     assert by_method["classp"].hyperparameters["threshold"].value == 1e-5
     assert by_method["l2sp"].hyperparameters["strength"].source == "grid"
-    assert said[0] == "Added adagrad as a control (--no-controls does without)."
+    assert said[0] == "Added adagrad as a control (controls=False, or --no-controls, does without)."
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,29 @@ def test_grids_settings_and_controls(own: Stream) -> None:
         ({"settings": {"mas": {"strength": 1}}}, "settings names the method 'mas'; this compares ewc"),
         ({"grids": {"mas": {"strength": [1, 2]}}}, "grids names the method 'mas'; this compares ewc"),
         ({"executor": "slurm"}, "executor is 'slurm'"),
+        ({"stream": None}, "stream is None; expected a name"),
+        ({"methods": [int]}, "methods has <class 'int'>; expected names"),
+        ({"seeds": "3"}, "seeds is '3'; expected at least one"),
+        ({"seeds": 1.5}, "seeds is 1.5; expected at least one"),
+        ({"seeds": [0, 0]}, "a list of different ones"),
+        ({"settings": {"ewc": 3}}, "settings has 3 for ewc; expected hyperparameter -> value"),
+        ({"grids": {"ewc": {"strength": []}}}, r"grids has \[\] for ewc.strength; expected a list"),
+        ({"grids": {"ewc": {"strength": 3}}}, "grids has 3 for ewc.strength; expected a list"),
+        ({"threads": 0}, "threads is 0; expected at least 1"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(call: dict[str, Any], sentence: str) -> None:
     asked = {"stream": "split-digits", "methods": ["ewc"], "seeds": 1, **call}
     with pytest.raises(ConfigurationError, match=sentence):
         compare(**asked)
+
+
+def test_threads_are_as_before(own: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = [2]
+    monkeypatch.setattr(calling.torch, "get_num_threads", lambda: used[-1])
+    monkeypatch.setattr(calling.torch, "set_num_threads", used.append)
+    compare(own, ["finetune"], seeds=1, epochs=1)
+    assert used[1] == 1 and used[-1] == 2
 
 
 def test_a_scenario_belongs_to_the_stream(own: Stream) -> None:

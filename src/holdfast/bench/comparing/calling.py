@@ -201,7 +201,6 @@ def compare(
     """
     asked = _methods(methods, controls, note)
     _check(asked, training, {"settings": settings or {}, "grids": grids or {}}, note)
-    used = use_threads(threads, stream if isinstance(stream, str) else stream.name)
     numbers = _numbers(seeds)
     fraction = training.get("validation_fraction")
     comparison = Comparison(
@@ -216,18 +215,18 @@ def compare(
     )
     undertaken = Undertaken(comparison, search)
     undertaken.say_untuned(note)
-    how = How(
-        out=None if out is None else Path(out),
-        data_dir=None if data_dir is None else Path(data_dir),
-        checkpoint_every=checkpoint_every,
-        executor=executor,
-        workers=workers,
-        ray_address=ray_address,
-        track=track,
-        threads=used,
-        keep_weights=keep_weights,
-    )
-    with _watching(progress) as monitor:
+    with _threads(threads, comparison.stream.name) as used, _watching(progress) as monitor:
+        how = How(
+            out=None if out is None else Path(out),
+            data_dir=None if data_dir is None else Path(data_dir),
+            checkpoint_every=checkpoint_every,
+            executor=executor,
+            workers=workers,
+            ray_address=ray_address,
+            track=track,
+            threads=used,
+            keep_weights=keep_weights,
+        )
         records = carry_out(undertaken, how, monitor=monitor, words=words, warn=warn, stop=stop)
     return Table(tuple(records), how.out)
 
@@ -235,12 +234,16 @@ def compare(
 def _methods(methods: Sequence[str], controls: bool, note: Callable[[str], None]) -> tuple[str, ...]:
     if isinstance(methods, str):
         raise ConfigurationError(f"methods is {methods!r}; expected a list of names")
+    methods = list(methods)
+    for method in methods:
+        if not isinstance(method, str):
+            raise ConfigurationError(f"methods has {method!r}; expected names that 'holdfast methods' lists")
     asked, added = comparing.with_controls(methods)
     if not asked:
         raise ConfigurationError("methods is empty; expected names that 'holdfast methods' lists")
     if added and controls:
         role = "a control" if len(added) == 1 else "controls"
-        note(f"Added {' and '.join(added)} as {role} (--no-controls does without).")
+        note(f"Added {' and '.join(added)} as {role} (controls=False, or --no-controls, does without).")
         asked += added
     return asked
 
@@ -254,9 +257,7 @@ def _check(
     """Refuse names that are none, and say which methods some of the training's fields do not reach."""
     plan.check_changes(training)
     for option, by_method in given.items():
-        for method in by_method:
-            if method not in asked:
-                raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(asked)}")
+        _check_settings(option, by_method, asked)
     plan.check_backbone(asked, training.get("backbone"))
     own = plan.keep_their_own(asked, training)
     if own:
@@ -264,14 +265,31 @@ def _check(
 
 
 def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not numbers:
-        raise ConfigurationError(f"seeds is {seeds!r}; expected at least one")
-    return numbers
+    number = isinstance(seeds, int) and not isinstance(seeds, bool)
+    found = tuple(range(seeds)) if isinstance(seeds, int) and number else ()
+    if not number and isinstance(seeds, Sequence) and not isinstance(seeds, str):
+        found = tuple(seeds)
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in found)
+    if not found or not whole or len(set(found)) < len(found):
+        raise ConfigurationError(f"seeds is {seeds!r}; expected at least one: how many, or a list of different ones")
+    return found
+
+
+def _check_settings(option: str, given: Mapping[str, Any], asked: Sequence[str]) -> None:
+    for method, found in given.items():
+        if method not in asked:
+            raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(asked)}")
+        if not isinstance(found, Mapping):
+            raise ConfigurationError(f"{option} has {found!r} for {method}; expected hyperparameter -> value")
+        for key, values in found.items() if option == "grids" else ():
+            if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+                raise ConfigurationError(f"grids has {values!r} for {method}.{key}; expected a list of candidates")
 
 
 def use_threads(threads: int | None, stream: str) -> int:
     """Set the number of CPU threads, by the stream's name where it is not given, and return it."""
+    if threads is not None and threads < 1:
+        raise ConfigurationError(f"threads is {threads}; expected at least 1")
     wanted = default_threads(stream) if threads is None else threads
     if wanted is not None:
         torch.set_num_threads(wanted)
@@ -296,6 +314,8 @@ def _stream(
                 f"scenario={scenario!r} is for named streams; this one was made with scenario={stream.scenario!r}"
             )
         return stream
+    if not isinstance(stream, str):
+        raise ConfigurationError(f"stream is {stream!r}; expected a name, or one from Stream.from_tensors")
     return streams.build(
         stream,
         seed=seed,
@@ -304,6 +324,16 @@ def _stream(
         validation_fraction=protocol(stream).validation_fraction if fraction is None else fraction,
         data_dir=data_dir,
     )
+
+
+@contextmanager
+def _threads(threads: int | None, stream: str) -> Iterator[int]:
+    """Within it as many as are used; whoever calls goes on with as many as before."""
+    before = torch.get_num_threads()
+    try:
+        yield use_threads(threads, stream)
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
