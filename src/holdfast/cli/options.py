@@ -35,6 +35,9 @@ class Trained:
     model: Annotated[
         str | None, typer.Option(help="mlp, mlp-A-B, cnn-classp, resnet-small or package.module:factory.")
     ] = None
+    outputs: Annotated[
+        str | None, typer.Option(help="Class-incremental: fixed (all from the start) or growing with each task.")
+    ] = None
     backbone: Annotated[
         str | None,
         typer.Option(help="What closed-form heads stand on: random-patches, first-task, random, given or pixels."),
@@ -58,7 +61,7 @@ class Trained:
     @property
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
-        names = ("model", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
+        names = ("model", "outputs", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
         return {name: getattr(self, name) for name in (*names, "validation_fraction")}
 
 

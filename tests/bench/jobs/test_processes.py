@@ -108,8 +108,8 @@ def test_a_search_on_ray_ends_with_every_trial_once_though_a_worker_is_killed(tm
     "name, options, sentence",
     [
         ("slurm", {}, "local, processes, ray"),
-        ("local", {"workers": 3}, "--workers 3 needs"),
-        ("processes", {"ray_address": "host:1"}, "needs --executor ray"),
+        ("local", {"workers": 3}, "workers=3 needs"),
+        ("processes", {"ray_address": "host:1"}, "needs executor='ray'"),
     ],
 )
 def test_an_executor_that_cannot_be_is_refused(tmp_path, name, options, sentence):

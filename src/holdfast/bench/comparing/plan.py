@@ -77,6 +77,11 @@ def plan(
     chosen = {key: _default(entry, key) for key in entry.defaults}
     chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
     trained = dataclasses.replace(protocol(stream.name), **given)
+    if trained.outputs == "growing" and stream.scenario != "class":
+        raise ConfigurationError(
+            f"outputs='growing' needs scenario='class', in which each task brings outputs of its own; got "
+            f"{stream.scenario!r}"
+        )
     if entry.kind == "optimizer":
         lr = chosen["lr"].value
         assert isinstance(lr, float)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from holdfast.bench.records.record import BetweenTasks
+from holdfast.bench.records.record import BetweenTasks, Outputs
 
 __all__ = ["Protocol", "default_threads", "protocol"]
 
@@ -21,6 +21,7 @@ class Protocol:
     optimizer_between_tasks: BetweenTasks = "kept"
     validation_fraction: float = 0.1
     backbone: str = "random-patches"  # of closed-form heads
+    outputs: Outputs = "fixed"
 
 
 # Small enough that a demo takes seconds, and a step size at which plain fine-tuning visibly forgets.

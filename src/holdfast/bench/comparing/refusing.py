@@ -20,6 +20,7 @@ _SHARED = (
     "stream_options",
     "scenario",
     "training_outputs",
+    "outputs",
     "tasks",
     "model",
     "epochs",

@@ -51,7 +51,7 @@ def _check_outputs(config: RunConfig, model: nn.Module, stream: Stream) -> None:
     """
     was_training = model.training
     model.eval()
-    for task in stream.tasks:
+    for task in stream.tasks[:1] if config.outputs == "growing" else stream.tasks:  # later ones have outputs to come
         inputs, _ = task.batch(task.train, torch.arange(min(2, len(task.train))))
         objective, needed = task.objective, max(task.classes) + 1
         assert isinstance(objective, SharedForward)

@@ -292,7 +292,9 @@ def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | Non
         ConfigurationError: if the stream does not fit the model.
     """
     about = exported.description
-    config = about.run.model_copy(update={"stream": stream_name, "method": "finetune", "hyperparameters": {}})
+    config = about.run.model_copy(
+        update={"stream": stream_name, "method": "finetune", "hyperparameters": {}, "outputs": "fixed"}
+    )
     config = config.model_copy(update={"device": "cpu", "optimizer": "sgd", "optimizer_options": {}})
     stream = runner.build_stream(config, data_dir=data_dir)
     expected = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)

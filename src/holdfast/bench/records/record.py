@@ -37,6 +37,7 @@ __all__ = [
     "Curves",
     "Environment",
     "Hyperparameter",
+    "Outputs",
     "Record",
     "RunConfig",
     "Scenario",
@@ -56,6 +57,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Scenario = Literal["task", "domain", "class"]
 TrainingOutputs = Literal["all", "seen", "current"]
 BetweenTasks = Literal["fresh", "kept"]
+Outputs = Literal["fixed", "growing"]
 
 
 class _Frozen(BaseModel):
@@ -128,6 +130,7 @@ class RunConfig(_Frozen):
     stream_options: dict[str, Any] = {}
     model_options: dict[str, Any] = {}
     backbone: str | None = None
+    outputs: Outputs = "fixed"
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)
     importance_batch_size: int = Field(default=256, ge=1)

@@ -272,6 +272,7 @@ def _settings(record: Record) -> dict[str, str]:
         "device": config.device,
         "precision": config.precision,
         **({} if config.backbone is None else {"backbone": config.backbone}),
+        **({} if config.outputs == "fixed" else {"outputs": config.outputs}),
         **_unusual_test(config),
         **{name: _text(value) for name, value in sorted(config.extra.items()) if name != "label"},
     }

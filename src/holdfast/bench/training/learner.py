@@ -17,9 +17,10 @@ from holdfast.bench.models import named as models
 from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
-from holdfast.bench.training import optimizers
+from holdfast.bench.training import growing, optimizers
 from holdfast.bench.training.closed import Closed
 from holdfast.bench.training.session import Part, Session
+from holdfast.errors import ConfigurationError
 from holdfast.method import Method
 from holdfast.objectives import SharedForward
 from holdfast.optim import Consolidating
@@ -41,14 +42,17 @@ class Learner:
         self.config = config
         self.stream = stream
         self.entry = registry.lookup(config.method)
+        self._growing = config.outputs == "growing" and self.entry.kind != "head" and not self.entry.all_at_once
         model = models.build(
             config.model,
             stream.input_shape,
-            stream.outputs,
+            len(stream.tasks[0].seen) if self._growing else stream.outputs,
             seed=seeding.derive_seed(config.seed, "model"),
             **config.model_options,
         )
         self.model: nn.Module = model.to(config.device)
+        if self._growing and not isinstance(model, Heads):
+            raise ConfigurationError(f"outputs='growing' needs a model of the bench's own; got {config.model!r}")
         self._show_heads(0)
         values: Mapping[str, Any] = {key: chosen.value for key, chosen in config.hyperparameters.items()}
         self._values = values
@@ -76,9 +80,22 @@ class Learner:
             for parameter in head.parameters():
                 parameter.requires_grad_(index <= latest)
 
+    def _grow(self, outputs: int) -> None:
+        """Give a head that grows so many outputs; whatever optimizer there is goes on with its state."""
+        if not self._growing:
+            return
+        assert isinstance(self.model, Heads)
+        (head,) = self.model.heads
+        assert isinstance(head, nn.Linear)
+        if outputs > head.out_features:
+            growing.grow(head, outputs, seeding.generator(self.config.seed, "outputs", outputs))
+            before, self.optimizer = self.optimizer, self._new_optimizer()
+            growing.carry_over(before, self.optimizer)
+
     def begin(self, session: Session) -> None:
         """Get ready for a session: its head, a fresh or the kept optimizer, the method attached to it."""
         self._show_heads(session.last.index)
+        self._grow(len(session.last.seen))
         if session.index > 0 and self.config.optimizer_between_tasks == "fresh":
             self.optimizer = self._new_optimizer()
         if self.method is not None:
@@ -206,6 +223,8 @@ class Learner:
 
     def load_state_dict(self, state: Mapping[str, Any], *, with_optimizer: bool) -> None:
         """Take over what :meth:`state_dict` returned; a fresh optimizer of the next task needs none of it."""
+        if self._growing:
+            self._grow(len(state["model"]["heads.0.weight"]))
         self.model.load_state_dict(state["model"])
         if self.method is not None:
             self.method.load_state_dict(state["method"])
