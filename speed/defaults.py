@@ -75,12 +75,12 @@ def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["stream"], row["scenario"], row["method"], row["seed"], Setting(row["strength"], row["fraction"])
 
 
-def missing(known: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def missing(known: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The runs that are not done yet, done one after the other."""
     done = {key_of(row) for row in known}
     for seed in SEEDS:
         for stream, scenario in CELLS:
-            todo = [(m, s) for m in NUMBERS for s in settings(stream, m) if (stream, scenario, m, seed, s) not in done]
+            todo = [(m, s) for m in methods for s in settings(stream, m) if (stream, scenario, m, seed, s) not in done]
             built = streams.build(stream, seed=seed, scenario=scenario) if todo else None
             for method, setting in todo:
                 assert built is not None
@@ -165,11 +165,12 @@ def main() -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="file to write; runs that it has are kept")
     where.add_argument("--of", type=Path, help="print the tables of such a file, run nothing")
+    parser.add_argument("--methods", default=",".join(NUMBERS), help="run these only, with commas between them")
     asked = parser.parse_args()
     path: Path = asked.out or asked.of
     rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     torch.set_num_threads(1)
-    for row in missing(rows) if asked.out else ():
+    for row in missing(rows, asked.methods.split(",")) if asked.out else ():
         rows.append(row)
         write(path, rows)
     print(table(rows), fractions_table(rows), sep="\n\n")

@@ -96,6 +96,7 @@ def test_grids_settings_and_controls(own: Stream) -> None:
         ({"methods": []}, "methods is empty"),
         ({"methods": ["ewk"]}, "there is no method 'ewk'"),
         ({"seeds": 0}, "seeds is 0; expected at least one"),
+        ({"epochs": 0}, "epochs is 0; expected at least 1"),
         ({"epoch": 3}, "there is no training option 'epoch'; the nearest are"),
         ({"stream": "split-digit"}, "there is no stream 'split-digit'"),
         ({"settings": {"ewc": {"power": 1}}}, "ewc has no setting 'power'"),

@@ -138,6 +138,10 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     for name in changes:
         if name not in known:
             raise unknown_name("training option", name, known)
+    for name in ("epochs", "batch_size"):
+        number = changes.get(name)
+        if number is not None and number < 1:
+            raise ConfigurationError(f"{name} is {number}; expected at least 1")
 
 
 def check_backbone(methods: Sequence[str], backbone: str | None) -> None:
