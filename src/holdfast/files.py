@@ -163,9 +163,9 @@ def save_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         >>> def trained():
         ...     model = torch.nn.Linear(2, 2)
         ...     optimizer = torch.optim.AdamW(model.parameters())
-        ...     return model, optimizer, holdfast.L2SP(model, strength=0.1).attach(optimizer)
+        ...     return model, optimizer, holdfast.L2SP(model, strength=0.1)
         >>> model, optimizer, keep = trained()
-        >>> keep.consolidate()
+        >>> keep.consolidate(); keep = keep.attach(optimizer)
         >>> file = Path(tempfile.mkdtemp()) / "state.safetensors"
         >>> parts = {"model": model, "optimizer": optimizer, "keep": keep}
         >>> _ = save_state({name: part.state_dict() for name, part in parts.items()}, file)
@@ -177,6 +177,7 @@ def save_state(state: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
         >>> _ = model.load_state_dict(state["model"])
         >>> optimizer.load_state_dict(state["optimizer"])
         >>> keep.load_state_dict(state["keep"])
+        >>> keep = keep.attach(optimizer)
         >>> keep.num_tasks
         1
     """
