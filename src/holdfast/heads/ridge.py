@@ -45,9 +45,8 @@ def ridge_weight(gram: Tensor, sums: Tensor, strength: float) -> Tensor:
 class Ridge(ChosenHead):
     r"""Ridge regression on one-hot labels: :math:`s(z) = z^\top (G + \lambda I)^{-1} \sum_c S_c e_c^\top`.
 
-    Source: as in ACIL (arXiv:2205.14922) and RanPAC (arXiv:2307.02251). Differs: exact in any order, and λ is chosen on
-        a
-    part of every task's samples, not of the latest task's alone.
+    Source: as in ACIL (arXiv:2205.14922) and RanPAC (arXiv:2307.02251). Differs: exact in
+        any order, and λ is chosen on a part of every task's samples, not of the latest task's alone.
 
     Args:
         features: as for :class:`Head`.

@@ -177,10 +177,9 @@ class GPM(Subspace):
     .. math:: \Delta W \leftarrow \Delta W (I - M M^\top), \qquad
         \lVert M M^\top R \rVert^2 \ge \varepsilon \lVert R \rVert^2
 
-    Source: Saha et al. 2021, arXiv:2103.09762. Differs: the step is projected, not the gradient, so any optimizer will
-        do;
-    bases come from the covariance of all inputs, not from 125 to 300 samples; biases and normalisations, which the
-    paper's networks lack, are held.
+    Source: Saha et al. 2021, arXiv:2103.09762. Differs: the step is projected, not the gradient, so any optimizer
+        will do; bases come from the covariance of all inputs, not from 125 to 300 samples; biases and normalisations,
+        which the paper's networks lack, are held.
 
     Args:
         model: the model to protect.

@@ -167,7 +167,7 @@ def compare(
         methods: names that ``holdfast methods`` lists.
         seeds: how many, from 0, or which.
         out: folder for records, checkpoints and ``report.html``; ``None``: nothing is written. A second call with the
-            same folder goes on where the first one stopped.
+            same folder keeps what is finished, and goes on at the last checkpoint of what is not.
         scenario: of a named stream: see ``streams.build``.
         training_outputs: likewise.
         settings: method -> hyperparameter -> value.
@@ -189,8 +189,8 @@ def compare(
         stop: asked after each step; once it says yes, checkpoints are written and `KeyboardInterrupt` raised.
         words: of the command that was typed, after ``holdfast``.
         **training: what replaces a field of the stream's default protocol: ``model``, ``optimizer``, ``lr``,
-            ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``, ``backbone``; ``None``
-            replaces nothing.
+            ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``, ``backbone``, ``outputs``;
+            ``None`` replaces nothing.
 
     Returns:
         The table, with the record of every run.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.bench.records.record import Record, RunConfig, row_name
+from holdfast.bench.training import runner
 from holdfast.bench.training.runner import Observer
 from holdfast.bench.training.snapshot import Keeper
 
@@ -47,8 +48,8 @@ class Monitor(Observer, Protocol):
         ...
 
 
-class Silent:
-    """Nobody wants to know."""
+class Silent(runner.Silent):
+    """Nobody wants to know how a comparison is getting on, either."""
 
     def planned(self, runs: int) -> None:
         """Say nothing."""
@@ -57,18 +58,6 @@ class Silent:
         """Say nothing."""
 
     def ends(self, job: Job, record: Record, *, kept: bool) -> None:
-        """Say nothing."""
-
-    def begin(self, config: RunConfig, steps: int) -> None:
-        """Say nothing."""
-
-    def advance(self, steps: int) -> None:
-        """Say nothing."""
-
-    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
-        """Say nothing."""
-
-    def tested(self, task: int, accuracies: list[float]) -> None:
         """Say nothing."""
 
 

@@ -29,7 +29,7 @@ from holdfast.bench.training.session import Session, sessions
 from holdfast.bench.training.snapshot import Cursor, Keeper, Ledger, Snapshot
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError, StateError
 
-__all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Snapshot", "build_stream", "prepared", "run"]
+__all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Silent", "Snapshot", "build_stream", "prepared", "run"]
 
 _CURVE_POINTS = 200
 _TIMED_STEPS = 5000  # more would not move the median, but would weigh on every checkpoint
@@ -55,18 +55,24 @@ class Observer(Protocol):
         ...
 
 
-class _Silent:
+class Silent:
+    """Nobody wants to know."""
+
     def begin(self, config: RunConfig, steps: int) -> None:
-        pass
+        """Say nothing."""
 
     def advance(self, steps: int) -> None:
-        pass
+        """Say nothing."""
 
     def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
-        pass
+        """Say nothing."""
 
     def tested(self, task: int, accuracies: list[float]) -> None:
-        pass
+        """Say nothing."""
+
+
+class _Forgetful:
+    """Nobody keeps checkpoints."""
 
     def load(self) -> Snapshot | None:
         return None
@@ -137,7 +143,7 @@ def run(
         stream = stream.without_test()
     with torch.random.fork_rng(devices=_cuda_devices(config)):
         torch.manual_seed(seeding.derive_seed(config.seed, "training"))
-        return _Run(config, stream, read_test, observer or _Silent(), keeper or _Silent(), command).record()
+        return _Run(config, stream, read_test, observer or Silent(), keeper or _Forgetful(), command).record()
 
 
 def _cuda_devices(config: RunConfig) -> list[torch.device]:
