@@ -13,9 +13,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "holdfast"
 
 # Files that lie in the package itself belong together in threes and fours; every folder is a room of its own.
 FILES: Mapping[str, tuple[str, ...]] = {
-    "ground": ("checks", "errors", "files", "metrics", "pieces", "processes", "structure"),
+    "ground": ("checks", "errors", "files", "metrics", "pieces", "processes", "structure", "student"),
     "names": ("names", "parts", "sharding", "state", "wrappers"),
     "steps": ("attaching", "dispatch", "guards", "method", "step_size", "strength", "watching"),
+    "prequential": ("prequential",),
     "registry": ("registry",),
     "door": ("__init__",),
     "bench": ("bench.__init__",),
@@ -36,6 +37,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "distillation": ("ground", "names", "objectives", "steps"),
     "merging": ("ground", "names", "objectives", "importance", "steps"),
     "heads": ("ground", "names", "objectives", "importance"),
+    "prequential": ("ground", "objectives", "heads"),
     "registry": ("ground",),
     "door": (
         "ground", "names", "objectives", "importance", "optim", "steps", "penalties", "projections", "distillation",

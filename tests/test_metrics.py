@@ -108,3 +108,55 @@ def test_interval_by_hand() -> None:
     assert metrics.interval([0.7, 0.7, 0.7])[1] == pytest.approx(0.0, abs=1e-15)
     with pytest.raises(DataError, match="values is empty"):
         metrics.interval([])
+
+
+def test_worst_case_by_hand() -> None:
+    # Task 1 was at worst 0.6 (after task 3), task 2 at worst 0.5; the last task stands at 1.
+    assert metrics.minimum_accuracy(MATRIX) == pytest.approx((0.6 + 0.5) / 2)
+    assert metrics.worst_case_accuracy(MATRIX) == pytest.approx(1.0 / 3 + 2 / 3 * 0.55)
+    recovered = [[0.9, 0.1, 0.1], [0.2, 0.9, 0.1], [0.9, 0.9, 0.9]]  # forgotten and learned again
+    assert metrics.forgetting(recovered) == pytest.approx(0.0)
+    assert metrics.minimum_accuracy(recovered) == pytest.approx((0.9 + 0.9) / 2 - (0.9 - 0.2) / 2)
+    assert metrics.worst_case_accuracy([[0.9]]) == 0.9 and metrics.minimum_accuracy([[0.9]]) is None
+    assert metrics.worst_case_accuracy([[0.9, 0.8]]) is None  # joint: no history
+
+
+def test_tests_within_tasks_show_the_dip_after_a_task_begins() -> None:
+    rows = [[0.5, 0.1], [0.9, 0.1], [0.3, 0.2], [0.7, 0.6], [0.8, 0.9]]  # task 2 begins after row 1
+    assert metrics.minimum_accuracy(rows, learned=[1, 4]) == 0.3
+    assert metrics.worst_case_accuracy(torch.tensor(rows).double(), learned=[1, 4]) == pytest.approx(0.45 + 0.15)
+    assert metrics.worst_case_accuracy([rows[1], rows[4]]) == pytest.approx(0.45 + 0.4)
+    for learned in ([1], [4, 1], [1, 5], [-1, 4], [1, 1]):
+        with pytest.raises(DataError, match="learned is"):
+            metrics.minimum_accuracy(rows, learned=learned)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 6).flatmap(lambda n: st.lists(st.tuples(*[st.floats(0, 1)] * n), min_size=n, max_size=n)))
+def test_the_worst_case_is_no_better_than_the_end(matrix: list[tuple[float, ...]]) -> None:
+    worst = metrics.worst_case_accuracy(matrix)
+    assert worst is not None and 0 <= worst <= metrics.average_accuracy(matrix) + 1e-12
+
+
+def test_prequential_by_hand() -> None:
+    hits = [False, True, True, False, True]
+    assert metrics.prequential_accuracy(hits) == pytest.approx([0, 1 / 2, 2 / 3, 2 / 4, 3 / 5])
+    assert metrics.prequential_accuracy(torch.tensor(hits), window=2) == [0, 0.5, 1.0, 0.5, 0.5]
+    assert metrics.prequential_accuracy([], window=3) == []
+    with pytest.raises(ConfigurationError, match="window is 0"):
+        metrics.prequential_accuracy(hits, window=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.booleans(), max_size=30), st.integers(1, 40))
+def test_a_sliding_window_is_the_mean_of_its_last_hits(hits: list[bool], window: int) -> None:
+    parts = [hits[max(0, end - window) : end] for end in range(1, len(hits) + 1)]
+    assert metrics.prequential_accuracy(hits, window) == [sum(part) / len(part) for part in parts]
+
+
+def test_repeating_the_last_label_is_what_a_stream_must_be_held_against() -> None:
+    assert metrics.no_change([3, 3, 5, 5, 3]) == [False, True, False, True, False]
+    assert metrics.no_change(torch.tensor([7])) == [False] and metrics.no_change([]) == []
+    assert metrics.temporal_kappa(0.9, 0.8) == pytest.approx(0.5)
+    assert metrics.temporal_kappa(0.7, 0.8) == pytest.approx(-0.5)
+    assert metrics.temporal_kappa(1.0, 1.0) is None

@@ -3,6 +3,9 @@ r"""Metrics of continual learning, as pure functions of the accuracy matrix.
 ``matrix[i][j]``, written :math:`a_{ij}`, is the accuracy on task ``j`` after learning task ``i``, as a fraction;
 ``T`` is the number of tasks (columns). A method that learns all tasks at once has one row, the state after all of
 them; metrics that compare rows are then ``None``, as they are for a run that stopped before its last task.
+
+A stream without boundaries has no such matrix: it is judged sample by sample, before each is learned
+(:func:`prequential_accuracy`), beside what no learner at all would have answered (:func:`no_change`).
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from holdfast.errors import ConfigurationError, DataError
+from holdfast.checks import check_interval
+from holdfast.errors import DataError
+from holdfast.student import interval, t_quantile
 
 if TYPE_CHECKING:  # tables are made of numbers alone, and must not wait for PyTorch
     from torch import Tensor
@@ -23,14 +28,19 @@ __all__ = [
     "forward_transfer",
     "interval",
     "learning_accuracy",
+    "minimum_accuracy",
+    "no_change",
     "per_task_accuracy",
+    "prequential_accuracy",
     "t_quantile",
+    "temporal_kappa",
+    "worst_case_accuracy",
 ]
 
 Matrix: TypeAlias = "Sequence[Sequence[float]] | Tensor"
 
 
-def _rows(matrix: Matrix) -> list[list[float]]:
+def _rows(matrix: Matrix, *, finer: bool = False) -> list[list[float]]:
     if isinstance(matrix, Sequence):
         rows = [[float(value) for value in row] for row in matrix]
     else:
@@ -41,7 +51,7 @@ def _rows(matrix: Matrix) -> list[list[float]]:
         raise DataError("matrix is empty; expected one row per learned task and one column per task.")
     if len({len(row) for row in rows}) > 1:
         raise DataError("matrix has rows of different lengths; expected one column per task in every row.")
-    if len(rows) > len(rows[0]):
+    if not finer and len(rows) > len(rows[0]):
         raise DataError(f"matrix has {len(rows)} rows for {len(rows[0])} tasks; expected at most one row per task.")
     return rows
 
@@ -182,71 +192,126 @@ def forward_transfer(matrix: Matrix, initial: Sequence[float] | Tensor) -> float
     return _mean([rows[j - 1][j] - start[j] for j in range(1, len(rows))])
 
 
-def _t_probability(t: float, freedom: int) -> float:
-    r"""P(\|X\| < t) for Student's t with whole degrees of freedom: the finite series of A&S 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, square = math.sin(angle), math.cos(angle) ** 2
-    odd = freedom % 2
-    term, series = (math.cos(angle), 0.0) if odd else (1.0, 0.0)
-    for k in range(1 + odd, freedom, 2):
-        series += term
-        term *= square * k / (k + 1)
-    return (angle + sine * series) * 2.0 / math.pi if odd else sine * series
+def _since_learned(matrix: Matrix, learned: Sequence[int] | None) -> tuple[list[list[float]], list[int]] | None:
+    """The rows, and for each task the row right after it was learned; ``None`` where there is not one row per task."""
+    if learned is None:
+        rows = _square(matrix)
+        return None if rows is None else (rows, list(range(len(rows))))
+    rows, ends = _rows(matrix, finer=True), list(learned)
+    if len(ends) != len(rows[0]) or sorted({*ends, -1, len(rows)}) != [-1, *ends, len(rows)]:
+        raise DataError(
+            f"learned is {ends}; expected a row for each of the {len(rows[0])} tasks, ascending, from 0 to "
+            f"{len(rows) - 1}."
+        )
+    return rows, ends
 
 
-def t_quantile(level: float, freedom: int) -> float:
-    r"""The t with :math:`P(|X| < t)` = ``level``, for Student's t distribution.
+def minimum_accuracy(matrix: Matrix, learned: Sequence[int] | None = None) -> float | None:
+    r"""Mean over the earlier tasks of the worst accuracy that each had since it was learned (min-ACC).
 
-    Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4, inverted by bisection. Differs: no.
+    .. math:: \frac1{T-1} \sum_{j=1}^{T-1} \min_{n > \ell_j} a_{nj}
 
-    Args:
-        level: two-sided probability, in (0, 1); 0.95 for the usual interval.
-        freedom: degrees of freedom, a whole number >= 1.
-
-    Returns:
-        The quantile, dimensionless, > 0.
-
-    Raises:
-        ConfigurationError: if ``level`` or ``freedom`` is out of its range.
-    """
-    if not 0.0 < level < 1.0:
-        raise ConfigurationError(f"level is {level}; expected a probability between 0 and 1.")
-    if freedom < 1:
-        raise ConfigurationError(f"freedom is {freedom}; expected a whole number of at least 1.")
-    low, high = 0.0, 1.0
-    while _t_probability(high, freedom) < level:
-        low, high = high, 2.0 * high
-    while high - low > 1e-13 * high:
-        middle = 0.5 * (low + high)
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if _t_probability(middle, freedom) < level else (low, middle)
-    return 0.5 * (low + high)
-
-
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
-    r"""Mean and half-width of its confidence interval by Student's t.
-
-    .. math:: \bar x \pm t_{n-1} \, s / \sqrt n
-
-    Source: Student 1908. Differs: no.
+    Source: De Lange et al. 2023, arXiv:2205.13452. Differs: it sees the rows that there are. The dip right after a
+    task begins (the stability gap) shows only where there are rows from within tasks.
 
     Args:
-        values: one value per seed, ``[n]``.
-        level: two-sided probability of the interval, in (0, 1).
+        matrix: ``[rows, T]``, fractions; with ``learned``, as many rows as there were tests, in the order of time.
+        learned: ℓ, the row right after each task was learned, ascending, from 0; ``None``: one row per task.
 
     Returns:
-        The mean and the half-width, both in the unit of the values; the half-width is ``None`` for one value.
+        A fraction, or ``None`` where there is not one row per task, or only one task.
 
     Raises:
-        DataError: if there is no value.
-        ConfigurationError: if ``level`` is not between 0 and 1.
+        DataError: if the matrix is empty or not rectangular, or ``learned`` does not fit it.
     """
-    if not values:
-        raise DataError("values is empty; expected one value per seed.")
-    mean = _mean(values)
-    count = len(values)
-    if count == 1:
-        return mean, None
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    return mean, t_quantile(level, count - 1) * deviation / math.sqrt(count)
+    found = _since_learned(matrix, learned)
+    if found is None or len(found[1]) < 2:
+        return None
+    rows, ends = found
+    return _mean([min(row[j] for row in rows[end + 1 :]) for j, end in enumerate(ends[:-1])])
+
+
+def worst_case_accuracy(matrix: Matrix, learned: Sequence[int] | None = None) -> float | None:
+    r"""What can be relied on at any time: the last task as it is now, the earlier ones at their worst (WC-ACC).
+
+    .. math:: \frac1T a_{TT} + \Bigl( 1 - \frac1T \Bigr) \, \text{min-ACC}
+
+    Source: De Lange et al. 2023, arXiv:2205.13452. Differs: as :func:`minimum_accuracy`.
+
+    Args:
+        matrix: as for :func:`minimum_accuracy`.
+        learned: as for :func:`minimum_accuracy`.
+
+    Returns:
+        A fraction, at most the average accuracy at the end; ``None`` where there is not one row per task.
+
+    Raises:
+        DataError: if the matrix is empty or not rectangular, or ``learned`` does not fit it.
+    """
+    found = _since_learned(matrix, learned)
+    if found is None:
+        return None
+    now, tasks = found[0][-1][-1], len(found[1])
+    worst = minimum_accuracy(matrix, learned)
+    return now if worst is None else now / tasks + (1 - 1 / tasks) * worst
+
+
+def prequential_accuracy(hits: Sequence[bool] | Tensor, window: int | None = None) -> list[float]:
+    r"""Accuracy along a stream in which every sample is answered first and learned then, over a sliding window.
+
+    .. math:: P_w(i) = \frac1{\min(i, w)} \sum_{k=\max(1, i-w+1)}^{i} [\hat y_k = y_k]
+
+    Source: Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning algorithms". Differs: no.
+
+    Args:
+        hits: ``[N]``, whether the answer to each sample was right, in the order of the stream.
+        window: w, in samples, >= 1; ``None``: all samples so far.
+
+    Returns:
+        N fractions.
+
+    Raises:
+        ConfigurationError: if ``window`` is no whole number >= 1.
+    """
+    right = [int(bool(hit)) for hit in (hits if isinstance(hits, Sequence) else hits.tolist())]
+    size = max(1, len(right)) if window is None else check_interval("window", window)
+    found, total = [], 0
+    for number, hit in enumerate(right):
+        total += hit - (right[number - size] if number >= size else 0)
+        found.append(total / min(number + 1, size))
+    return found
+
+
+def no_change(labels: Sequence[int] | Tensor) -> list[bool]:
+    """Where "the same label as the last" is right: what a prequential accuracy must be held against.
+
+    In a stream that is ordered by class it is nearly always right without having learned anything.
+
+    Source: Bifet et al. 2013, "Pitfalls in benchmarking data stream classification", the no-change classifier.
+    Differs: no; the first sample has no label before it, and counts as wrong.
+
+    Args:
+        labels: ``[N]``, in the order of the stream.
+
+    Returns:
+        N hits, for :func:`prequential_accuracy`.
+    """
+    known = list(labels) if isinstance(labels, Sequence) else labels.tolist()
+    return [number > 0 and label == known[number - 1] for number, label in enumerate(known)]
+
+
+def temporal_kappa(accuracy: float, baseline: float) -> float | None:
+    r"""How much of what :func:`no_change` gets wrong is got right: 1 for all, 0 for no more than it, below 0 for less.
+
+    .. math:: \kappa = \frac{p - p_e}{1 - p_e}
+
+    Source: Bifet et al. 2013, "Pitfalls in benchmarking data stream classification", κ₊. Differs: no.
+
+    Args:
+        accuracy: p, a fraction.
+        baseline: p_e, of :func:`no_change` on the same samples.
+
+    Returns:
+        A number of at most 1; ``None`` where the baseline is never wrong.
+    """
+    return None if baseline >= 1 else (accuracy - baseline) / (1 - baseline)

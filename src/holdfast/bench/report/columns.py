@@ -36,6 +36,8 @@ METRICS: tuple[Metric, ...] = (
            "mean change of each earlier task since it was learned"),
     Metric("learning_accuracy", "Learning accuracy", "Learning", "%", "higher", 100, 2, False,
            "mean accuracy on each task right after learning it"),
+    Metric("worst_case_accuracy", "Worst-case accuracy", "Worst case", "%", "higher", 100, 2, False,
+           "the last task as it is, and each earlier one at its worst after any later task (WC-ACC)"),
     Metric("forward_transfer", "Forward transfer", "Forward", "points", "higher", 100, 2, True,
            "mean gain on each task before learning it, over the untrained model"),
     Metric("step_time", "Time per step", "Step time", "\u00d7 finetune", "lower", 1, 2, False,

@@ -235,6 +235,7 @@ def _measure(record: Record, references: list[Record]) -> dict[str, float | None
         "forgetting": metrics.forgetting(record.matrix),
         "backward_transfer": metrics.backward_transfer(record.matrix),
         "learning_accuracy": metrics.learning_accuracy(record.matrix),
+        "worst_case_accuracy": metrics.worst_case_accuracy(record.matrix),
         "forward_transfer": metrics.forward_transfer(record.matrix, record.initial),
         "step_time": _relative_step_time(record, references),
         "consolidate_seconds": costs.seconds_consolidate,
