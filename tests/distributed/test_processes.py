@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast import load_state
+from tests.distributed import heads
 from tests.distributed.cases import CASES, FURTHER, classp, run
 from tests.distributed.worker import RUNS
 
@@ -132,3 +133,24 @@ def test_a_method_that_does_not_work_on_parts_says_so(processes):
     assert said[0]["others"] == said[1]["others"]
     for sentence in said[0]["others"].values():
         assert sentence.startswith("ConfigurationError: parameter '0.weight' is sharded") and "\n" not in sentence
+
+
+@pytest.mark.parametrize("name", heads.HEADS)
+def test_a_head_told_by_two_processes_is_one_that_was_told_everything(processes, name):
+    folder, said = processes
+    assert [each[f"head: {name}"] for each in said] == ["", ""]
+    first, second = (load_state(folder / f"{rank}" / "heads" / name) for rank in (0, 1))
+    expected = flat(heads.run(name))
+    for place, tensor in flat(first).items():
+        assert torch.equal(tensor, flat(second)[place]), place
+        torch.testing.assert_close(tensor, expected[place], rtol=1e-9, atol=1e-9)
+    assert flat(first).keys() == expected.keys() and expected["/counts"].tolist() == [4, 15, 12, 9]
+
+
+@pytest.mark.parametrize("name", heads.REFUSED)
+def test_what_a_head_cannot_learn_is_said_in_both_processes_and_changes_nothing(processes, name):
+    _, said = processes
+    for each, part in zip(said, heads.REFUSED[name], strict=True):
+        sentence, unchanged = each["heads refuse"][name]
+        assert part in sentence and "\n" not in sentence
+        assert unchanged

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 import holdfast
 from holdfast import registry
 from holdfast.sharding import local
+from tests.distributed import heads
 from tests.distributed.cases import CASES, adam, classp, fsdp2, network, run, sgd, share, train, vectors
 
 RUNS = {
@@ -144,6 +145,11 @@ def main(rank: int, store: str, folder: Path) -> None:
             if result is not None:
                 holdfast.save_state(result, folder / f"{rank}" / wrap / name)
     holdfast.save_state(classp("fsdp2", rank), folder / f"{rank}" / "classp")
+    for name in heads.HEADS:
+        result, said[f"head: {name}"] = attempt(lambda name=name: heads.run(name, rank))
+        if result is not None:
+            holdfast.save_state(result, folder / f"{rank}" / "heads" / name)
+    said["heads refuse"] = {name: attempt(lambda n=name: heads.refused(n, rank))[0] for name in heads.REFUSED}
     for check in (placement, mixed_precision, refusals, others):
         said[check.__name__], sentence = attempt(lambda check=check: check(rank))
         assert not sentence, sentence

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from holdfast.errors import ConfigurationError, DataError, StateError
 from holdfast.heads.maps import FeatureMap, device_after
 from holdfast.heads.moments import Moments
+from holdfast.heads.reading import Labelled, ahead, features_of, fit, labelled
 from holdfast.heads.representation import Backbone
+from holdfast.heads.together import add_up, meeting
 from holdfast.objectives import Batch, Classification
-from holdfast.objectives.batches import targets_of
+from holdfast.processes import in_step
 
 __all__ = ["Head"]
 
@@ -159,6 +161,8 @@ class Head(nn.Module, abc.ABC):
     ) -> None:
         """Learn samples: all that the head ever learns.
 
+        In a distributed run each process gives its part of them, and all end with the sums of all.
+
         Args:
             batches: pairs ``(x, y)`` or dicts with ``labels``, y any integers ``[B]`` (-100: no label); read once.
                 Classes may be new or known, and there may be one sample or millions.
@@ -171,16 +175,23 @@ class Head(nn.Module, abc.ABC):
             ProtectionError: if the model behind the features is no longer what it was. Nothing has changed then.
         """
         name = type(self).__name__
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise ConfigurationError(f"generator is {generator!r}; expected a torch.Generator or None")
-        known = self.objective if objective is None else _checked(objective, name)
-        if not isinstance(batches, Iterable):
-            raise DataError(f"batches is a {type(batches).__name__}; {name} expects an iterable of them")
-        if self.num_tasks:
-            self.backbone.check(self.meta["weights"], name)
         fresh = self.expand is not None and not self.expand.fitted
         try:
-            added = self._read(batches, known)
+            with in_step(meeting()):
+                if generator is not None and not isinstance(generator, torch.Generator):
+                    raise ConfigurationError(f"generator is {generator!r}; expected a torch.Generator or None")
+                known = self.objective if objective is None else _checked(objective, name)
+                if not isinstance(batches, Iterable):
+                    raise DataError(f"batches is a {type(batches).__name__}; {name} expects an iterable of them")
+                self.backbone.check_whole(name)
+                if self.num_tasks:
+                    self.backbone.check(self.meta["weights"], name)
+                stream = labelled(batches, known, self.backbone, self.expand)
+                first = ahead(stream, self.expand)
+            fit(self.expand, first)
+            with in_step(meeting()):
+                added, device = self._read(itertools.chain(first, stream))
+            add_up(added, device)
         except BaseException:
             if fresh and self.expand is not None:
                 self.expand.reset()
@@ -193,59 +204,26 @@ class Head(nn.Module, abc.ABC):
         self._solved = None
         self.meta["num_tasks"] = self.num_tasks + 1
 
-    def _read(self, batches: Iterable[Batch], objective: Classification) -> dict[str, Moments]:
-        """The sums of some batches by themselves, so that what fails half way has changed nothing."""
+    def _read(self, stream: Iterable[Labelled]) -> tuple[dict[str, Moments], torch.device]:
+        """The sums of some batches by themselves, so that what fails half way changed nothing; and where they lie."""
         added = {name: part.like() for name, part in self._moments.items()}
-        seen = 0
-        for inputs, features, labels in self._expanded(self._featured(batches, objective)):
-            labelled = labels != _NO_LABEL
+        seen, device = 0, torch.device("cpu")
+        for inputs, raw, labels in stream:
+            features = raw if self.expand is None else self.expand(raw)
+            known, device = labels != _NO_LABEL, features.device
             for part, rows, chosen in self._shares(inputs, features):
-                taken = labelled if chosen is None else labelled & chosen
+                taken = known if chosen is None else known & chosen
                 if bool(taken.any()):
                     whole = bool(taken.all())
                     added[part].add(rows if whole else rows[taken], labels if whole else labels[taken])
-            seen += int(labelled.sum())
+            seen += int(known.sum())
         if not seen:
             raise DataError(f"{type(self).__name__} learns from samples; consolidate got none")
         for name, new in added.items():
             size, before = new.size, self._moments[name].size
             if size is not None and before is not None and size != before:
                 raise DataError(f"the features have {size} entries per sample; expected {before}, as before")
-        return added
-
-    def _featured(self, batches: Iterable[Batch], objective: Classification) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        for batch in batches:
-            labels = targets_of(batch)
-            if labels.is_floating_point() or labels.is_complex() or labels.dim() != 1:
-                raise DataError(
-                    f"targets have shape {tuple(labels.shape)} and dtype {labels.dtype}; a head expects integers [B]"
-                )
-            features = self._features(objective, batch)
-            if len(features) != len(labels):
-                raise DataError(f"a batch has {len(features)} samples and {len(labels)} labels; expected as many")
-            inputs = batch if isinstance(batch, Mapping) else batch[0]
-            yield inputs, features, labels.to(features.device, torch.int64)
-
-    def _features(self, objective: Classification, batch: Batch) -> Tensor:
-        """What the model makes of a batch: ``[B, D]``, or as it came where a feature map is to see it."""
-        if self.backbone.call is None and self.expand is not None:
-            return self.backbone.inputs(objective, batch)
-        return self.backbone(objective, batch)
-
-    def _expanded(self, stream: Iterator[tuple[Any, Tensor, Tensor]]) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        """The same with the feature map applied; it is fitted to the first samples if it was not yet."""
-        if self.expand is not None and not self.expand.fitted:
-            first: list[tuple[Any, Tensor, Tensor]] = []
-            for part in stream:
-                first.append(part)
-                if sum(len(features) for _, features, _ in first) >= self.expand.fit_samples:
-                    break
-            if not first:
-                return
-            self.expand.fit(torch.cat([features for _, features, _ in first])[: max(1, self.expand.fit_samples)])
-            stream = itertools.chain(first, stream)
-        for inputs, features, labels in stream:
-            yield inputs, features if self.expand is None else self.expand(features), labels
+        return added, device
 
     @torch.no_grad()
     def forward(self, inputs: Any) -> Tensor:
@@ -267,7 +245,7 @@ class Head(nn.Module, abc.ABC):
             self._versions = versions
         if self._solved is None:
             self._solved = self._solve()
-        features = self._features(self.objective, (inputs, None))
+        features = features_of((inputs, None), self.objective, self.backbone, self.expand)
         if self.expand is not None:
             features = self.expand(features)
         size = next(iter(self._moments.values())).size

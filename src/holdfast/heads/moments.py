@@ -139,7 +139,7 @@ class Moments:
         labels = torch.cat([labels for _, labels in self._waiting]).to(rows.device)
         self._waiting = []
         found, inverse = torch.unique(labels, return_inverse=True)
-        self._make_room(found.tolist(), rows)
+        self.make_room(found.tolist(), rows.shape[1], rows.device)
         assert self.sums is not None
         places = torch.tensor([self.labels.index(label) for label in found.tolist()], device=rows.device)[inverse]
         self.counts.index_add_(0, places, torch.ones_like(places))
@@ -152,19 +152,18 @@ class Moments:
             for place in sorted(set(places.tolist())):
                 add_gram(self.gram[place], rows[places == place])
 
-    def _make_room(self, labels: Iterable[int], like: Tensor) -> None:
-        """Rows of zeros for classes that are new, in ascending order of all."""
+    def make_room(self, labels: Iterable[int], size: int, device: torch.device) -> None:
+        """Rows of zeros for classes that are new, in ascending order of all; of D features, if these are the first."""
         new = sorted(set(labels) - set(self.labels))
-        size = like.shape[1]
         if self.sums is None:
-            self.sums = torch.zeros(0, size, dtype=torch.float64, device=like.device)
-            self.counts = self.counts.to(like.device)
+            self.sums = torch.zeros(0, size, dtype=torch.float64, device=device)
+            self.counts = self.counts.to(device)
             if self.kind != "none":
                 shape = (size, size) if self.kind == "shared" else (0, size, size)
-                self.gram = torch.zeros(shape, dtype=self.dtype, device=like.device)
+                self.gram = torch.zeros(shape, dtype=self.dtype, device=device)
         if new:
             known = (*self.labels, *new)
-            order = torch.tensor(sorted(range(len(known)), key=known.__getitem__), device=like.device)
+            order = torch.tensor(sorted(range(len(known)), key=known.__getitem__), device=self.sums.device)
             self.labels = tuple(sorted(known))
             self.counts = _grown(self.counts, len(new))[order]
             self.sums = _grown(self.sums, len(new))[order]
@@ -187,7 +186,7 @@ class Moments:
             if self.sums is None:
                 self.labels, self.counts, self.sums, self.gram = other.labels, other.counts, other.sums, other.gram
             else:
-                self._make_room(other.labels, other.sums)
+                self.make_room(other.labels, self.sums.shape[1], self.sums.device)
                 places = torch.tensor([self.labels.index(label) for label in other.labels], device=self.sums.device)
                 self.counts.index_add_(0, places, other.counts)
                 self.sums.index_add_(0, places, other.sums)

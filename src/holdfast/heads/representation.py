@@ -16,6 +16,7 @@ from holdfast.files import bytes_of
 from holdfast.importance.untouched import untouched
 from holdfast.names import canonical_buffers, canonical_modules, canonical_parameters
 from holdfast.objectives import Batch
+from holdfast.sharding import is_sharded
 
 __all__ = ["Backbone", "Caller", "digests"]
 
@@ -98,6 +99,19 @@ class Backbone:
         if self.module is None:
             return {}
         return {**canonical_parameters(self.module), **canonical_buffers(self.module)}
+
+    def check_whole(self, head: str) -> None:
+        """Refuse a module of which this process holds a part alone: asking it would wait for the others.
+
+        Raises:
+            ConfigurationError: naming the first such weight.
+        """
+        for name, tensor in self.weights().items():
+            if is_sharded(tensor):
+                raise ConfigurationError(
+                    f"the model that gives {head} its features has the sharded weight {name!r}; expected whole ones: "
+                    "DDP, or the model before fully_shard"
+                )
 
     def fingerprint(self) -> dict[str, str]:
         """A hash of each weight and buffer."""
