@@ -153,6 +153,19 @@ def test_a_sample_without_a_label_is_left_out(make):
 
 
 @every
+def test_the_width_is_known_before_anything_is_learned(make):
+    x, y = samples()
+    head = make(expand=None)
+    assert head.width([(x[:2], y[:2])]) == 6 and head.num_tasks == 0 and head.state_bytes == 0
+    mapped = make(expand=RandomFourier(20)) if make is not FeCAM else make(expand=RandomProjection(20))
+    assert mapped.width([(x[:2], y[:2])]) == 20 and not mapped.expand.fitted
+    with pytest.raises(DataError, match="it got none"):
+        head.width([])
+    with pytest.raises(DataError, match="expects integers"):
+        head.width([(x[:2], y[:2].double())])
+
+
+@every
 def test_float32_sums_are_half_as_large_and_nearly_the_same(make):
     x, y = samples()
     head = tell(make(dtype=torch.float32), x, y)
@@ -304,6 +317,15 @@ def test_the_choice_suits_the_noise():
     x[:, :3] += 30 * torch.nn.functional.one_hot(y, 3)
     clear = tell(Ridge(), x, y)
     assert plain._chosen() > 100 * clear._chosen()
+
+
+def test_fecam_inverts_what_can_be_inverted_and_takes_a_pseudo_inverse_of_the_rest():
+    from holdfast.heads.fecam import _inverse
+
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(40, 12, generator=draw, dtype=torch.float64)
+    for matrix in (rows.T.corrcoef(), rows[:5].T.corrcoef(), torch.ones(12, 12, dtype=torch.float64)):
+        torch.testing.assert_close(_inverse(matrix), torch.linalg.pinv(matrix, hermitian=True), rtol=1e-9, atol=1e-9)
 
 
 def test_refusals_name_what_is_wrong():

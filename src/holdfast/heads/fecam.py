@@ -18,6 +18,8 @@ from holdfast.objectives import Classification
 
 __all__ = ["FeCAM", "fecam_distance", "normalised_correlation"]
 
+_CERTAIN = 1e9  # a condition number at which a pseudo-inverse drops no direction
+
 
 def normalised_correlation(covariance: Tensor, shrinkage: float = 1.0, *, times: int = 2) -> Tensor:
     r"""A covariance shrunk, twice as in the release, and scaled to a correlation.
@@ -151,11 +153,21 @@ class FeCAM(Head):
             else:
                 shared = _shared_covariance(powers) if shared is None else shared
                 covariance = shared
-            inverses[row] = torch.linalg.pinv(normalised_correlation(covariance, self.shrinkage), hermitian=True)
+            inverses[row] = _inverse(normalised_correlation(covariance, self.shrinkage))
         return {"prototypes": plain.means**self.tukey, "inverses": inverses}
 
     def _score(self, features: Tensor, solved: Mapping[str, Tensor]) -> Tensor:
         return -fecam_distance(self._powers(features), solved["prototypes"], solved["inverses"])
+
+
+def _inverse(correlation: Tensor) -> Tensor:
+    """The pseudo-inverse; by Cholesky's factorisation, much faster, where it is the inverse beyond any doubt."""
+    factor, info = torch.linalg.cholesky_ex(correlation)
+    if int(info) == 0:
+        found: Tensor = torch.cholesky_inverse(factor)
+        if float(torch.linalg.matrix_norm(correlation, 1) * torch.linalg.matrix_norm(found, 1)) < _CERTAIN:
+            return found
+    return torch.linalg.pinv(correlation, hermitian=True)
 
 
 def _scatter(moments: Moments, row: int) -> Tensor:

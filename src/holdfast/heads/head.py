@@ -152,6 +152,31 @@ class Head(nn.Module, abc.ABC):
         """What solving needs beside the sums: a copy of the Gram matrix to work in."""
         return size * size * self.dtype.itemsize
 
+    def width(self, batches: Iterable[Batch]) -> int:
+        """D of some samples, which are looked at and not learned: what ``consolidate`` would refuse of them is refused.
+
+        Args:
+            batches: as for :meth:`consolidate`; a few samples will do, for :meth:`memory`, before there is a run.
+
+        Raises:
+            DataError: if there is no sample, or labels or features have another form.
+        """
+        fresh = self.expand is not None and not self.expand.fitted
+        size = 0
+        try:
+            stream = labelled(batches, self.objective, self.backbone, self.expand)
+            first = ahead(stream, self.expand)
+            fit(self.expand, first)
+            for inputs, raw, _ in itertools.chain(first, stream):
+                for _, rows, _ in self._shares(inputs, raw if self.expand is None else self.expand(raw)):
+                    size = rows.shape[1]
+        finally:
+            if fresh and self.expand is not None:
+                self.expand.reset()
+        if not size:
+            raise DataError(f"{type(self).__name__} has the width of its samples; it got none")
+        return size
+
     def consolidate(
         self,
         batches: Iterable[Batch] = (),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -246,3 +247,32 @@ def test_the_command_repeats_whatever_differs_from_the_defaults(stream: Stream) 
     assert plan.command(own) == (
         "holdfast run split-digits --method classp --set scaling=false --seed 0 --scenario task"
     )
+
+
+def test_a_head_whose_features_do_not_suit_it_is_refused_before_anything_is_trained(stream: Stream) -> None:
+    config = planned(stream, "fecam", backbone="pixels")
+    with pytest.raises(
+        ConfigurationError, match=r"^fecam: over --backbone pixels: .* to the power 0.5, .* or tukey=1$"
+    ):
+        rehearsal.check(config, stream)
+    rehearsal.check(planned(stream, "fecam", {"tukey": "1"}, backbone="pixels"), stream)
+    for method in ("ncm", "slda", "ridge", "fecam"):
+        for backbone in ("first-task", "random", "random-patches", *(["pixels+relu-30"] * (method != "fecam"))):
+            rehearsal.check(planned(stream, method, backbone=backbone), stream)
+
+
+def test_a_head_that_needs_more_memory_than_there_is_says_how_much(stream: Stream, monkeypatch: Any) -> None:
+    from holdfast.bench.training import memory
+    from holdfast.heads import Ridge
+
+    config = planned(stream, "ridge", backbone="pixels+relu-3000")
+    needed = Ridge().memory(3000, 10)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: needed)
+    rehearsal.check(config, stream)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: needed - 1)
+    with pytest.raises(ConfigurationError, match=r"^ridge: over --backbone pixels\+relu-3000, 3,000 features and 10 "):
+        rehearsal.check(config, stream)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: None)
+    rehearsal.check(config, stream)
+    monkeypatch.undo()
+    assert memory.available_bytes(torch.device("cpu")) > 2**20

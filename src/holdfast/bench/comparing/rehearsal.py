@@ -35,6 +35,8 @@ def check(config: RunConfig, stream: Stream) -> None:
     try:
         learner = Learner(config, stream)
         learner.begin(Session(0, (stream.tasks[0],)))
+        if learner.closed is not None:
+            learner.closed.check(stream.tasks)
     except ConfigurationError as error:
         raise type(error)(f"{config.method}: {error}") from error
     except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own

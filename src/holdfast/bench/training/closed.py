@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from holdfast.bench.data.tasks import Stream, Task
 from holdfast.bench.models import representation
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
+from holdfast.bench.training import memory
 from holdfast.bench.training.session import Session
+from holdfast.errors import ConfigurationError, DataError
 from holdfast.heads import Head
 from holdfast.registry import Entry
 
@@ -38,6 +40,7 @@ class Closed:
         features = self._representation.build(model, config.model, stream.input_shape, seed)
         assert entry.build is not None
         self.head: Head = entry.build(**features, **values)
+        self._backbone, self._device = config.backbone or "first-task", torch.device(config.device)
         self._widths = stream.heads
         self._total = sum(stream.heads) if stream.heads is not None else stream.num_outputs
         self._size = config.importance_batch_size
@@ -45,6 +48,25 @@ class Closed:
     def trains(self, session: Session) -> bool:
         """Whether the model behind the head is trained in a session."""
         return self._representation.trains_first and session.index == 0
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Look at two samples of each task, before anything is trained.
+
+        Raises:
+            ConfigurationError: if the head cannot take such features, or needs more memory for them than there is.
+        """
+        some = (task.batch(task.train, torch.arange(min(2, len(task.train)))) for task in tasks)
+        over = f"over --backbone {self._backbone}"
+        try:
+            size = self.head.width((x.to(self._device), y.to(self._device)) for x, y in some)
+        except DataError as error:
+            raise ConfigurationError(f"{over}: {error}") from error
+        needed, free = self.head.memory(size, self._total), memory.available_bytes(self._device)
+        if free is not None and needed > free:
+            raise ConfigurationError(
+                f"{over}, {size:,} features and {self._total} classes take up to {needed / 2**30:.1f} GiB, and "
+                f"{free / 2**30:.1f} GiB are free; expected a --backbone of fewer features, or another head"
+            )
 
     def consolidate(self, task: Task) -> None:
         """Learn a task's training data, all of them."""

@@ -1,4 +1,4 @@
-"""The most memory that a run took."""
+"""The most memory that a run took, and how much there is for one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["peak_bytes", "reset_peak"]
+__all__ = ["available_bytes", "peak_bytes", "reset_peak"]
 
 _PROCESS = Path("/proc/self")
+_SYSTEM, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 
 
 def reset_peak(device: torch.device) -> None:
@@ -33,3 +34,17 @@ def peak_bytes(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """What can still be taken on a device without pushing anybody else out, in bytes; ``None`` where no one says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    with contextlib.suppress(OSError, ValueError):  # not Linux
+        found += [
+            int(line.split()[1]) * 1024 for line in _SYSTEM.read_text().splitlines() if line.startswith("MemAvailable:")
+        ]
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        found.append(int(_LIMIT.read_text()))
+    return min(found, default=None)
