@@ -66,8 +66,8 @@ def test_convolutions_share_the_memory_for_what_they_keep(room: float, kept: int
     [
         lambda *a: fisher(*a, objective=MultiLabel(), kind="sampled"),
         lambda *a: fisher(*a, objective=MultiLabel(), kind="empirical"),
-        mas,
-        taylor,
+        lambda *a: mas(*a, objective=MultiLabel()),
+        lambda *a: taylor(*a, objective=MultiLabel()),
     ],
     ids=["sampled", "empirical", "mas", "taylor"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from holdfast import (
     Seq2SeqLM,
     TokenClassification,
 )
+from holdfast.importance import mas, taylor
 from holdfast.objectives import Objective
 
 
@@ -59,6 +61,17 @@ WRONG: list[tuple[Objective, tuple[tuple[int, ...], Tensor], str]] = [
     (QuestionAnswering(), CLASSES, "Classification"),
     (QuestionAnswering(), TOKENS, "TokenClassification"),
 ]
+
+
+def consumers(model: nn.Module, objective: Objective) -> list[Callable[[Any], Any]]:
+    """All that takes in batches which may be labelled."""
+    methods = [
+        *(EWC(model, strength=1.0, fisher=kind, objective=objective) for kind in ("empirical", "sampled", "auto")),
+        MAS(model, strength=1.0, objective=objective),
+        ANPyC(model, strength=1.0, objective=objective),
+        ANPyC(model, strength=1.0, reduction="batch", objective=objective),
+    ]
+    return [method.consolidate for method in methods]
 
 
 def named(value: Any) -> str:
@@ -100,11 +113,34 @@ def test_outputs_of_another_shape(objective: Objective, data: Any, fits: str) ->
 )
 def test_targets_of_another_shape(objective: Objective, data: Any, fits: str) -> None:
     shape, labels = data
-    model, batch = Gives(*shape), (torch.ones(2), labels)
-    for kind in ("empirical", "sampled", "exact"):
-        method = EWC(model, strength=1.0, fisher=kind, objective=objective)
+    model = Gives(*shape)
+    for consume in consumers(model, objective):
         with pytest.raises(DataError, match=fits):
-            method.consolidate([batch])
+            consume([(torch.ones(2), labels)])
+
+
+@pytest.mark.parametrize(
+    ("objective", "data"),
+    [
+        (Classification(), CLASSES),
+        (Regression(), REAL),
+        (MultiLabel(), REAL),
+        (TokenClassification(), TOKENS),
+        (MaskedLM(), TOKENS),
+        (CausalLM(per="token"), TOKENS),
+        (Seq2SeqLM(per="sequence"), TOKENS),
+        (Segmentation(), IMAGES),
+        (QuestionAnswering(forward=lambda model, batch: model(batch[0])), ((5, 2), torch.ones(2, 2).long())),
+    ],
+    ids=lambda value: named(value) if isinstance(value, Objective) else "",
+)
+def test_what_needs_no_targets_takes_batches_without(objective: Objective, data: Any) -> None:
+    shape, labels = data
+    x = torch.tensor([1.0, -2.0])
+    for estimate in (mas, taylor):
+        without, labelled = (estimate(Gives(*shape), [(x, y)], objective=objective)["weight"] for y in (None, labels))
+        assert without.any()
+        assert torch.equal(without, labelled)
 
 
 def test_targets_of_another_task_do_not_hinder_a_teacher() -> None:
@@ -134,10 +170,9 @@ def test_a_target_without_an_output_is_refused_whatever_the_fisher(
     objective: Objective, shape: tuple[int, ...], labels: Tensor
 ) -> None:
     """Also where targets only say which positions count: -1 for padding would make padding count."""
-    for kind in ("empirical", "sampled", "auto"):
-        method = EWC(Gives(*shape), strength=1.0, fisher=kind, objective=objective)
+    for consume in consumers(Gives(*shape), objective):
         with pytest.raises(DataError, match=r"target (3|-1|0) is not among"):
-            method.consolidate([(torch.ones(2), labels)])
+            consume([(torch.ones(2), labels)])
 
 
 @pytest.mark.parametrize(
@@ -152,20 +187,19 @@ def test_a_target_without_an_output_is_refused_whatever_the_fisher(
 def test_no_negative_target_counts_where_none_is_asked_for(
     objective: Objective, shape: tuple[int, ...], rows: list[int]
 ) -> None:
-    """A teacher and MAS ask a target only whether it is one; -1 is none, as -100 is."""
+    """A teacher, to whom labels may be another task's, asks a target only whether it is one; -1 is none, as -100 is."""
     usual = torch.tensor([rows] * 2)
     other = usual.masked_fill(usual < 0, -1)
     found = []
     for labels in (usual, other):
         model = Gives(*shape)
-        mas, keep = (kind(model, strength=1.0, objective=objective) for kind in (MAS, LwF))
-        mas.consolidate([(torch.ones(2), labels)])
+        keep = LwF(model, strength=1.0, objective=objective)
         keep.consolidate()
         with torch.no_grad():
             model.weight += torch.arange(15.0).view_as(model.weight) / 15
-        found.append((mas.state["weight"]["importance"], keep.penalty((torch.ones(2), labels)).detach()))
-    assert found[0][1] > 0
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        found.append(keep.penalty((torch.ones(2), labels)).detach())
+    assert found[0] > 0
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def mas(
     max_bytes: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    r"""Sensitivity of the outputs to each weight, per sample; no labels are used.
+    r"""Sensitivity of the outputs to each weight, per sample; no labels are needed.
 
     .. math::
         \Omega = \mathbb E_x \left| \partial_\theta \lVert f(x) \rVert^2 \right|
@@ -39,7 +39,8 @@ def mas(
 
     Args:
         model: any module; it is left exactly as it was. Estimated in evaluation mode.
-        batches: the data, each batch once, on the model's device.
+        batches: the data, each batch once, on the model's device. Labels, where a batch has some, say which positions
+            count and must be the objective's; leave them out where there are none.
         objective: which outputs a batch has; ``None`` is what a Transformers model's class says, classification for
             any other.
         form: the squared Euclidean norm of a sample's outputs, or the norm itself.
@@ -54,11 +55,11 @@ def mas(
 
     Raises:
         ConfigurationError: if an argument is wrong, or the form unknown.
-        DataError: if there is no batch, or ``batches`` is no iterable.
+        DataError: if there is no batch, ``batches`` is no iterable, or outputs or labels are not the objective's.
         NumericsError: if an importance is not finite; the message names the parameter.
 
     Example:
-        >>> mas(nn.Linear(3, 2), [(torch.ones(8, 3), torch.zeros(8))])["bias"].shape
+        >>> mas(nn.Linear(3, 2), [(torch.ones(8, 3), None)])["bias"].shape
         torch.Size([2])
     """
     check_arguments(model, batches, max_bytes, dtype)
@@ -67,6 +68,7 @@ def mas(
     meaning = meaning_of(as_objective(objective, model))
 
     def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+        meaning.check(outputs, batch)
         squares = meaning.squares(outputs, batch)
         if form == "squared_norm":
             yield squares

@@ -30,7 +30,7 @@ def taylor(
     max_bytes: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    r"""Positive part of a Taylor estimate of the change of an output, per sample or per batch; no labels are used.
+    r"""Positive part of a Taylor estimate of the change of an output, per sample or per batch; no labels are needed.
 
     .. math::
         \Omega = \mathbb E \max\left(0,\ \pm g\theta + \tfrac12 g^2\theta^2\right), \qquad g = \partial_\theta I
@@ -44,7 +44,8 @@ def taylor(
 
     Args:
         model: any module; it is left exactly as it was. Estimated in evaluation mode.
-        batches: the data, each batch once, on the model's device.
+        batches: the data, each batch once, on the model's device. Labels, where a batch has some, say which positions
+            count and must be the objective's; leave them out where there are none.
         objective: which outputs a batch has; ``None`` is what a Transformers model's class says, classification for
             any other.
         output: what is made of the softmax of a sample's outputs.
@@ -62,11 +63,11 @@ def taylor(
 
     Raises:
         ConfigurationError: if an argument is wrong, or an option unknown.
-        DataError: if there is no batch, or ``batches`` is no iterable.
+        DataError: if there is no batch, ``batches`` is no iterable, or outputs or labels are not the objective's.
         NumericsError: if an importance is not finite; the message names the parameter.
 
     Example:
-        >>> taylor(nn.Linear(3, 2), [(torch.ones(8, 3), torch.zeros(8))])["bias"].shape
+        >>> taylor(nn.Linear(3, 2), [(torch.ones(8, 3), None)])["bias"].shape
         torch.Size([2])
     """
     check_arguments(model, batches, max_bytes, dtype)
@@ -79,6 +80,7 @@ def taylor(
     meaning = meaning_of(as_objective(objective, model))
 
     def terms(outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
+        meaning.check(outputs, batch)
         yield meaning.spreads(outputs, batch, output)
 
     signed = 1.0 if sign == "released" else -1.0
