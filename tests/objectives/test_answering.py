@@ -20,7 +20,9 @@ class Answers(Words):
         super().__init__(outputs=2)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
-        start, end = super().forward(input_ids)["logits"].unbind(-1)
+        words = self.embedding(input_ids)
+        words = words if attention_mask is None else words * attention_mask[..., None]  # none before a text are seen
+        start, end = self.head(torch.tanh(words.cumsum(1))).unbind(-1)
         return {"start_logits": start, "end_logits": end}
 
 
@@ -97,6 +99,66 @@ def test_mas_taylor_and_a_teacher_see_no_padding() -> None:
         value = keep.penalty(each)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
         assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(value, list(model.parameters())))
+
+
+def padded(data: dict[str, Tensor], by: int, side: str) -> dict[str, Tensor]:
+    """The same texts, with words about which no one asks."""
+    where = (0, by) if side == "right" else (by, 0)
+    found = {"input_ids": torch.nn.functional.pad(data["input_ids"], where, value=6)}
+    found["attention_mask"] = torch.nn.functional.pad(torch.ones_like(data["input_ids"]), where)
+    for key in ("start_positions", "end_positions"):
+        found[key] = data[key] + (by if side == "left" else 0)
+    return found
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["empirical", "exact"])
+def test_no_fisher_sees_padding(kind: Any, side: str) -> None:
+    """The models' own loss lets it compete, and is larger by -log(1 - q) for q of the probability on padding."""
+    model, data = Answers(), batch()
+    more = padded(data, 10, side)
+    found = [fisher(model, [each], objective=QuestionAnswering(), kind=kind) for each in (data, more)]
+    equal(found[1], found[0])
+    objective = QuestionAnswering()
+    outputs, places = objective.outputs(model, more).detach(), objective.targets(more)
+    assert places is not None
+    text = more["attention_mask"] > 0
+    for i in range(2):
+        own = torch.stack([nll(outputs[i, k], int(places[i, k])) for k in range(2)])
+        mass = (outputs[i].softmax(-1) * ~text[i]).sum(-1)
+        expected = (own + (1 - mass).log()).mean()
+        torch.testing.assert_close(objective.losses(outputs, more)[i], expected)
+        assert float(own.mean()) > float(expected) + 0.1
+
+
+def test_what_is_drawn_is_a_place_in_the_text() -> None:
+    objective, model = QuestionAnswering(), Answers()
+    data = padded({key: value.repeat(100, *[1] * (value.dim() - 1)) for key, value in batch().items()}, 10, "left")
+    outputs = objective.outputs(model, data).detach()
+    outputs[..., 3] = 50.0  # padding that would win
+    drawn = objective.targets(objective.draw(outputs, data, torch.Generator().manual_seed(0)))
+    assert drawn is not None
+    inside = drawn[drawn >= 0]
+    assert len(inside) == 500  # of every third text the end alone
+    assert int(inside.min()) == 10
+    assert int(inside.max()) == 14
+
+
+def test_a_place_in_padding_and_a_row_of_padding_are_none() -> None:
+    model, data = Answers(), padded(batch(), 4, "right")
+    data["start_positions"][0] = 6
+    losses = parts(lambda i, side, y: nll(logits_of(model, data["input_ids"][:, :5])[i, side], y))
+    losses[0] = nll(logits_of(model, data["input_ids"][:, :5])[0, 1], END[0])
+    expected = mean_of(model, losses)
+    equal(fisher(model, [data], objective=QuestionAnswering(), kind="empirical"), expected)
+    more = {key: torch.cat([value, torch.zeros_like(value[:1])]) for key, value in data.items()}
+    assert count(QuestionAnswering(), more) == 3
+    equal(fisher(model, [more], objective=QuestionAnswering(), kind="empirical"), expected)
+    for estimate in (mas, taylor):
+        equal(
+            estimate(model, [more], objective=QuestionAnswering()),
+            estimate(model, [data], objective=QuestionAnswering()),
+        )
 
 
 def test_a_tensor_with_two_columns_is_as_good() -> None:

@@ -27,8 +27,11 @@ class QuestionAnswering(Positions):
     .. math:: \ell = -\tfrac12 \bigl(\log p_\text{start}(s \mid x) + \log p_\text{end}(e \mid x)\bigr)
 
     Outputs are ``[B, 2, T]``, from ``start_logits`` and ``end_logits`` or a tensor ``[B, T, 2]``; targets stand under
-    ``start_positions`` and ``end_positions``, or are a tensor ``[B, 2]``. A place outside the text is none. As in the
-    models' own loss, tokens of padding compete with the others; no norm and no distance from a teacher sees them.
+    ``start_positions`` and ``end_positions``, or are a tensor ``[B, 2]``. A place outside the text is none.
+
+    Tokens that ``attention_mask`` says are padding do not compete: p is over the text alone, however long its row. The
+    models' own loss in training lets them, so that it is larger by :math:`-\log(1 - q)`, with q the probability that
+    it gives to padding (0 in a batch without); without a mask the two are the same.
 
     Args:
         forward: ``(model, batch) -> whatever the model returns``, when ``model(inputs)`` is not the call.
@@ -108,19 +111,29 @@ class QuestionAnswering(Positions):
     def units(self, batch: Batch, outputs: Tensor | None = None) -> Units:
         """The places within the text; without answers, both."""
         targets = self.targets(batch)
-        size = None if outputs is None else outputs.shape[:2]
+        words = field(batch, "input_ids") if outputs is None else outputs
+        text = None if words is None else _text(batch, len(words), words.shape[-1])
         if targets is not None and targets.dim() == 2 and targets.shape[1] == 2 and not targets.is_floating_point():
-            length = field(batch, "input_ids") if outputs is None else outputs
             valid = targets >= 0
-            return Units(valid if length is None else valid & (targets < length.shape[-1]), averaged=True)
-        if size is None:
+            if words is not None:
+                valid = valid & (targets < words.shape[-1])
+                if text is not None and len(text) == len(targets):
+                    valid = valid & text.gather(1, targets.clamp(0, words.shape[-1] - 1))
+            return Units(valid, averaged=True)
+        if outputs is None:
             raise DataError(f"a batch of type {type(batch).__name__} has no answers [B, 2]")
-        assert outputs is not None
-        return Units(torch.ones(size, dtype=torch.bool, device=outputs.device), averaged=True)
+        valid = torch.ones(outputs.shape[:2], dtype=torch.bool, device=outputs.device)
+        return Units(valid if text is None else valid & text.any(1, keepdim=True), averaged=True)
 
-    def open(self, rows: Tensor, batch: Batch, fill: float) -> Tensor:
-        """Without the tokens of padding."""
-        mask = field(batch, "attention_mask")
-        if mask is None or mask.dim() != 2 or mask.shape != (len(rows), rows.shape[-1]):
-            return rows
-        return rows.masked_fill((mask == 0)[:, None], fill)
+    def open(self, outputs: Tensor, batch: Batch, fill: float = -torch.inf) -> Tensor:
+        """Without the tokens of padding; a row that holds nothing else is as it is, and no sample."""
+        text = _text(batch, len(outputs), outputs.shape[-1])
+        if text is None or outputs.dim() != 3:
+            return outputs
+        return outputs.masked_fill((~text & text.any(1, keepdim=True))[:, None], fill)
+
+
+def _text(batch: Batch, size: int, length: int) -> Tensor | None:
+    """Which tokens are no padding, bool ``[B, T]``, if the batch says so."""
+    mask = field(batch, "attention_mask")
+    return mask > 0 if mask is not None and mask.shape == (size, length) else None

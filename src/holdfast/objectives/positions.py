@@ -65,9 +65,9 @@ class Positions(Plain, Meaning):
             outputs: this objective's outputs, where neither targets nor masks of the batch say how many there are.
         """
 
-    def open(self, rows: Tensor, batch: Batch, fill: float) -> Tensor:
-        """Outputs ``[B, P, K]``, with those of padding filled, where padding is among the K."""
-        return rows
+    def open(self, outputs: Tensor, batch: Batch, fill: float = -torch.inf) -> Tensor:
+        """The outputs, with those of padding filled where padding is among what competes: by default it cannot win."""
+        return outputs
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Forward pass: the outputs that this task uses, ``[B, ...]``."""
@@ -92,7 +92,8 @@ class Positions(Plain, Meaning):
             targets = targets_of(batch)
         self.check_outputs(outputs)
         self.check_targets(outputs, targets)
-        each = self.distribution.losses(self.positions(outputs), self.at_positions(outputs, targets))
+        rows = self.positions(self.open(outputs, batch))
+        each = self.distribution.losses(rows, self.at_positions(outputs, targets))
         return self.units(batch, outputs).totals(each)
 
     def count(self, batch: Batch, outputs: Tensor | None = None) -> int:
@@ -106,7 +107,7 @@ class Positions(Plain, Meaning):
 
     def draw(self, outputs: Tensor, batch: Batch, generator: torch.Generator | None) -> Batch:
         """The batch with targets drawn from the model, none where the batch has none."""
-        _, drawn = self.sample(outputs, generator)
+        _, drawn = self.sample(self.open(outputs, batch), generator)
         return self.relabelled(batch, self.masked(outputs, drawn, self.units(batch, outputs).valid))
 
     def masked(self, outputs: Tensor, drawn: Any, valid: Tensor) -> Any:
@@ -147,7 +148,7 @@ class Positions(Plain, Meaning):
 
     def exact(self, outputs: Tensor, batch: Batch) -> Iterator[Tensor]:
         """The factors, each times its share in its sample's loss and 0 where no sample is."""
-        factors = self.factors(outputs)
+        factors = self.factors(self.open(outputs, batch))
         units = self.units(batch, outputs)
         for term in factors:
             yield units.scaled(term)
@@ -155,13 +156,13 @@ class Positions(Plain, Meaning):
     def squares(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The squared norm of each sample's outputs."""
         self.check_outputs(outputs)
-        rows = self.open(self.positions(outputs), batch, 0.0)
+        rows = self.positions(self.open(outputs, batch, 0.0))
         return self.units(batch, outputs).totals(rows.square().sum(-1))
 
     def spreads(self, outputs: Tensor, batch: Batch, measure: str) -> Tensor:
         """How spread the softmax is, added up over each sample's positions."""
         self.check_outputs(outputs)
-        rows = self.open(self.positions(outputs), batch, -torch.inf)
+        rows = self.positions(self.open(outputs, batch))
         return self.units(batch, outputs).totals(spread(rows, measure))
 
     def shares(self, batch: Batch, outputs: Tensor) -> Tensor:
@@ -182,14 +183,13 @@ class Positions(Plain, Meaning):
             Scalar ``[]``, >= 0, 0 where the two agree.
         """
         self.check_outputs(student)
-        new, old = self.positions(student), self.positions(teacher)
+        new, old = (self.positions(self.open(outputs, batch)) for outputs in (student, teacher))
         if new.shape[-1] > old.shape[-1]:
             new = new[..., : old.shape[-1]]
         if new.shape != old.shape:
             raise DataError(
                 f"the old outputs have shape {tuple(teacher.shape)}, but the model now gives {tuple(student.shape)}"
             )
-        new, old = (self.open(rows, batch, -torch.inf) for rows in (new, old))
         each = self.distribution.divergence(new, old, temperature)
         share = self.shares(batch, student).to(each.dtype)
         total = torch.where(share > 0, each, 0).mul(share).sum() / share.sum().clamp(min=1e-9)
