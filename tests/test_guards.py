@@ -311,18 +311,3 @@ def test_an_average_of_the_model_is_known():
     other = EWC(model, strength=1.0)
     other.load_state_dict(method.state_dict())
     assert other.num_tasks == 1
-
-
-def test_schedule_free_weights_are_remembered_as_they_are_evaluated():
-    kind = type("AdamWScheduleFree", (torch.optim.SGD,), {"__module__": "schedulefree.adamw_schedulefree"})
-    model = net()
-    optimizer = kind(model.parameters(), lr=0.1)
-    optimizer.param_groups[0]["train_mode"] = True
-    method = L2SP(model, strength=1.0).attach(optimizer)
-    step(model, optimizer)
-    with pytest.raises(ProtectionError, match=r"AdamWScheduleFree is in training mode.*optimizer\.eval\(\)"):
-        method.consolidate()
-    optimizer.param_groups[0]["train_mode"] = False
-    method.consolidate()
-    with pytest.raises(ConfigurationError, match="Freeze holds weights to the last bit, and AdamWScheduleFree"):
-        Freeze(model, select="0").attach(optimizer)

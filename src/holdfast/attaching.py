@@ -18,6 +18,7 @@ from holdfast.parts import Rows, filled_up, rows_of, within
 from holdfast.sharding import check_able, check_flat_shards, is_sharded, local
 from holdfast.state import check_fits, placed_like
 from holdfast.watching import StepWatch
+from holdfast.wrappers import is_schedule_free
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +36,7 @@ class Attached:
 
     on_shards: ClassVar[bool] = False  # whether it works on parts of parameters: see holdfast.sharding
     acts_on_gradients: ClassVar[bool] = True  # a parameter without one is none of its business
+    puts_back: ClassVar[bool] = False  # whether weights stand where it says after each step
     order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
 
     def __init__(self, model: nn.Module, select: Select) -> None:
@@ -150,6 +152,11 @@ class Attached:
 
     def _check_optimizer(self, optimizer: Optimizer) -> None:
         """Refuse an optimizer that this method cannot protect."""
+        if self.puts_back and is_schedule_free(optimizer):
+            raise ConfigurationError(
+                f"{type(self).__name__} puts weights back after each step, and {type(optimizer).__name__} computes "
+                "what is evaluated from others that it keeps; expected an optimizer that steps the weights themselves"
+            )
 
     def _check_companion(self, other: Attached) -> None:
         """Refuse a method that cannot share an optimizer with this one."""

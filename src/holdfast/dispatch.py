@@ -16,7 +16,7 @@ from torch.optim import LBFGS, Optimizer
 
 from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.guards import is_no_step
-from holdfast.wrappers import unwrapped
+from holdfast.wrappers import is_schedule_free, unwrapped
 
 __all__ = ["PHASES_AFTER", "PHASES_BEFORE", "Dispatcher", "Phased", "Step", "unwrap_optimizer"]
 
@@ -81,6 +81,11 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
         raise ConfigurationError(
             "attach got None; expected an optimizer (a Trainer makes its own late: call trainer.create_optimizer() "
             "first, then attach(trainer.optimizer))"
+        )
+    if is_schedule_free(optimizer) and not isinstance(optimizer, Optimizer):
+        raise ConfigurationError(
+            f"attach got a {type(optimizer).__name__}, whose optimizer steps other weights than are trained, out of "
+            "sight of a method; expected one that is schedule-free itself, such as AdamWScheduleFree"
         )
     if not isinstance(optimizer, Optimizer):
         raise ConfigurationError(f"attach got a {type(optimizer).__name__}; expected a torch.optim.Optimizer")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from holdfast.attaching import Attached
 from holdfast.dispatch import Step
@@ -18,6 +19,7 @@ from holdfast.penalties.tensors import dense_gradients
 from holdfast.sharding import anywhere, local
 from holdfast.state import anchor_of, finiteness
 from holdfast.strength import Strength
+from holdfast.wrappers import is_schedule_free
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,6 +66,15 @@ class PathPenalty(QuadraticPenalty):
         super().__init__(model, strength=strength, **options)
         self._before: dict[str, tuple[Tensor, Tensor]] = {}  # name -> weights and gradient before the step
         self._watched: dict[int, list[str]] = {}  # optimizer -> names with a gradient in the step under way
+
+    def _check_optimizer(self, optimizer: Optimizer) -> None:
+        super()._check_optimizer(optimizer)
+        if is_schedule_free(optimizer) and not all("train_mode" in group for group in optimizer.param_groups):
+            kind = type(optimizer).__name__
+            raise ConfigurationError(
+                f"{type(self).__name__} follows the weights from where a gradient is taken, and {kind} moves them "
+                f"there and back within its step; expected {kind.removesuffix('Closure')}, with train() and eval()"
+            )
 
     def _check_companion(self, other: Attached) -> None:
         if isinstance(other, QuadraticPenalty) and other.coupling == "loss":

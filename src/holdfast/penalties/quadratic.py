@@ -295,5 +295,6 @@ class QuadraticPenalty(Method):
         return {name: whole if whole is part else part.clone() for name, (whole, part) in found.items()}
 
     def _check_optimizer(self, optimizer: Optimizer) -> None:
+        super()._check_optimizer(optimizer)
         if self.coupling == "proximal":
             check_step_size_known(optimizer)

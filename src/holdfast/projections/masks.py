@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from holdfast.attaching import Attached
 from holdfast.errors import ConfigurationError, ProtectionError
@@ -16,7 +15,6 @@ from holdfast.method import Method
 from holdfast.names import canonical_modules
 from holdfast.parts import within
 from holdfast.sharding import anywhere, local
-from holdfast.wrappers import is_schedule_free
 
 __all__ = [
     "HoldsExactly",
@@ -41,15 +39,8 @@ _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a floati
 class HoldsExactly(Method):
     """A method that decides to the last bit where some weights stand: no weight can have two such methods."""
 
+    puts_back: ClassVar[bool] = True
     prunes: ClassVar[bool] = True  # one that does not prune holds what it finds, which several may do
-
-    def _check_optimizer(self, optimizer: Optimizer) -> None:
-        super()._check_optimizer(optimizer)
-        if is_schedule_free(optimizer):
-            raise ConfigurationError(
-                f"{type(self).__name__} holds weights to the last bit, and {type(optimizer).__name__} computes what is "
-                "evaluated from others that it keeps; expected an optimizer that steps the weights themselves"
-            )
 
     def _check_companion(self, other: Attached) -> None:
         super()._check_companion(other)

@@ -49,6 +49,7 @@ class Subspace(Method):
     A subclass fills :meth:`_extend`: what it remembers of a weight's inputs.
     """
 
+    puts_back: ClassVar[bool] = True
     order: ClassVar[int] = -10  # before those that hold weights to the last bit
     matrices: ClassVar[int] = 1  # of d² numbers per layer that it keeps, at most
 
