@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "holdfast"
 FILES: Mapping[str, tuple[str, ...]] = {
     "ground": ("checks", "errors", "files", "metrics", "pieces", "processes", "structure", "student"),
     "names": ("names", "parts", "sharding", "state", "wrappers"),
-    "steps": ("attaching", "dispatch", "guards", "method", "step_size", "strength", "watching"),
+    "steps": ("attaching", "dispatch", "guards", "method", "step_size", "strength", "travelling", "watching"),
     "prequential": ("prequential",),
     "registry": ("registry",),
     "door": ("__init__",),
@@ -42,6 +42,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "door": (
         "ground", "names", "objectives", "importance", "optim", "steps", "penalties", "projections", "distillation",
         "merging", "heads", "registry",
+    ),
+    "integrations": (
+        "ground", "names", "objectives", "importance", "steps", "penalties", "projections", "distillation", "merging",
+        "door",
     ),
     "testing": ("ground", "names", "objectives", "steps", "penalties", "registry", "door"),
     "bench.moved": (),

@@ -17,6 +17,7 @@ from holdfast.names import Select, canonical_parameters, selected, selected_rows
 from holdfast.parts import Rows, filled_up, rows_of, within
 from holdfast.sharding import check_able, check_flat_shards, is_sharded, local
 from holdfast.state import check_fits, placed_like
+from holdfast.travelling import Traveller
 from holdfast.watching import StepWatch
 from holdfast.wrappers import is_schedule_free
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Attached"]
 
 
-class Attached:
+class Attached(Traveller):
     """The half of a :class:`~holdfast.Method` that training steps meet.
 
     Args:
@@ -300,7 +301,12 @@ class Attached:
             noticed = self._penalty_calls.check(type(self).__name__, optimizer)
         else:
             noticed = self._untouched(optimizer)
-        if noticed is not None and noticed not in self._warned:
+        if noticed is not None:
+            self._warn(noticed)
+
+    def _warn(self, noticed: str) -> None:
+        """Warn, once between one consolidate and the next."""
+        if noticed not in self._warned:
             self._warned.add(noticed)
             warn(noticed)
 

@@ -16,6 +16,7 @@ from torch.optim import LBFGS, Optimizer
 
 from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.guards import is_no_step
+from holdfast.travelling import Traveller, give_back, left_behind, pack_up
 from holdfast.wrappers import is_schedule_free, unwrapped
 
 __all__ = ["PHASES_AFTER", "PHASES_BEFORE", "Dispatcher", "Phased", "Step", "unwrap_optimizer"]
@@ -49,7 +50,7 @@ class Step:
         return torch.where(self.found_inf.to(value.device) > 0, otherwise, value)
 
 
-class Phased(Protocol):
+class Phased(Traveller, Protocol):
     """What the dispatcher needs to know of a method."""
 
     @property
@@ -105,9 +106,14 @@ class Dispatcher:
         self._edited = False
         self._none = False  # whether the step under way is none
         self._optimizer = optimizer
+        self._state = optimizer.state  # replaced whenever a state is loaded
+        self._untold: list[Phased] = []  # methods of which the state loaded latest carried nothing
         self._handles = (
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
+            optimizer.register_state_dict_post_hook(self._pack_up),
+            optimizer.register_load_state_dict_pre_hook(self._give_back),
+            optimizer.register_load_state_dict_post_hook(self._loaded),
         )
 
     @classmethod
@@ -152,6 +158,25 @@ class Dispatcher:
             for name in PHASES_BEFORE + PHASES_AFTER
         }
 
+    def _pack_up(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        pack_up(state_dict, [method for method in self._methods if method.travels_with(optimizer)])
+
+    def _give_back(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+        untold = give_back(state_dict, self._methods)
+        self._untold = [m for m in self._methods if m in untold and m.travels_with(optimizer)]
+
+    def _loaded(self, optimizer: Optimizer) -> None:
+        self._state = optimizer.state
+
+    def _notice_loading(self, optimizer: Optimizer) -> None:
+        if optimizer.state is not self._state:  # some optimizers load in a way of their own, without the hooks
+            self._state = optimizer.state
+            if optimizer.state:
+                self._untold = [method for method in self._methods if method.travels_with(optimizer)]
+        if self._untold:
+            left_behind(self._untold)
+            self._untold = []
+
     def _run(self, names: tuple[str, ...], optimizer: Optimizer) -> None:
         if not any(self._phases[name] for name in names):
             return
@@ -162,6 +187,7 @@ class Dispatcher:
                     part(step)
 
     def _edit_gradients(self, optimizer: Optimizer) -> None:
+        self._notice_loading(optimizer)
         for method in self._methods:
             method.check_step(optimizer)
         self._run(PHASES_BEFORE, optimizer)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from holdfast.errors import ProtectionError, ProtectionWarning
+from holdfast.checks import check_not_negative
+from holdfast.errors import ConfigurationError, ProtectionError, ProtectionWarning
 from holdfast.sharding import local
 
-__all__ = ["PenaltyCalls", "is_no_step", "warn"]
+__all__ = ["PenaltyCalls", "check_scale", "is_no_step", "warn"]
 
 
 def warn(sentence: str) -> None:
@@ -22,6 +23,18 @@ def warn(sentence: str) -> None:
         sentence: what was noticed, and what to do.
     """
     warnings.warn(sentence, ProtectionWarning, stacklevel=2)
+
+
+def check_scale(scale: float | Tensor) -> None:
+    """Refuse what no term can be multiplied by; a tensor's value stays on its device, unseen.
+
+    Raises:
+        ConfigurationError: naming it.
+    """
+    if not isinstance(scale, Tensor):
+        check_not_negative("scale", scale)
+    elif scale.dim() > 0:
+        raise ConfigurationError(f"scale is a tensor of shape {tuple(scale.shape)}; expected a number or a scalar []")
 
 
 def is_no_step(optimizer: Optimizer) -> bool:

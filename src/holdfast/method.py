@@ -5,20 +5,22 @@ from __future__ import annotations
 import abc
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from holdfast.attaching import Attached
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, DataError, ProtectionError, StateError
+from holdfast.guards import check_scale
 from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.processes import in_step
-from holdfast.sharding import check_flat_shards, local, total, zero
+from holdfast.sharding import check_flat_shards, is_flat, local, total, zero
 from holdfast.state import check_finite, check_something, pack, unpack
 from holdfast.watching import Watched
 from holdfast.wrappers import is_schedule_free
@@ -33,6 +35,9 @@ _FINAL = {
     "detach": "_detached",
     "state_dict": "state, buffers and meta",
     "load_state_dict": "_load or _loaded",
+    "travels_with": "state, buffers and meta",
+    "carried": "state, buffers and meta",
+    "recall": "_load or _loaded",
     "watch": "the phases",
     "watched": "current_strength, found_strengths, measured_steps or _distance",
     "phase": "the phases",
@@ -114,17 +119,24 @@ class Method(Attached, abc.ABC):
         return zero(self.params)
 
     @final
-    def penalty(self, batch: Batch = None, outputs: Any = None) -> Tensor:
+    def penalty(self, batch: Batch = None, outputs: Any = None, *, scale: float | Tensor = 1.0) -> Tensor:
         """A term for the loss, where it must be there; 0 for methods that act on the weights.
 
         Args:
             batch: the batch that the loss was computed on.
             outputs: what the model returned for it, to spare a second forward pass.
+            scale: what the term is multiplied by: where one step accumulates several micro-batches, this one's share of
+                them all. The shares of a step sum to 1: ``1 / K`` for K equal ones, and where a loss is divided by the
+                tokens (or samples) of the whole step, this micro-batch's tokens divided by these.
 
         Returns:
             Scalar ``[]``, in loss units.
+
+        Raises:
+            ConfigurationError: for a scale that is negative, not finite, or no scalar.
         """
-        value = self._penalty(batch, outputs)
+        check_scale(scale)
+        value = self._penalty(batch, outputs) * scale
         if self._watch is not None and value.requires_grad:
             self._watch.term(value, canonical_parameters(self.model).values())
         self._penalty_calls.note(value)
@@ -263,9 +275,11 @@ class Method(Attached, abc.ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything remembered: tensors and plain values only; where it is sharded, all processes must ask for it."""
         check_flat_shards(f"{type(self).__name__}.state_dict()", self.model.modules())
+        return pack(type(self).__name__, self.version, self._saved_meta(), self.state, self.buffers)
+
+    def _saved_meta(self) -> dict[str, Any]:
         starts = {name: rows[0] for name, rows in self._rows.items() if rows[0] > 0}
-        meta = {**self.meta, "rows": starts} if starts else self.meta
-        return pack(type(self).__name__, self.version, meta, self.state, self.buffers)
+        return {**self.meta, "rows": starts} if starts else self.meta
 
     @final
     def load_state_dict(self, state: dict[str, Any], *, objectives: Sequence[Objective] = ()) -> None:
@@ -281,6 +295,39 @@ class Method(Attached, abc.ABC):
                 that cannot be saved is missing.
         """
         self._load(state, objectives)
+
+    @property
+    def travel_key(self) -> tuple[Any, ...]:
+        """Where it stands among other methods of its class in an optimizer's state, whatever the order of attaching."""
+        return (type(self).__name__, " ".join(self.params), self.sort_key)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it has neither learned nor loaded anything."""
+        return self.num_tasks == 0 and self.meta["steps"] == 0
+
+    @final
+    def travels_with(self, optimizer: Optimizer) -> bool:
+        """Whether its memory is part of this optimizer's state: of several, the first carries it."""
+        return bool(self._optimizers) and self._optimizers[0] is optimizer
+
+    @final
+    def carried(self) -> dict[str, Any] | None:
+        """What the optimizer's state carries: as :meth:`state_dict`, but sharded as the parameters are."""
+        name = type(self).__name__
+        if is_flat(self.model.modules()):
+            self._warn(f"under FSDP1 the optimizer's state does not carry what {name} remembers: use fully_shard")
+            return None
+        return pack(name, self.version, self._saved_meta(), self.state, self.buffers, gather=False)
+
+    @final
+    def recall(self, saved: Mapping[str, Any]) -> None:
+        """Take over what :meth:`carried` returned; objectives that cannot be saved are those known here."""
+        self.load_state_dict(dict(saved), objectives=self._known_objectives(saved))
+
+    def _known_objectives(self, saved: Mapping[str, Any]) -> Sequence[Objective]:
+        """The objectives that a state asks for, as far as they are at hand."""
+        return ()
 
     def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
         if objectives:

@@ -26,6 +26,7 @@ __all__ = [
     "check_flat_shards",
     "check_gathers",
     "fsdp_modules",
+    "is_flat",
     "is_sharded",
     "kind_of",
     "largest",
@@ -283,6 +284,12 @@ def check_gathers(parameters: Mapping[str, Tensor], model: nn.Module) -> None:
         )
 
 
+def is_flat(modules: Iterable[nn.Module]) -> bool:
+    """Whether any of these modules is one of FSDP1, whose parameters are nameless pieces of one flat tensor."""
+    wrapper = _fsdp("FullyShardedDataParallel")
+    return wrapper is not None and any(isinstance(module, wrapper) for module in modules)
+
+
 def check_flat_shards(what: str, modules: Iterable[nn.Module], *, able: bool | None = None) -> None:
     """Refuse FSDP1, whose parameters are nameless pieces of one flat tensor, where whole tensors are asked for.
 
@@ -294,8 +301,7 @@ def check_flat_shards(what: str, modules: Iterable[nn.Module], *, able: bool | N
     Raises:
         ConfigurationError: naming what to use instead.
     """
-    wrapper = _fsdp("FullyShardedDataParallel")
-    if not able and wrapper is not None and any(isinstance(module, wrapper) for module in modules):
+    if not able and is_flat(modules):
         others = (
             "" if able is None else ", or L2SP, SI or Freeze with a strength that is a number and no coupling='loss'"
         )

@@ -135,17 +135,26 @@ def pack(
     meta: Mapping[str, Any],
     state: Mapping[str, Mapping[str, Tensor]],
     buffers: Mapping[str, Tensor],
+    *,
+    gather: bool = True,
 ) -> dict[str, Any]:
     """A state dict, its tensors detached but not copied (as ``torch.nn.Module.state_dict`` does).
 
-    Sharded tensors are gathered one after the other, in the host's memory: all processes must ask for it.
+    Args:
+        method: its class's name.
+        version: of that class.
+        meta: plain values.
+        state: name -> kind -> tensor.
+        buffers: name -> tensor.
+        gather: make sharded tensors whole, one after the other, in the host's memory: all processes must ask for it.
     """
+    saved = _saved if gather else Tensor.detach
     return {
         "method": method,
         "version": version,
         "meta": dict(meta),
-        "state": {name: {k: _saved(t) for k, t in tensors.items()} for name, tensors in state.items()},
-        "buffers": {name: _saved(t) for name, t in buffers.items()},
+        "state": {name: {k: saved(t) for k, t in tensors.items()} for name, tensors in state.items()},
+        "buffers": {name: saved(t) for name, t in buffers.items()},
     }
 
 

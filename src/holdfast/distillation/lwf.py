@@ -2,7 +2,7 @@ r"""Learning without forgetting: answer as the old model did, on the new data.""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -128,6 +128,14 @@ class LwF(Method):
     def _teach(self, teacher: nn.Module) -> None:
         self._teacher = teacher
         self.buffers = {_PREFIX + name: tensor.detach() for name, tensor in tensors_of(teacher).items()}
+
+    def _known_objectives(self, saved: Mapping[str, Any]) -> Sequence[Objective]:
+        wanted = [d["type"] for d in saved["meta"].get("objectives", []) if d.get("kind") == "given"]
+        for known in (self._objectives, [self.objective]):
+            found = [(d["type"], o) for o in known if (d := describe(o)).get("kind") == "given"]
+            if [kind for kind, _ in found] == wanted:
+                return [objective for _, objective in found]
+        return ()
 
     def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
         check_form(state, type(self).__name__, self.version)

@@ -33,9 +33,11 @@ def _refused(error: type[HoldfastError], act: Callable[[], Any], promise: str) -
     raise AssertionError(f"broken promise: {promise} is refused by a {error.__name__}")
 
 
-def _learned(make: Make) -> tuple[Net, torch.optim.Optimizer, Method]:
+def _learned(
+    make: Make, optimizer_of: Callable[[nn.Module], torch.optim.Optimizer] = sgd
+) -> tuple[Net, torch.optim.Optimizer, Method]:
     model = network()
-    optimizer = sgd(model)
+    optimizer = optimizer_of(model)
     method = make(model).attach(optimizer)
     train(model, optimizer, task(1), method)
     consolidate(model, optimizer, task(1), method)
@@ -89,6 +91,26 @@ def a_saved_state_goes_on_bit_for_bit(make: Make) -> None:
         consolidate(again, other, batches, resumed)
         _expect(same(weights(model), weights(again)), "a run that was resumed makes the same weights")
         _expect(same_state(method.state_dict(), resumed.state_dict()), "and remembers the same")
+
+
+def the_memory_travels_with_the_optimizer(make: Make) -> None:
+    """Model and optimizer saved in mid-task are enough."""
+    for optimizer_of, stop in ((sgd, 1), (adam, 3)):  # while strength="auto" still measures, and after it
+        batches = task(2, batches=5)
+        model, optimizer, method = _learned(make, optimizer_of)
+        train(model, optimizer, batches[:stop], method)
+        saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        train(model, optimizer, batches[stop:], method)
+        consolidate(model, optimizer, batches, method)
+        again = network(seed=5)
+        other = optimizer_of(again)
+        resumed = make(again).attach(other)
+        again.load_state_dict(saved[0])
+        other.load_state_dict(saved[1])
+        train(again, other, batches[stop:], resumed)
+        consolidate(again, other, batches, resumed)
+        _expect(same(weights(model), weights(again)), "the optimizer's state carries what the method remembers")
+        _expect(same_state(method.state_dict(), resumed.state_dict()), "and all of it")
 
 
 def a_loaded_state_is_a_copy(make: Make) -> None:
@@ -261,6 +283,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     nothing_changes_before_the_first_consolidate,
     something_changes_after_it,
     a_saved_state_goes_on_bit_for_bit,
+    the_memory_travels_with_the_optimizer,
     a_loaded_state_is_a_copy,
     detaching_leaves_no_trace,
     a_step_with_a_closure_is_a_step,

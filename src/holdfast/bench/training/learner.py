@@ -24,6 +24,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.method import Method
 from holdfast.objectives import SharedForward
 from holdfast.optim import Consolidating
+from holdfast.travelling import without_memory
 
 __all__ = ["Learner"]
 
@@ -216,7 +217,7 @@ class Learner:
         """Model, optimizer and method, as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": without_memory(self.optimizer.state_dict()),  # the method's is saved on its own
             "method": None if self.method is None else self.method.state_dict(),
             "head": None if self.closed is None else self.closed.state_dict(),
         }
