@@ -5,11 +5,12 @@ A wrapper is known by its type, never by an attribute: a user's own attribute ca
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["canonical_name", "inner", "is_schedule_free", "unwrapped"]
+__all__ = ["adapters_of", "canonical_name", "inner", "is_schedule_free", "unwrapped"]
 
 _T = TypeVar("_T")
 
@@ -86,3 +87,34 @@ def canonical_name(name: str) -> str:
     if len(parts) >= 3 and parts[-3] == "parametrizations" and parts[-1].startswith("original"):
         parts = [*parts[:-3], parts[-2], *([] if parts[-1] == "original" else parts[-1:])]
     return ".".join(parts)
+
+
+# (where its type is defined, the type): a layer of PEFT that can be told to leave its adapters out.
+_ADAPTED = {("peft.tuners.tuners_utils", "BaseTunerLayer"), ("peft.utils.other", "AuxiliaryTrainingWrapper")}
+_PEFT_MODEL = ("peft.peft_model", "PeftModel")
+
+
+@functools.cache
+def _kind_in_peft(kind: type) -> str | None:
+    kinds = {(each.__module__, each.__name__) for each in kind.__mro__}
+    return "layer" if kinds & _ADAPTED else "model" if _PEFT_MODEL in kinds else None
+
+
+def adapters_of(model: nn.Module) -> tuple[list[Any], list[Any]] | None:
+    """What PEFT has put into a model; ``None`` for nothing.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The models of PEFT that prepend prompts, and the layers with adapters.
+    """
+    prompted: list[Any] = []
+    layers: list[Any] = []
+    for module in model.modules():
+        kind = _kind_in_peft(type(module))  # type: ignore[arg-type]  # mypy takes a module's hash for its type's
+        if kind == "layer":
+            layers.append(module)
+        elif kind == "model" and module.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]  # known by its type
+            prompted.append(module)
+    return (prompted, layers) if prompted or layers else None

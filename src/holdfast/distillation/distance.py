@@ -8,19 +8,28 @@ from torch import Tensor
 from holdfast.errors import ConfigurationError
 from holdfast.objectives import Batch, Objective, meaning_of
 from holdfast.objectives.base import Teaching
+from holdfast.objectives.tokens import Tokens
+from holdfast.objectives.walked import Unfinished
 
 __all__ = ["check_distillable", "distance"]
 
 
 def distance(
-    objective: Objective, student: Tensor, teacher: Tensor, batch: Batch, *, temperature: float, factor: float
+    objective: Objective,
+    student: Tensor,
+    teacher: Tensor | Unfinished,
+    batch: Batch,
+    *,
+    temperature: float,
+    factor: float,
 ) -> Tensor:
     """Mean of an objective's distance over labelled positions, with a factor where a temperature plays a part.
 
     Args:
         objective: whose outputs these are.
         student: ``[B, ...]``.
-        teacher: ``[B, ...]``; if the student has more outputs by now, as many as the teacher had are compared.
+        teacher: ``[B, ...]``, or what makes it; if the student has more outputs by now, as many as the teacher had are
+            compared.
         batch: where padding is read from.
         temperature: T, > 0.
         factor: what softened distances are multiplied by: T², or 1.
@@ -31,11 +40,15 @@ def distance(
     Raises:
         DataError: if the shapes do not fit.
     """
+    meaning = meaning_of(objective)
+    if isinstance(meaning, Tokens):
+        return meaning.distance(student, teacher, batch, temperature=temperature, factor=factor)
+    assert isinstance(teacher, Tensor), "only tokens have outputs that are not finished"
     dtype = torch.promote_types(student.dtype, torch.float32)
     student, teacher = student.to(dtype), teacher.to(dtype)
     if isinstance(objective, Teaching):
         return objective.distill(student, teacher, temperature).mean()
-    return meaning_of(objective).distance(student, teacher, batch, temperature=temperature, factor=factor)
+    return meaning.distance(student, teacher, batch, temperature=temperature, factor=factor)
 
 
 def check_distillable(objective: Objective) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_buffers, canonical_parameters, unwrap
 from holdfast.sharding import fsdp_modules, is_sharded, kind_of, local, place_like, reshard, whole
 
-__all__ = ["frozen_copy", "set_tensors", "tensors_of"]
+__all__ = ["copying", "frozen_copy", "set_tensors", "tensors_of"]
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -28,12 +30,23 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     """
     inner = unwrap(model)
     reshard(inner)
-    try:
+    with copying(inner):
         found = _sharded_copy(inner) if fsdp_modules(inner) else copy.deepcopy(inner)
-    except Exception as error:  # whatever a user's module raises, the sentence is the same
-        kind = kind_of(inner).__name__
-        raise ConfigurationError(f"LwF keeps a copy of the model, but {kind} cannot be copied: {error}") from error
     return found.requires_grad_(False).eval()
+
+
+@contextlib.contextmanager
+def copying(model: nn.Module) -> Iterator[None]:
+    """Say in one sentence that a model cannot be copied, whatever its own code raises.
+
+    Raises:
+        ConfigurationError: for any error inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        kind = kind_of(model).__name__
+        raise ConfigurationError(f"LwF keeps a copy of the model, but {kind} cannot be copied: {error}") from error
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

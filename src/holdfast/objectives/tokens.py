@@ -16,6 +16,7 @@ from holdfast.objectives.packing import sequences
 from holdfast.objectives.positions import Positions
 from holdfast.objectives.shapes import fits, shown
 from holdfast.objectives.units import Units, compressed
+from holdfast.objectives.walked import Unfinished, walked_divergence
 
 __all__ = ["MaskedLM", "Per", "TokenClassification", "Tokens", "words_of"]
 
@@ -116,6 +117,21 @@ class Tokens(Positions):
             return Units(valid)
         numbered, number = compressed(ids, valid)
         return Units(valid, numbered, number)
+
+    def distance(
+        self, student: Tensor, teacher: Tensor | Unfinished, batch: Batch, *, temperature: float, factor: float
+    ) -> Tensor:
+        """As for any positions, but walked piece by piece: see :mod:`holdfast.objectives.walked`."""
+        self.check_outputs(student)
+        if student.shape[:2] != teacher.shape[:2] or student.shape[2] < teacher.shape[2]:
+            raise DataError(
+                f"the old outputs have shape {tuple(teacher.shape)}, but the model now gives {tuple(student.shape)}"
+            )
+        view = self.positions(student)
+        if isinstance(teacher, Tensor) and view.untyped_storage().data_ptr() != student.untyped_storage().data_ptr():
+            return super().distance(student, teacher, batch, temperature=temperature, factor=factor)
+        valid = self.units(batch, student).valid
+        return factor * walked_divergence(student, teacher, valid, temperature, self.positions)
 
     def _arguments(self) -> dict[str, Any]:
         return {"per": self.per}
