@@ -27,18 +27,18 @@ from tests.objectives.tiny import (
     BOXES,
     CLASS,
     CLIPSEG,
-    DECODERS,
     DETR,
     ENCODER,
-    FLAUBERT,
     GPT2,
+    IDEFICS,
     MASK2FORMER,
     MASKFORMER,
-    PROPHET,
+    SEAMLESS,
     SECOND,
     SEGFORMER,
     SERIES,
     SPEECH,
+    SPEECH_T5,
     T5,
     TAGS,
     THREE,
@@ -111,7 +111,33 @@ CASES: dict[str, Case] = {
         CausalLM,
     ),
     "LMHeadModel": ("GPT2", transformers.GPT2Config, GPT2, text(labels=WORDS), CausalLM),
+    "BertGenerationDecoder": (
+        "", transformers.BertGenerationConfig, {**ENCODER, "is_decoder": True}, text(labels=WORDS), CausalLM,
+    ),
+    "ForCausalImageModeling": (
+        "ImageGPT",
+        transformers.ImageGPTConfig,
+        {**GPT2, "vocab_size": 21},  # one more, for where an image starts
+        lambda: {"input_ids": words(), "labels": WORDS},
+        CausalLM,
+    ),
+    "ForVisionText2Text": (
+        "Idefics",
+        transformers.IdeficsConfig,
+        IDEFICS,
+        lambda: {
+            **text(labels=WORDS)(),
+            "pixel_values": real(2, 1, 3, 8, 8),
+            "image_attention_mask": torch.ones(2, 6, 1).long(),
+        },
+        CausalLM,
+    ),
     "ForConditionalGeneration": ("T5", transformers.T5Config, T5, text(labels=SECOND), Seq2SeqLM),
+    "MarianMTModel": (
+        "", transformers.MarianConfig, {**BART, "decoder_start_token_id": 0}, text(labels=SECOND), Seq2SeqLM,
+    ),
+    "ForSpeechToText": ("SpeechT5", transformers.SpeechT5Config, SPEECH_T5, sound(labels=SECOND), Seq2SeqLM),
+    "ForTextToText": ("SeamlessM4T", transformers.SeamlessM4TConfig, SEAMLESS, text(labels=SECOND), Seq2SeqLM),
     "EncoderDecoderModel": ("", transformers.EncoderDecoderConfig, {}, text(labels=SECOND), Seq2SeqLM),
     "ForObjectDetection": (
         "Yolos",
@@ -211,76 +237,3 @@ BY_CONFIGURATION: dict[str, Case] = {
         Regression,
     ),
 }
-
-EXCEPTIONS: dict[str, tuple[type[Any], dict[str, Any], Callable[[], dict[str, Any]], type[Objective]]] = {
-    **{
-        f"{name}ForCausalLM": (getattr(transformers, f"{name}Config"), BART, text(labels=WORDS), MaskedLM)
-        for name in DECODERS
-    },
-    "WhisperForCausalLM": (
-        transformers.WhisperConfig,
-        {**BART, "max_target_positions": 16, "begin_suppress_tokens": None, "suppress_tokens": None},
-        text(labels=WORDS),
-        MaskedLM,
-    ),
-    "CpmAntForCausalLM": (
-        transformers.CpmAntConfig,
-        {
-            "hidden_size": 8,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "dim_head": 4,
-            "dim_ff": 8,
-            "vocab_size": 20,
-            "prompt_length": 2,
-            "prompt_types": 32,
-            "segment_types": 32,
-        },
-        lambda: {"input_ids": words(), "labels": WORDS},
-        MaskedLM,
-    ),
-    "ProphetNetForCausalLM": (transformers.ProphetNetConfig, PROPHET, text(labels=WORDS), ModelLoss),
-    "ProphetNetForConditionalGeneration": (
-        transformers.ProphetNetConfig, PROPHET, text(labels=SECOND.clamp(min=3)), ModelLoss,
-    ),
-    "FlaubertWithLMHeadModel": (transformers.FlaubertConfig, FLAUBERT, text(labels=WORDS), MaskedLM),
-    "XLMWithLMHeadModel": (transformers.XLMConfig, FLAUBERT, text(labels=WORDS), MaskedLM),
-    "XLNetLMHeadModel": (transformers.XLNetConfig, XLNET, text(labels=WORDS), MaskedLM),
-    "FlaubertForQuestionAnswering": (
-        transformers.FlaubertConfig, {**FLAUBERT, "start_n_top": 2, "end_n_top": 2}, text(**ANSWER), ModelLoss,
-    ),
-    "XLMForQuestionAnswering": (
-        transformers.XLMConfig, {**FLAUBERT, "start_n_top": 2, "end_n_top": 2}, text(**ANSWER), ModelLoss,
-    ),
-    "XLNetForQuestionAnswering": (
-        transformers.XLNetConfig, {**XLNET, "start_n_top": 2, "end_n_top": 2}, text(**ANSWER), ModelLoss,
-    ),
-    "LxmertForQuestionAnswering": (
-        transformers.LxmertConfig,
-        {**ENCODER, "l_layers": 1, "x_layers": 1, "r_layers": 1, "visual_feat_dim": 4, "num_qa_labels": 3},
-        lambda: {**text()(), "visual_feats": real(2, 3, 4), "visual_pos": real(2, 3, 4), "labels": CLASS},
-        ModelLoss,
-    ),
-    "TapasForQuestionAnswering": (
-        transformers.TapasConfig,
-        {**ENCODER, "type_vocab_sizes": [3, 8, 8, 2, 2, 8, 8], "max_num_rows": 8, "max_num_columns": 8},
-        lambda: {
-            **text()(),
-            "token_type_ids": torch.tensor([[0, 0, 0, 0, 0, 0, 0]] + [[1, 1, 1, 0, 0, 0, 0]] * 5).expand(2, 6, 7),
-            "labels": torch.tensor([[0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0]]),
-        },
-        ModelLoss,
-    ),
-    "ViltForQuestionAnswering": (
-        transformers.ViltConfig,
-        {**ENCODER, **THREE, "image_size": 8, "patch_size": 4},
-        lambda: {**text()(), **images()(), "labels": real(2, 3).sigmoid()},
-        ModelLoss,
-    ),
-    "VisualBertForQuestionAnswering": (
-        transformers.VisualBertConfig,
-        {**ENCODER, **THREE, "visual_embedding_dim": 4},
-        lambda: {**text()(), "visual_embeds": real(2, 3, 4), "labels": real(2, 3).softmax(1)},
-        ModelLoss,
-    ),
-}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -11,14 +12,16 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.models.auto import modeling_auto
 
 from holdfast import EWC, MAS, Classification, LwF, ModelLoss, Objective, Regression, TokenClassification
 from holdfast.importance import fisher
 from holdfast.objectives import as_objective
 from holdfast.objectives import heads as table
-from tests.objectives.heads import BY_CONFIGURATION, CASES, EXCEPTIONS
+from tests.objectives.exceptions import BY_NAME, EXCEPTIONS
+from tests.objectives.heads import BY_CONFIGURATION, CASES
 from tests.objectives.plain import equal, mean_of
-from tests.objectives.tiny import ENCODER, SERIES, text, words
+from tests.objectives.tiny import CLIPSEG, ENCODER, SERIES, text, words
 
 transformers.utils.logging.set_verbosity_error()
 
@@ -64,7 +67,50 @@ def configured(kind: str, config: type[Any], settings: dict[str, Any]) -> Any:
 
 def test_every_head_of_the_table_has_its_model() -> None:
     assert set(CASES) == set(table.HEADS)
-    assert set(EXCEPTIONS) == set(table.EXCEPTIONS)
+    assert set(EXCEPTIONS) | set(BY_NAME) == set(table.EXCEPTIONS)
+
+
+def nameless(kind: str) -> Any:
+    """A model of that class without anything in it."""
+    found = getattr(transformers, kind)
+    model = found.__new__(found)
+    nn.Module.__init__(model)
+    model.config = types.SimpleNamespace(is_encoder_decoder=False)
+    return model
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_what_is_known_by_its_name(name: str) -> None:
+    if not hasattr(transformers, name):
+        pytest.skip(f"Transformers {transformers.__version__} has no {name}")
+    assert type(as_objective(None, nameless(name))) is BY_NAME[name]
+
+
+# What these hold has no head: its outputs are no logits, and what a Classification says to that names what to pass.
+HEADLESS = re.compile(r"(Model|Backbone|Decoder|WithHifiGan|_V3)$")
+
+
+def test_every_class_with_a_head_has_an_objective() -> None:
+    """Over all tasks that Transformers itself lists: what the table names, or else the model's own loss."""
+    lists = [value for name, value in vars(modeling_auto).items() if re.fullmatch(r"MODEL_FOR_\w+_MAPPING_NAMES", name)]
+    listed = [value for each in lists for value in each.values()]
+    names = {name for value in listed for name in ([value] if isinstance(value, str) else value)}
+    assert len(names) > 500
+    kinds = {name: table.kind_of(name) for name in names}
+    assert {name for name, kind in kinds.items() if kind is None and not HEADLESS.search(name)} == set()
+    known = (*table.HEADS, *table.EXCEPTIONS)
+    others = {name: kind for name, kind in kinds.items() if kind is not None and not name.endswith(known)}
+    assert "DPTForDepthEstimation" in others
+    assert {type(kind(None)) for kind in others.values()} == {ModelLoss}
+
+
+def test_a_model_that_gives_no_loss_says_so() -> None:
+    torch.manual_seed(0)
+    settings = {**CLIPSEG, "text_config": {**ENCODER, "eos_token_id": 2, "projection_dim": 4}}
+    model = transformers.CLIPSegForImageSegmentation(transformers.CLIPSegConfig(**settings)).double()
+    batch = {"pixel_values": torch.randn(2, 3, 8, 8).double(), "input_ids": words()}
+    with pytest.raises(ValueError, match=r"ModelLoss expects a 'loss'.*put what it is made from"):
+        fisher(model, [batch])
 
 
 def own_losses(model: Any, batch: dict[str, Any], objective: Objective) -> list[Tensor]:

@@ -224,3 +224,56 @@ PROPHET = {
     "decoder_start_token_id": 1,
     "pad_token_id": 0,
 }
+IDEFICS = {
+    **{key: value for key, value in ENCODER.items() if key != "max_position_embeddings"},
+    "cross_layer_interval": 1,
+    "vision_config": {**VISION, "embed_dim": 8},
+    "freeze_text_layers": False,
+    "freeze_vision_layers": False,
+}
+SPEECH_T5 = {
+    "hidden_size": 8,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 8,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 8,
+    "vocab_size": 20,
+    "conv_dim": (8, 8),
+    "conv_kernel": (4, 4),
+    "conv_stride": (4, 4),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "max_text_positions": 16,
+    "max_speech_positions": 50,
+}
+SEAMLESS = {
+    "hidden_size": 8,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 8,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 8,
+    "vocab_size": 20,
+    "max_position_embeddings": 32,
+}
+CODES = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "ffn_dim": 8,
+    "vocab_size": 20,
+    "num_codebooks": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "max_position_embeddings": 16,
+}
+BROS = {**ENCODER, **THREE, "hidden_size": 64}
+
+
+def boxed(**targets: Any) -> Callable[[], dict[str, Any]]:
+    first = torch.tensor([[1, 0, 1, 1, 1, 0]] * 2).bool()
+    return lambda: {**text(**targets)(), "bbox": real(2, 6, 8).sigmoid(), "bbox_first_token_mask": first}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from holdfast.objectives.model_loss import ModelLoss
 from holdfast.objectives.segmentation import Segmentation
 from holdfast.objectives.tokens import MaskedLM, TokenClassification
 
-__all__ = ["EXCEPTIONS", "HEADS", "objective_of"]
+__all__ = ["EXCEPTIONS", "HEADS", "kind_of", "objective_of"]
 
 
 def _sequence_classification(config: Any) -> Objective:
@@ -84,8 +85,14 @@ HEADS: Mapping[str, Callable[[Any], Objective]] = {
     "ForMaskedLM": _masked,
     "ForCausalLM": _causal,
     "LMHeadModel": _causal,
+    "BertGenerationDecoder": _causal,
+    "ForCausalImageModeling": _causal,
+    "ForVisionText2Text": _causal,
     "ForConditionalGeneration": _generation,
     "EncoderDecoderModel": _seq2seq,
+    "MarianMTModel": _seq2seq,
+    "ForSpeechToText": _seq2seq,
+    "ForTextToText": _seq2seq,
     "ForObjectDetection": _own,
     "ForSegmentation": _own,
     "ForImageSegmentation": _own,
@@ -102,6 +109,7 @@ HEADS: Mapping[str, Callable[[Any], Objective]] = {
     "ForTimeSeriesClassification": _own,
     "ForRegression": _own,
 }
+_ANY_OTHER = re.compile("For[A-Z]")  # a head that is not in the table: whatever the model itself says, if it does
 
 # Decoders of models with two texts: their labels stand where their outputs do, and nothing is shifted.
 _DECODERS = (
@@ -118,10 +126,36 @@ _DECODERS = (
     "WhisperForCausalLM",
 )
 
+# Models of sound: several codes at each step, each with labels and a loss of its own, or none that are words at all.
+_SOUNDS = (
+    "ClvpModelForConditionalGeneration",
+    "CsmDepthDecoderForCausalLM",
+    "CsmForConditionalGeneration",
+    "DiaForConditionalGeneration",
+    "GradiumPhononTTSForConditionalGeneration",
+    "HiggsAudioV2ForConditionalGeneration",
+    "MoshiForConditionalGeneration",
+    "MusicgenForCausalLM",
+    "MusicgenForConditionalGeneration",
+    "MusicgenMelodyForCausalLM",
+    "MusicgenMelodyForConditionalGeneration",
+    "PocketTTSForConditionalGeneration",
+    "Qwen2_5OmniTalkerForConditionalGeneration",
+    "VibeVoiceForConditionalGeneration",
+)
+
 # Whose outputs or losses are not those that the name of their head promises.
 EXCEPTIONS: Mapping[str, Callable[[Any], Objective]] = {
     **dict.fromkeys(_DECODERS, _masked),
+    **dict.fromkeys(_SOUNDS, _own),
+    "BlipForQuestionAnswering": _own,
+    "BrosForTokenClassification": _own,
+    "BrosSpadeEEForTokenClassification": _own,
+    "BrosSpadeELForTokenClassification": _own,
+    "LukeForMaskedLM": _own,
+    "PI0ForConditionalGeneration": _own,
     "CpmAntForCausalLM": _masked,
+    "ReformerModelWithLMHead": _causal,
     "ProphetNetForCausalLM": _own,
     "ProphetNetForConditionalGeneration": _own,
     "FlaubertWithLMHeadModel": _masked,
@@ -138,7 +172,9 @@ EXCEPTIONS: Mapping[str, Callable[[Any], Objective]] = {
 
 
 def objective_of(model: nn.Module) -> Objective | None:
-    """The objective of a Transformers model with a head that the table knows; ``None`` for any other model.
+    """The objective of a Transformers model with a head; ``None`` for any other model.
+
+    A head that the table does not know is protected by the loss that the model itself returns, if it returns one.
 
     Wrappers are looked through, and a class of one's own that is derived from a Transformers model counts as that.
 
@@ -152,12 +188,21 @@ def objective_of(model: nn.Module) -> Objective | None:
     for base in type(model).__mro__:
         if base.__module__.partition(".")[0] != "transformers":
             continue
-        if (made := EXCEPTIONS.get(base.__name__)) is not None:
-            return made(model.config)
-        for head, make in HEADS.items():
-            if base.__name__.endswith(head):
-                return make(model.config)
+        if (make := kind_of(base.__name__)) is not None:
+            return make(model.config)
     return None
+
+
+def kind_of(name: str) -> Callable[[Any], Objective] | None:
+    """What a class of Transformers is for; ``None`` for one without a head.
+
+    Args:
+        name: of the class.
+    """
+    if (found := EXCEPTIONS.get(name)) is not None:
+        return found
+    known = next((make for head, make in HEADS.items() if name.endswith(head)), None)
+    return _own if known is None and _ANY_OTHER.search(name) else known
 
 
 def _innermost(model: nn.Module) -> nn.Module:
