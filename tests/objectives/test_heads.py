@@ -36,6 +36,7 @@ every_head = pytest.mark.parametrize("name", ALL)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Version v4.12.0 introduces a better way:FutureWarning"),
     pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning"),  # Transformers 4.56
+    pytest.mark.filterwarnings("ignore:The `device` argument is deprecated:FutureWarning"),  # likewise
 ]
 
 
