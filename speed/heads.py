@@ -31,7 +31,8 @@ def heads(setup: Setup) -> list[Row]:
                 features = (x @ weight).to(dtype)
                 gram.addmm_(features.T, features)
 
-        timings = alternate(setup, {"head": head, "products": products})
+        # A round takes minutes, in which what is done for the first time is nothing.
+        timings = alternate(setup, {"head": head, "products": products}, warm=0, least=3)
         work = f"Ridge, {size:,} features, {samples:,} samples, {str(dtype).removeprefix('torch.')}"
         rows.append(
             cost(timings, "head", "products", bench="heads", work=work, device=setup.device.type,

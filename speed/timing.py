@@ -76,7 +76,9 @@ class Timings:
         return len(next(iter(self.seconds.values())))
 
 
-def alternate(setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: int = 2) -> Timings:
+def alternate(
+    setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: int = 2, least: int | None = None
+) -> Timings:
     """Run every piece of work once a round, each round beginning with another.
 
     Whatever disturbs the machine then disturbs all of them; medians of many rounds and their ratios are what counts.
@@ -85,11 +87,13 @@ def alternate(setup: Setup, works: Mapping[str, Callable[[], object]], *, warm: 
         setup: how long, and where.
         works: name -> what is timed.
         warm: rounds that are not counted.
+        least: rounds, where the setup's least number of them would take too long.
     """
     names = list(works)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    least, most = setup.rounds
-    for _ in range(1 if setup.quick else warm):
+    fewest, most = setup.rounds
+    least = fewest if least is None else min(least, fewest)
+    for _ in range(min(warm, 1) if setup.quick else warm):
         for work in works.values():
             work()
     gc.collect()

@@ -68,7 +68,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "bench.evidence": ("ground", "registry", "bench.records", "bench.report", "bench.comparing", "bench.recipes"),
     "bench.export": (
-        "ground", "registry", "bench.moved", "bench.records", "bench.data", "bench.models", "bench.training",
+        "ground", "heads", "registry", "bench.moved", "bench.records", "bench.data", "bench.models", "bench.training",
     ),
     "bench.study": (
         "ground", "names", "objectives", "importance", "steps", "projections", "heads", "registry", "bench.records",

@@ -11,6 +11,7 @@ from holdfast.heads.maps import FeatureMap, RandomFourier, RandomProjection
 from holdfast.heads.ncm import NCM
 from holdfast.heads.patches import RandomPatches
 from holdfast.heads.ridge import Ridge
+from holdfast.heads.saving import load, save
 from holdfast.heads.slda import SLDA
 
 __all__ = [
@@ -23,4 +24,6 @@ __all__ = [
     "RandomProjection",
     "Ridge",
     "SLDA",
+    "load",
+    "save",
 ]

@@ -163,11 +163,13 @@ class FeCAM(Head):
 def _inverse(correlation: Tensor) -> Tensor:
     """The pseudo-inverse; by Cholesky's factorisation, much faster, where it is the inverse beyond any doubt."""
     factor, info = torch.linalg.cholesky_ex(correlation)
+    found: Tensor
     if int(info) == 0:
-        found: Tensor = torch.cholesky_inverse(factor)
+        found = torch.cholesky_inverse(factor)
         if float(torch.linalg.matrix_norm(correlation, 1) * torch.linalg.matrix_norm(found, 1)) < _CERTAIN:
             return found
-    return torch.linalg.pinv(correlation, hermitian=True)
+    found = torch.linalg.pinv(correlation, hermitian=True)
+    return found
 
 
 def _scatter(moments: Moments, row: int) -> Tensor:

@@ -10,6 +10,7 @@ import yaml
 from holdfast import metrics, registry
 from holdfast.bench.data.sources import SOURCES
 from holdfast.bench.data.tasks import Stream
+from holdfast.bench.models import representation
 from holdfast.bench.records.record import Record
 
 __all__ = ["render"]
@@ -46,16 +47,10 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
     kind = "text-classification" if stream.tokenizer is not None else "image-classification"
     front = yaml.safe_dump(_metadata(record, name, kind, licence), sort_keys=False, allow_unicode=True, width=1000)
     config = record.config
-    entry = registry.lookup(config.method)
     parts = [
         f"---\n{front}---\n",
         f"# {name}\n",
-        f"`{config.model}`, trained on {len(stream)} tasks one after the other ({config.stream}, "
-        f"{config.scenario}-incremental) and kept from forgetting by `{config.method}`. {_ABOUT[config.scenario]}\n"
-        if entry.bound is None
-        else f"`{config.model}`, trained on {len(stream)} tasks ({config.stream}, {config.scenario}-incremental), "
-        f"{'all at once' if entry.all_at_once else 'one after the other without any protection'}. "
-        f"{_ABOUT[config.scenario]}\n",
+        f"{_opening(record, stream)} {_ABOUT[config.scenario]}\n",
         *_quick(record),
         "## Accuracy\n",
         _accuracy(record),
@@ -71,6 +66,23 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
         _snippet(record, stream, name, weights),
     ]
     return "\n".join(parts)
+
+
+def _opening(record: Record, stream: Stream) -> str:
+    """What it is, in a sentence."""
+    config = record.config
+    entry = registry.lookup(config.method)
+    told = f"{len(stream)} tasks one after the other ({config.stream}, {config.scenario}-incremental)"
+    if entry.kind == "head":
+        over = representation.names()[representation.parse(config.backbone or "first-task").name]
+        return (
+            f"`{config.method}`, a closed-form head, told {told}. It stands on `{config.backbone}` ({over}) and "
+            "remembers sums of its features, so the order of the tasks does not matter and nothing is forgotten."
+        )
+    if entry.bound is None:
+        return f"`{config.model}`, trained on {told} and kept from forgetting by `{config.method}`."
+    how = "all at once" if entry.all_at_once else "one after the other without any protection"
+    return f"`{config.model}`, trained on {len(stream)} tasks ({config.stream}, {config.scenario}-incremental), {how}."
 
 
 def _sets(record: Record) -> list[str]:
@@ -139,14 +151,24 @@ def _protocol(record: Record) -> str:
         how = _HOW["auto" if value.source == "default" and value.detail else value.source]
         lines.append(f"- `{key}`: {value.value} ({how}{': ' + value.story if value.story else ''}).")
     where = record.environment
-    kept = f"{config.optimizer_between_tasks} between tasks"
     lines += [
-        f"- Optimizer: {config.optimizer}, learning rate {config.lr:g}, {kept}.",
-        f"- Epochs per task: {_epochs(record)}; {config.batch_size} samples a step; seed {config.seed}.",
+        *_training(record),
         f"- {where.device_name}, PyTorch {where.torch}, holdfast {where.holdfast}.",
     ]
     again = f"\nAgain:\n\n```\n{record.command}\n```\n" if record.command else ""
     return "\n".join(lines) + "\n" + again
+
+
+def _training(record: Record) -> list[str]:
+    """How the model's weights came about; nothing, where a head was told all and no step was taken."""
+    config = record.config
+    if registry.lookup(config.method).kind == "head" and not record.costs.steps:
+        return [f"- Seed: {config.seed}."]
+    kept = f"{config.optimizer_between_tasks} between tasks"
+    return [
+        f"- Optimizer: {config.optimizer}, learning rate {config.lr:g}, {kept}.",
+        f"- Epochs per task: {_epochs(record)}; {config.batch_size} samples a step; seed {config.seed}.",
+    ]
 
 
 def _epochs(record: Record) -> str:
@@ -196,6 +218,9 @@ def _files(record: Record, stream: Stream, weights: Sequence[str]) -> str:
     others = "`config.json` says what they are the weights of, and what the tasks ask"
     if stream.tokenizer is not None:
         others += "; `tokenizer.json` has the words that it knows"
+    if registry.lookup(record.config.method).kind == "head":
+        trunk = f"; `{weights[0]}` holds the weights of the model that it stands on" if weights else ""
+        return f"`head.safetensors` holds the head: its settings, its feature map and its sums{trunk}. {others}.\n"
     if len(weights) == 1:
         return f"`{weights[0]}` holds the weights. {others}.\n"
     lines = [f"- `{file}`: {task.name} (task {task.index})." for file, task in zip(weights, stream, strict=True)]
@@ -226,6 +251,22 @@ print(exported.predict(["a text"], task=0)){answered}"""
 ```python
 {code}
 ```
-
+{_head_alone(record, name, weights)}
 The accuracies again, from the weights: `holdfast evaluate {name} {record.config.stream}`.
+"""
+
+
+def _head_alone(record: Record, name: str, weights: Sequence[str]) -> str:
+    """How the head is loaded without the bench, where it stands on no model."""
+    if registry.lookup(record.config.method).kind != "head" or weights:
+        return ""
+    return f"""
+The head alone, to be told more classes:
+
+```python
+from holdfast import heads
+
+head = heads.load("{name}/head.safetensors")
+print(head.classes)
+```
 """

@@ -6,22 +6,21 @@ if every accuracy comes out as it stands in the record, to the last digit, is an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
-from holdfast import registry
-from holdfast.bench.data import text as text_data
+from holdfast import heads, registry
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.export import card
 from holdfast.bench.export import folder as model_folder
 from holdfast.bench.export.folder import Description, TaskDescription
-from holdfast.bench.models import named as models
+from holdfast.bench.export.loading import Exported, load
 from holdfast.bench.records.record import Record
 from holdfast.bench.training import checkpoint, runner
 from holdfast.bench.training.learner import Learner
@@ -30,79 +29,6 @@ from holdfast.bench.training.snapshot import Snapshot
 from holdfast.errors import ConfigurationError, StateError
 
 __all__ = ["Exported", "evaluate", "export", "load"]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A model that was exported, ready to answer.
-
-    Attributes:
-        model: with the weights of the last task, in evaluation mode.
-        description: what ``config.json`` says.
-        weights: one set per task where the method answers each with its own, else one for all.
-        tokenizer: of a model for texts, as in `text_data.encode`.
-    """
-
-    model: nn.Module
-    description: Description
-    weights: tuple[dict[str, Tensor], ...]
-    tokenizer: str | None = None
-
-    def use(self, task: int) -> None:
-        """Give the model the weights with which a task is answered."""
-        self.model.load_state_dict(self.weights[task if len(self.weights) > 1 else 0])
-
-    @torch.no_grad()
-    def predict(self, samples: Tensor | Sequence[str], task: int = 0) -> list[str]:
-        """The model's answers.
-
-        Args:
-            samples: images as they come from the data set, uint8 ``[B, C, H, W]``; or texts.
-            task: the question that is asked, from 0; where all classes compete it matters only for the pixels' order.
-
-        Returns:
-            One name per sample.
-
-        Raises:
-            ConfigurationError: if there is no such task, or the samples are of another kind or shape.
-        """
-        about = self.description
-        if not 0 <= task < len(about.tasks):
-            raise ConfigurationError(f"task is {task}; this model knows tasks 0 to {len(about.tasks) - 1}")
-        asked = about.tasks[task]
-        inputs = self._inputs(samples, asked)
-        self.use(task)
-        raw = self.model(inputs)
-        outputs = raw if asked.head is None else raw[asked.head]
-        names = _names(about, asked)
-        columns = sorted(names)
-        return [names[columns[place]] for place in outputs[:, columns].argmax(1).tolist()]
-
-    def _inputs(self, samples: Tensor | Sequence[str], asked: TaskDescription) -> Tensor:
-        about = self.description
-        if self.tokenizer is not None:
-            if isinstance(samples, Tensor | str):
-                raise ConfigurationError(f"samples are a {type(samples).__name__}; expected a list of texts")
-            return text_data.encode(self.tokenizer, samples)
-        shape = ", ".join(map(str, about.input_shape))
-        if not isinstance(samples, Tensor):
-            raise ConfigurationError(f"samples are a {type(samples).__name__}; expected torch.uint8 [B, {shape}]")
-        if samples.dtype != torch.uint8 or list(samples.shape[1:]) != about.input_shape:
-            raise ConfigurationError(
-                f"samples are {samples.dtype} {list(samples.shape)}; expected torch.uint8 [B, {shape}]"
-            )
-        if asked.pixel_order is not None:
-            samples = samples.flatten(2)[:, :, asked.pixel_order].view_as(samples)
-        std = torch.tensor(about.std).view(-1, 1, 1)
-        mean = torch.tensor(about.mean).view(-1, 1, 1)
-        return samples.to(torch.float32) * (1 / (255 * std)) - mean / std
-
-
-def _names(about: Description, asked: TaskDescription) -> dict[int, str]:
-    """Column -> answer, of all classes that compete."""
-    if about.run.scenario != "class":
-        return dict(zip(asked.columns, asked.answers, strict=True))
-    return {column: name for task in about.tasks for column, name in zip(task.columns, task.answers, strict=True)}
 
 
 class _Last:
@@ -172,7 +98,8 @@ def export(
     """Write a run's model as ``model.safetensors``, ``config.json`` and a model card ``README.md``.
 
     Where the method answers each task with weights of its own, as PackNet does, there is no ``model.safetensors`` but
-    one ``model-task-N.safetensors`` per task. A model for texts has its ``tokenizer.json`` beside it.
+    one ``model-task-N.safetensors`` per task. A model for texts has its ``tokenizer.json`` beside it. A closed-form
+    head is ``head.safetensors``, beside the weights of the model that it stands on, if it stands on one.
 
     Args:
         record: of a finished run.
@@ -191,17 +118,16 @@ def export(
     """
     if record.status != "finished":
         raise StateError(f"the run of {record.config.method} is {record.status}; expected a finished one")
-    if registry.lookup(record.config.method).kind == "head":
-        raise ConfigurationError(
-            f"{record.config.method} is a closed-form head, which a folder of a model's weights does not hold: tell a "
-            "head of holdfast.heads in Python, and keep it with holdfast.save_state(head.state_dict(), FILE)"
-        )
     model_folder.check(folder)
     stream = runner.build_stream(record.config, data_dir=data_dir)
     learner = _repeat(record, stream, observer) if weights is None else _kept(record, stream, weights)
     sets = _weights(learner, stream)
-    names = [f"model-task-{task}.safetensors" for task in range(len(sets))] if len(sets) > 1 else ["model.safetensors"]
-    files = {name: to_safetensors(each, metadata={"format": "pt"}) for name, each in zip(names, sets, strict=True)}
+    names = ["model.safetensors"] if len(sets) == 1 else [f"model-task-{task}.safetensors" for task in range(len(sets))]
+    files: dict[str, bytes | Callable[[Path], object]] = {
+        name: to_safetensors(each, metadata={"format": "pt"}) for name, each in zip(names, sets, strict=True)
+    }
+    if learner.closed is not None:
+        files[model_folder.HEAD] = partial(heads.save, learner.closed.head)
     if stream.tokenizer is not None:
         files[model_folder.TOKENIZER] = stream.tokenizer.encode()
     shown = folder.resolve().name
@@ -211,11 +137,16 @@ def export(
 
 
 def _weights(learner: Learner, stream: Stream) -> list[dict[str, Tensor]]:
-    """The weights, once, or once for each task if the method answers tasks with weights of their own."""
+    """The weights, once, or once for each task if the method answers tasks with weights of their own.
+
+    None where a closed-form head answers that stands on no model.
+    """
 
     def copied() -> dict[str, Tensor]:
         return {name: t.detach().cpu().clone().contiguous() for name, t in learner.model.state_dict().items()}
 
+    if learner.closed is not None and learner.closed.head.backbone.module is None:
+        return []
     plain = copied()
     if learner.method is None:
         return [plain]
@@ -251,33 +182,10 @@ def _describe(record: Record, stream: Stream, weights: list[str]) -> Description
         tasks=tasks,
         weights=weights,
         tokenizer=None if stream.tokenizer is None else model_folder.TOKENIZER,
+        head=model_folder.HEAD if registry.lookup(config.method).kind == "head" else None,
         accuracies=record.matrix[-1],
         run=config,
     )
-
-
-def load(folder: Path | str) -> Exported:
-    """A model from the folder that :func:`export` wrote.
-
-    Raises:
-        StateError: if the folder holds none, or one that is damaged or was not finished.
-    """
-    folder = Path(folder)
-    about, weights, tokenizer = model_folder.read(folder)
-    outputs = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
-    try:
-        model = models.build(about.model, about.input_shape, outputs, seed=0, **about.model_options)
-    except Exception as error:  # a description may ask for anything, and options reach a constructor unchecked
-        asked = f"{about.model!a} with {about.model_options!a}"
-        raise StateError(f"{folder / model_folder.CONFIG} describes no model: {asked}: {error}") from error
-    exported = Exported(model.eval(), about, weights, tokenizer)
-    for task, name in enumerate(about.weights):
-        try:
-            exported.use(task)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise StateError(f"the weights {folder / name} are not of the model {about.model}: {reason}") from error
-    return exported
 
 
 def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | None = None) -> list[float]:
@@ -292,9 +200,8 @@ def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | Non
         ConfigurationError: if the stream does not fit the model.
     """
     about = exported.description
-    config = about.run.model_copy(
-        update={"stream": stream_name, "method": "finetune", "hyperparameters": {}, "outputs": "fixed"}
-    )
+    plain = {} if exported.head is not None else {"method": "finetune", "hyperparameters": {}, "outputs": "fixed"}
+    config = about.run.model_copy(update={"stream": stream_name, **plain})
     config = config.model_copy(update={"device": "cpu", "optimizer": "sgd", "optimizer_options": {}})
     stream = runner.build_stream(config, data_dir=data_dir)
     expected = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
@@ -306,6 +213,9 @@ def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | Non
             f"takes {about.input_shape} and gives {expected}"
         )
     learner = Learner(config, stream)
+    if learner.closed is not None and exported.head is not None:
+        learner.closed.head = exported.head
+        return learner.accuracies("test")
     found = []
     for task in range(len(stream)):
         learner.model.load_state_dict(exported.weights[task if len(exported.weights) > 1 else 0])

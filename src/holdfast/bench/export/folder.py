@@ -7,7 +7,7 @@ folder is at every moment the earlier export, the new one, or one that says that
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, Literal
@@ -23,15 +23,28 @@ from holdfast.bench.records.record import RunConfig
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.files import remove_leftovers, write_file
 
-__all__ = ["CARD", "CONFIG", "TOKENIZER", "Description", "TaskDescription", "check", "file_names", "read", "write"]
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "HEAD",
+    "TOKENIZER",
+    "Description",
+    "TaskDescription",
+    "check",
+    "file_names",
+    "read",
+    "write",
+]
 
 CARD = "README.md"
 CONFIG = "config.json"
 TOKENIZER: Final = "tokenizer.json"
+HEAD: Final = "head.safetensors"
 
 # No other names, lest a description have files elsewhere removed.
 _WeightsFile = Annotated[str, Field(pattern=r"^model(-task-[0-9]+)?\.safetensors$")]
 _TokenizerFile = Literal["tokenizer.json"]
+_HeadFile = Literal["head.safetensors"]
 
 
 class _Frozen(BaseModel):
@@ -46,6 +59,12 @@ class _Files(BaseModel):
     format: Literal["holdfast-model", "holdfast-model-unfinished"]
     weights: list[_WeightsFile]
     tokenizer: _TokenizerFile | None
+    head: _HeadFile | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All but the card and ``config.json``."""
+        return [*self.weights, *(name for name in (self.tokenizer, self.head) if name is not None)]
 
 
 class TaskDescription(_Frozen):
@@ -59,7 +78,10 @@ class TaskDescription(_Frozen):
 
 
 class Description(_Frozen):
-    """``config.json``: everything but the weights. ``weights`` are the files, one, or one per task."""
+    """``config.json``: everything but the weights. ``weights`` are the files, one, or one per task.
+
+    Where ``head`` is a file, a closed-form head answers, and there may be no model behind it.
+    """
 
     format: Literal["holdfast-model"] = "holdfast-model"
     schema_version: Literal[1] = 1
@@ -72,13 +94,14 @@ class Description(_Frozen):
     tasks: list[TaskDescription] = Field(min_length=1)
     weights: list[_WeightsFile]
     tokenizer: _TokenizerFile | None
+    head: _HeadFile | None = None
     accuracies: list[float]
     run: RunConfig
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
         tasks = len(self.tasks)
-        if len(self.weights) not in (1, tasks):
+        if len(self.weights) not in (1, tasks) if self.head is None else len(self.weights) > 1:
             raise ValueError(f"weights has {len(self.weights)} files for {tasks} tasks; expected 1, or 1 per task")
         if len(self.accuracies) != tasks:
             raise ValueError(f"accuracies has {len(self.accuracies)} values for {tasks} tasks")
@@ -138,32 +161,35 @@ def _earlier(folder: Path) -> _Files | None:
     return found
 
 
-def write(folder: Path, about: Description, files: Mapping[str, bytes]) -> None:
+def write(folder: Path, about: Description, files: Mapping[str, bytes | Callable[[Path], object]]) -> None:
     """Write an export in place of an earlier one, whose other files are removed; nothing else is touched.
 
     Args:
         folder: made where it is missing.
         about: becomes ``config.json``.
-        files: name -> contents of every other file.
+        files: name -> contents of every other file, or what writes it.
 
     Raises:
         ConfigurationError: if the folder holds something else.
         StateError: if a file cannot be written or removed; the folder then says that it is unfinished.
     """
     earlier = _earlier(folder)
-    weights, tokenizer = list(about.weights), about.tokenizer
+    weights, tokenizer, head = list(about.weights), about.tokenizer, about.head
     if earlier is not None:
         weights += [name for name in earlier.weights if name not in weights]
-        tokenizer = tokenizer or earlier.tokenizer
-    unfinished = _Files(format="holdfast-model-unfinished", weights=weights, tokenizer=tokenizer)
+        tokenizer, head = tokenizer or earlier.tokenizer, head or earlier.head
+    unfinished = _Files(format="holdfast-model-unfinished", weights=weights, tokenizer=tokenizer, head=head)
     _put(folder / CONFIG, _as_json(unfinished))
-    for name in {*weights, tokenizer} - {None, *files}:
+    for name in set(unfinished.names) - files.keys():
         try:
-            (folder / str(name)).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
         except OSError as error:
-            raise StateError(f"Cannot remove {folder / str(name)} of an earlier export: {error.strerror}.") from error
+            raise StateError(f"Cannot remove {folder / name} of an earlier export: {error.strerror}.") from error
     for name, content in files.items():
-        _put(folder / name, content)
+        if isinstance(content, bytes):
+            _put(folder / name, content)
+        else:
+            content(folder / name)
     _put(folder / CONFIG, _as_json(about))
 
 
@@ -206,7 +232,7 @@ def file_names(folder: Path) -> list[str]:
         StateError: if it holds none.
     """
     about = _describe(folder)
-    return [CARD, CONFIG, *about.weights, *([about.tokenizer] if about.tokenizer is not None else [])]
+    return [CARD, CONFIG, *about.weights, *(name for name in (about.tokenizer, about.head) if name is not None)]
 
 
 def read(folder: Path) -> tuple[Description, tuple[dict[str, Tensor], ...], str | None]:

@@ -156,7 +156,7 @@ class Checkpoints:
             raise KeyboardInterrupt
 
     def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
-        """Write model and method down, if they are to be kept.
+        """Write model, method and head down, if they are to be kept.
 
         Raises:
             StateError: if they cannot be written.
@@ -188,7 +188,7 @@ class Checkpoints:
 
 
 def finished(path: Path, config: RunConfig) -> dict[str, Any]:
-    """Model and method at the end of a run, as :meth:`Checkpoints.finish` wrote them.
+    """Model, method and head at the end of a run, as :meth:`Checkpoints.finish` wrote them.
 
     Args:
         path: the file.
@@ -199,7 +199,7 @@ def finished(path: Path, config: RunConfig) -> dict[str, Any]:
     """
     state = load_state(path)
     _check_identity(path, state, identity(config), config.chosen)
-    return {"model": _mapping(state.get("model")), "method": state.get("method")}
+    return {"model": _mapping(state.get("model")), "method": state.get("method"), "head": state.get("head")}
 
 
 def _check_identity(path: Path, state: Mapping[str, Any], expected: Mapping[str, Any], chosen: Collection[str]) -> None:

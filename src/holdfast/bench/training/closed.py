@@ -18,7 +18,7 @@ from holdfast.errors import ConfigurationError, DataError
 from holdfast.heads import Head
 from holdfast.registry import Entry
 
-__all__ = ["Closed"]
+__all__ = ["Closed", "answers"]
 
 
 class Closed:
@@ -79,10 +79,7 @@ class Closed:
 
     def outputs(self, inputs: Tensor) -> Tensor | list[Tensor]:
         """Scores as the model would give them: ``[B, K]``, or one such per head; −∞ for a class not met yet."""
-        scores = torch.full((len(inputs), self._total), -torch.inf, dtype=torch.float64, device=inputs.device)
-        if self.head.classes:
-            scores[:, torch.tensor(self.head.classes, device=inputs.device)] = self.head(inputs)
-        return scores if self._widths is None else list(torch.split(scores, list(self._widths), 1))
+        return answers(self.head, inputs, self._total if self._widths is None else self._widths)
 
     def state_dict(self) -> dict[str, Any]:
         """What the head remembers, as tensors and plain values."""
@@ -95,3 +92,21 @@ class Closed:
     def state_bytes(self) -> int:
         """Bytes that the head remembers."""
         return self.head.state_bytes
+
+
+def answers(head: Head, inputs: Tensor, outputs: int | Sequence[int]) -> Tensor | list[Tensor]:
+    """Scores of a head as a model's outputs: its classes are columns, and those it has not met yet are at −∞.
+
+    Args:
+        head: the head.
+        inputs: x, ``[B, ...]``.
+        outputs: K, or one such per task, whose columns stand one after the other.
+
+    Returns:
+        ``[B, K]``, or a list of such.
+    """
+    widths = [outputs] if isinstance(outputs, int) else list(outputs)
+    scores = torch.full((len(inputs), sum(widths)), -torch.inf, dtype=torch.float64, device=inputs.device)
+    if head.classes:
+        scores[:, torch.tensor(head.classes, device=inputs.device)] = head(inputs)
+    return scores if isinstance(outputs, int) else list(torch.split(scores, widths, 1))
