@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.heads import NCM, SLDA, FeCAM, Ridge
+from holdfast.heads import NCM, SLDA, FeCAM, RandomFourier, Ridge
 from holdfast.heads.fecam import normalised_correlation
 from holdfast.heads.maps import random_fourier, random_projection
 from holdfast.heads.moments import summary
@@ -56,6 +56,15 @@ def test_sums_and_the_heads_over_them(known):
         close(learned(SLDA(prior=prior), x, y)(query), known[f"analytic_head/{name}"])
 
 
+def test_the_covariance_does_not_depend_on_the_order_where_the_releases_does(known):
+    x, y, order = known["analytic_head/X"], known["analytic_head/y"], known["analytic_head/order2"].long()
+    for index in (torch.arange(len(y)), order):
+        sums = summary(learned(SLDA(), x[index], y[index])._moments["all"])
+        close(within_covariance(sums.gram(), sums.sums, sums.counts) * len(x), known["analytic_head/within"])
+    first, second = known["analytic_head/hayes_sigma_in_order"], known["analytic_head/hayes_sigma_permuted"]
+    assert (first - second).abs().max() > 1e-2
+
+
 def test_ridge_is_where_the_recursion_arrives_task_after_task(known):
     x, y, query = known["analytic_head/X"], known["analytic_head/y"], known["analytic_head/Xt"]
     even = torch.arange(len(y)) % 2 == 0
@@ -83,6 +92,26 @@ def test_random_fourier_features_then_a_shrunken_covariance(known):
     covariance = known["klda/within"] / len(known["klda/X"])
     weight, offset = slda_weight(covariance.clone(), known["klda/means"], shrinkage, relative=True)
     torch.testing.assert_close(query @ weight + offset, known["klda/lda_logits"], rtol=1e-8, atol=1e-8)
+
+
+def test_discriminants_are_half_of_the_published_distances_but_for_a_constant(known):
+    half, scores = known["klda/mahalanobis_logits"] / 2, known["klda/lda_logits"]
+    features = lambda x: random_fourier(x, known["klda/omega"], known["klda/phase"])  # noqa: E731  # a one-line function
+    shrinkage = float(known["klda/shrinkage_of_mean_variance"])
+    head = learned(SLDA(features, shrinkage=shrinkage, relative=True), known["klda/X"], known["klda/y"])
+    found = head(known["klda/Xt"])
+    torch.testing.assert_close(found - found[:, :1], half - half[:, :1], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(scores - scores[:, :1], half - half[:, :1], rtol=1e-8, atol=1e-8)
+
+
+def test_many_fourier_features_are_the_kernel(known):
+    gamma, x = float(known["klda/gamma"]), known["klda/Xt"]
+    map_ = RandomFourier(100_000, width=1.0)
+    map_.fit(x)
+    median = torch.pdist(x).median()
+    map_.tensors["frequencies"] *= (2 * gamma) ** 0.5 * median  # of width 1/sqrt(2γ) in place of one median distance
+    features = map_(x)
+    torch.testing.assert_close(features @ features.T, known["klda/kernel_exact"], rtol=0, atol=0.02)
 
 
 def test_fecam(known):

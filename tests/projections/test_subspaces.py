@@ -70,6 +70,45 @@ def test_no_leak_under_momentum_adaptive_rates_and_weight_decay(kind, method):
     assert (leak @ basis).norm() > 0.05 * leak.norm()
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["convolution", "transposed", "attention", "embedding"])
+def test_no_leak_on_any_kind_of_layer_under_adamw_with_decay(kind, method):
+    """Inputs of low rank, so that each layer has room, and moves much."""
+    torch.manual_seed(0)
+    if kind == "convolution":
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Flatten(), nn.Linear(36, 4, bias=False)).double()
+        old = torch.randn(6, 2).double() @ torch.randn(2, 75).double()
+        old, new = old.view(6, 3, 5, 5), torch.randn(6, 3, 5, 5).double()
+        old[:, 1:] = 0
+    elif kind == "transposed":
+        model = nn.Sequential(
+            nn.ConvTranspose1d(6, 3, 2, bias=False), nn.Flatten(), nn.Linear(15, 4, bias=False)
+        ).double()
+        old = torch.einsum("bkl,ki->bil", torch.randn(6, 2, 4).double(), torch.randn(2, 6).double())
+        old[3:] = 0
+        new = torch.randn(6, 6, 4).double()
+    elif kind == "attention":
+        model = Attending().double()
+        old = torch.randn(6, 4, 2).double() @ torch.randn(2, 8).double()
+        new = torch.randn(6, 4, 8).double()
+    else:
+        model = nn.Sequential(nn.Embedding(9, 5), nn.Flatten(), nn.Linear(10, 4, bias=False)).double()
+        old, new = torch.randint(4, (6, 2)), torch.randint(9, (6, 2))
+    y = torch.randint(4, (6,))
+    keep = METHODS[method](model)
+    keep.consolidate([(old, y)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.3)
+    keep.attach(optimizer)
+    before = copy.deepcopy(model.state_dict())
+    train(model, optimizer, new, y, steps=60)
+    for name in keep.state:
+        change = model.state_dict()[name] - before[name]
+        basis, rows = keep.buffers.get(f"basis.{name}"), keep.buffers.get(f"rows.{name}")
+        seen = change[rows > 0] if basis is None else as_matrix(change, name in keep.meta["first"]) @ basis
+        assert seen.norm() < 1e-6 * change.norm() and change.norm() > 0.1, name
+    assert all(0 < full < 1 for full in keep.fullness.values())
+
+
 def test_the_papers_step():
     with np.load(DATA) as arrays:
         known = {name.partition("/")[2]: torch.tensor(arrays[name]) for name in arrays if name.startswith("null_space")}
@@ -79,7 +118,8 @@ def test_the_papers_step():
     # ε outside of the root, as Adam has it.
     optimizer = torch.optim.Adam(model.parameters(), lr=float(known["lr"]))
     keep = AdamNSCL(model, multiple=float(known["a"]))
-    keep.consolidate([(known["old_inputs"], torch.zeros(len(known["old_inputs"]), dtype=torch.int64))])
+    values, vectors = torch.linalg.eigh(known["covariance"])  # of these inputs and of others: any with the same will do
+    keep.consolidate([((vectors * values.clamp_min(0).sqrt()).T, torch.zeros(9, dtype=torch.int64))])
     keep.attach(optimizer)
     basis = keep.buffers["basis.weight"]
     free = torch.eye(9, dtype=torch.float64) - basis @ basis.T
@@ -88,7 +128,9 @@ def test_the_papers_step():
         optimizer.step()
     outputs = known["old_inputs"] @ (model.weight - known["W0"]).T
     assert outputs.abs().max() < 1e-7 < 1e-3 < float(known["max_output_change_gradient_projected"])
-    assert free.shape == known["projector"].shape
+    torch.testing.assert_close(free, known["projector"], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(model.weight.detach(), known["W3_step_projected"], rtol=1e-8, atol=1e-8)
+    assert (model.weight - known["W3_gradient_projected"]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -137,6 +179,18 @@ class Everything(nn.Module):
         h = torch.tanh(self.convolution(h.transpose(1, 2)))
         h, _ = self.recurrent(self.up(h).transpose(1, 2))
         return self.out(h[:, -1])
+
+
+class Attending(nn.Module):
+    """Attention whose projections have no biases, each on inputs of low rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, bias=False)
+        self.out = nn.Linear(8, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
 @pytest.fixture
