@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from holdfast.cli import app
+from holdfast.cli import app, commands
+from holdfast.errors import ConfigurationError, Option
 
 RUN = ["run", "split-digits", "--method"]
 COMPARE = ["compare", "split-digits", "--methods"]
@@ -18,8 +22,8 @@ CASES = {
     "no method": ([*COMPARE, ","], ["--methods", "holdfast methods"]),
     "unknown method shown": (["methods", "ewk"], ["no method 'ewk'", "ewc"]),
     "unknown stream": (["run", "split-digit", "--method", "ewc"], ["split-digit", "split-digits"]),
-    "unknown scenario": ([*RUN, "ewc", "--scenario", "tasks"], ["scenario is 'tasks'", "task, domain, class"]),
-    "misplaced training outputs": ([*RUN, "ewc", "--training-outputs", "seen"], ["training_outputs", "class"]),
+    "unknown scenario": ([*RUN, "ewc", "--scenario", "tasks"], ["--scenario is 'tasks'", "task, domain, class"]),
+    "misplaced training outputs": ([*RUN, "ewc", "--training-outputs", "seen"], ["--training-outputs", "class"]),
     "unknown setting": ([*RUN, "ewc", "--set", "strenght=1"], ["'strenght'", "strength, fisher, coupling"]),
     "unknown setting in a list": ([*COMPARE, "ewc,si", "--set", "si.fisher=exact"], ["si has no setting 'fisher'"]),
     "setting of no method": ([*COMPARE, "ewc,si", "--set", "strength=1"], ["METHOD.KEY=VALUE"]),
@@ -34,10 +38,10 @@ CASES = {
     "forgetful memory": ([*RUN, "adagrad", "--optimizer-between-tasks", "fresh"], ["adagrad remembers"]),
     "unknown model": ([*RUN, "ewc", "--model", "mpl"], ["model 'mpl'", "mlp"]),
     "unknown optimizer": ([*RUN, "ewc", "--optimizer", "adm"], ["no optimizer 'adm'", "adam"]),
-    "unknown device": ([*RUN, "ewc", "--device", "abacus"], ["device 'abacus'"]),
+    "unknown device": ([*RUN, "ewc", "--device", "abacus"], ["--device is 'abacus'"]),
     "no epochs": ([*RUN, "ewc", "--epochs", "-1"], ["--epochs", "1"]),
-    "no batch": ([*RUN, "ewc", "--batch-size", "0"], ["batch_size is 0"]),
-    "all validation": ([*RUN, "ewc", "--validation-fraction", "1.5"], ["1.5"]),
+    "no batch": ([*RUN, "ewc", "--batch-size", "0"], ["--batch-size is 0"]),
+    "all validation": ([*RUN, "ewc", "--validation-fraction", "1.5"], ["--validation-fraction is 1.5"]),
     "unknown option": ([*RUN, "ewc", "--strength", "1"], ["--strength"]),
     "missing option": (["compare", "split-digits"], ["--methods"]),
     "missing stream": (["run", "--method", "ewc"], ["stream"]),
@@ -47,6 +51,47 @@ CASES = {
     "report of nothing": (["report", "no-such-folder"], ["no-such-folder is not a folder"]),
     "importance of no method": (["importance", "split-digits", "--methods", ","], ["--methods", "ewc, mas, anpyc"]),
     "unknown table": (["report", ".", "--table", "word"], ["--table is 'word'", "markdown"]),
+}
+
+
+# Each option as it was typed, at the head of the sentence or within it: no keyword of the Python call behind it.
+AS_TYPED = {
+    "--scenario tasks": "--scenario is 'tasks'; expected one of task, domain, class",
+    "--training-outputs seen": "--training-outputs seen needs --scenario class, got 'task'",
+    "--outputs growing": "--outputs growing needs --scenario class, in which each task",
+    "--batch-size 0": "--batch-size is 0; expected at least 1",
+    "--validation-fraction 1.5": "--validation-fraction is 1.5; expected at least 0 and less than 1",
+    "--optimizer-between-tasks lost": "--optimizer-between-tasks is 'lost': input should be",
+    "--backbone pixels": "--backbone is 'pixels', but only closed-form heads stand on one",
+    "--device abacus": "--device is 'abacus', which cannot be used",
+    "--executor slurm": "--executor is 'slurm'; expected one of local, processes, ray",
+    "--ray-address a:1": "--ray-address needs --executor ray, got 'local'",
+    "--workers 2": "--workers 2 needs --executor processes or ray, got 'local'",
+    "--track paper": "--track is 'paper'; expected one of tensorboard",
+    "--set ewc.strength=1 --grid ewc.strength=1,2": "ewc.strength is given by --set and by --grid",
+    "--grid ewc.strength=1,1.0": "--grid has a value twice for ewc.strength",
+    "--grid ewc.strength=1,2 --validation-fraction 0": "--grid for ewc chooses by validation data, but "
+    "--validation-fraction is 0",
+    "--tune 2 --validation-fraction 0": "chooses by validation data, but --validation-fraction is 0",
+    "--tune 2 --tasks 9": "--tasks is 9, but the stream 'split-digits' has 5 tasks",
+    "--tune 2 --tasks 0": "--tasks is 0; expected at least 1",
+    "--tune 2 --storage nonsense": "--storage: the database of searches 'nonsense' cannot be used",
+    "--tune 2 --storage sqlite:///no/such.db": "--storage: the database of searches sqlite:///no/such.db cannot",
+}
+
+AS_TYPED_ELSEWHERE = {
+    "recipe run hsu-split-mnist --variant tidy": "--variant is 'tidy', no variant of hsu-split-mnist",
+    "recipe run hsu-split-mnist --methods ewk": "--methods has 'ewk', no row of hsu-split-mnist",
+    "recipe run hsu-split-mnist --parts half": "--parts has 'half', no part of hsu-split-mnist",
+    "recipe run hsu-split-mnist --executor slurm": "--executor is 'slurm'",
+    "importance split-digits --methods si": "--methods has 'si'; an importance is that of ewc, mas, anpyc",
+    "importance split-digits --prune-to 100": "--prune-to is 100; expected a percentage above 0 and below 100",
+    "importance split-digits --optimizer-between-tasks lost": "No such option: --optimizer-between-tasks",
+    "runs . --where method": "--where has 'method'; expected COLUMN SIGN VALUE",
+    "run split-digits --method slda --backbone given": "slda: --backbone given takes a model of your own, "
+    "package.module:factory; got --model mlp",
+    "run split-mnist --method ewc --data-dir nowhere": "either set HOLDFAST_DATA (or --data-dir) to a folder",
+    "export nothing.json model --push wrong/name/here": "--push is 'wrong/name/here'; expected OWNER/NAME",
 }
 
 
@@ -66,6 +111,25 @@ def test_bad_input_is_one_sentence(case: str, tmp_path: Path, monkeypatch: pytes
     words, parts = CASES[case]
     refused(words, parts)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", [*AS_TYPED, *AS_TYPED_ELSEWHERE])
+def test_an_option_is_named_as_it_was_typed(typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = typed.split() if typed in AS_TYPED_ELSEWHERE else [*COMPARE, "ewc", *typed.split()]
+    refused(words, [{**AS_TYPED, **AS_TYPED_ELSEWHERE}[typed]])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_named_by_the_option_that_names_another(tmp_path: Path) -> None:
+    error = ConfigurationError("name another folder with ", Option("out"))
+    compare, hub = (typer.main.get_command(app).commands[name] for name in ("compare", "export"))  # type: ignore[attr-defined]
+    assert error.worded(partial(commands.typed, compare)) == "name another folder with --out"
+    assert commands.typed(hub, Option("out")) == "out"  # which has no such option
+    assert commands.typed(compare, Option("stream", ("a",))) == "STREAM a"
+    assert str(error.within("ewc")) == "ewc: name another folder with out"
+    assert isinstance(error.within("ewc"), ConfigurationError)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # from a worker
 
 
 def test_a_missing_data_set_is_named_with_both_ways_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,8 +112,8 @@ def test_a_record_that_was_tampered_with_is_not_exported(tiny: Path) -> None:
     ("words", "message"),
     [
         (["recipe", "run", "tinny"], "there is no recipe 'tinny'"),
-        (["recipe", "run", "tiny", "--variant", "three"], "no variant 'three'"),
-        (["recipe", "run", "tiny", "--methods", "ewc"], "no row 'ewc'"),
+        (["recipe", "run", "tiny", "--variant", "three"], "--variant is 'three', no variant of tiny"),
+        (["recipe", "run", "tiny", "--methods", "ewc"], "--methods has 'ewc', no row of tiny"),
         (["recipe", "run", "tiny", "--methods", ","], "expected names with commas"),
         (["export", "nothing.json", "model"], "Cannot read the record nothing.json"),
         (["export", "nothing.json", "model", "--push", "not a name"], "--push is 'not a name'; expected OWNER/NAME"),

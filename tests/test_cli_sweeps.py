@@ -98,14 +98,14 @@ def test_an_automatic_strength_stands_in_the_record(tmp_path):
     [
         (["tune", "split-digits", "--method", "ewk"], "there is no method 'ewk'"),
         (["tune", "split-digits", "--method", "ewc", "--tasks", "some"], "--tasks is 'some'"),
-        (["tune", "split-digits", "--method", "ewc", "--tasks", "0"], "tasks is 0; expected at least 1"),
+        (["tune", "split-digits", "--method", "ewc", "--tasks", "0"], "--tasks is 0; expected at least 1"),
         (["tune", "split-digits", "--method", "ewc", "--executor", "slurm"], "executor is 'slurm'"),
         (["tune", "split-digits", "--method", "ewc", "--track", "paper"], "--track is 'paper'"),
-        (["tune", "split-digits", "--method", "ewc", "--validation-fraction", "0"], "validation_fraction is 0"),
+        (["tune", "split-digits", "--method", "ewc", "--validation-fraction", "0"], "--validation-fraction is 0"),
         (["tune", "split-digits", "--method", "ewc", "--storage", "nonsense"], "the database of searches 'nonsense'"),
-        (["compare", "split-digits", "--methods", "ewc", "--workers", "2"], "workers=2 needs"),
+        (["compare", "split-digits", "--methods", "ewc", "--workers", "2"], "--workers 2 needs"),
         (["compare", "split-digits", "--methods", "lwf", "--set", "strength=auto"], "strength is 'auto'"),
-        (["compare", "split-digits", "--methods", "ewc", "--ray-address", "a:1"], "ray_address needs executor='ray'"),
+        (["compare", "split-digits", "--methods", "ewc", "--ray-address", "a:1"], "--ray-address needs --executor ray"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(tmp_path, words, sentence):
@@ -171,7 +171,7 @@ def test_a_record_cannot_send_control_characters_to_the_terminal(tmp_path):
     "words, sentence",
     [
         (["nowhere"], "nowhere is not a folder"),
-        (["--where", "method"], "--where got 'method'"),
+        (["--where", "method"], "--where has 'method'"),
         (["--where", "metod = ewc"], "there is no column 'metod'"),
         (["--sort", "size"], "there is no column 'size'"),
         (["--table", "xml"], "--table is 'xml'"),

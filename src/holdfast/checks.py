@@ -6,9 +6,9 @@ import difflib
 import math
 from collections.abc import Iterable
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["check_interval", "check_not_negative", "check_positive", "unknown_name"]
+__all__ = ["check_count", "check_interval", "check_not_negative", "check_positive", "unknown_name"]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
@@ -49,6 +49,19 @@ def check_positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise ConfigurationError(f"{name} is {value!r}; expected a finite number > 0")
     return float(value)
+
+
+def check_count(option: str, value: int | None) -> None:
+    """How many of something: a whole number, at least 1; ``None`` where that was not said.
+
+    Raises:
+        ConfigurationError: naming the option and its value.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and (not whole or value < 1):
+        raise ConfigurationError(
+            Option(option), f" is {value!r}; expected {'at least 1' if whole else 'a whole number'}"
+        )
 
 
 def check_interval(name: str, value: int) -> int:

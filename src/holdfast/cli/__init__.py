@@ -9,9 +9,8 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from holdfast.cli import evidence, export, importance, lists, recipes, running, runs
+from holdfast.cli import commands, evidence, export, importance, lists, recipes, running, runs
 from holdfast.errors import HoldfastError
 
 __all__ = ["app", "main"]
@@ -23,7 +22,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-class _Group(TyperGroup):
+class _Group(commands.Group):
     """Commands whose every expected failure is one sentence on the standard error and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -108,8 +108,12 @@ class Searched:
     """By what a search chooses, and where it is kept."""
 
     tasks: Annotated[
-        str, typer.Option(metavar="K|all", help="A search averages over the first K tasks, after learning them.")
-    ] = "3"
+        str,
+        typer.Option(
+            metavar="K|all|auto",
+            help="A search averages over the first K tasks, after learning them; auto: 3, or all of a shorter stream.",
+        ),
+    ] = "auto"
     storage: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Database of the searches; default: a file in the results' folder."),

@@ -110,7 +110,9 @@ def _default(table: Table) -> Path:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Published protocols: list, show, run.")
+    group = typer.Typer(
+        cls=commands.Group, no_args_is_help=True, rich_markup_mode=None, help="Published protocols: list, show, run."
+    )
     group.command("list", epilog="Example: holdfast recipe list")(_list)
     group.command("show", epilog="Example: holdfast recipe show hsu-split-mnist")(_show)
     commands.add(group, "run", _Options, _run, epilog="Example: holdfast recipe run hsu-split-mnist --quick")

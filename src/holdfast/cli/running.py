@@ -179,10 +179,10 @@ def _search(trials: int, asked: options.Searched, folder: Path) -> Search:
     from holdfast.bench.comparing import studies, tuning
 
     words = asked.tasks.strip().lower().removeprefix("k=")
-    if words != "all" and not words.isdecimal():
-        raise ConfigurationError(f"--tasks is {asked.tasks!r}; expected a number of tasks, or all")
+    if words not in ("all", "auto") and not words.isdecimal():
+        raise ConfigurationError(f"--tasks is {asked.tasks!r}; expected a number of tasks, all or auto")
     url = asked.storage or studies.file_url(folder / "search.db")
-    return tuning.Search(trials, None if words == "all" else int(words), url)
+    return tuning.Search(trials, {"all": None, "auto": "auto"}[words] if words.isalpha() else int(words), url)
 
 
 def _show(table: Table, untuned: Any = None) -> None:

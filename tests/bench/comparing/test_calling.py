@@ -15,6 +15,7 @@ from holdfast.bench import Stream, compare
 from holdfast.bench.comparing import calling, plan
 from holdfast.bench.comparing import compare as comparing
 from holdfast.bench.comparing.compare import Comparison
+from holdfast.bench.comparing.tuning import Search
 from holdfast.bench.data import streams
 from holdfast.bench.records import record as records
 from holdfast.bench.records.record import without_times
@@ -112,6 +113,17 @@ def test_grids_settings_and_controls(own: Stream) -> None:
         ({"grids": {"ewc": {"strength": []}}}, r"grids has \[\] for ewc.strength; expected a list"),
         ({"grids": {"ewc": {"strength": 3}}}, "grids has 3 for ewc.strength; expected a list"),
         ({"threads": 0}, "threads is 0; expected at least 1"),
+        ({"threads": "2"}, "threads is '2'; expected a whole number"),
+        ({"methods": None}, "methods is None; expected a list of names"),
+        ({"epochs": "3"}, "epochs is '3'; expected a whole number"),
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"workers": 0}, "workers is 0; expected at least 1"),
+        ({"workers": 1.5, "executor": "processes"}, "workers is 1.5; expected a whole number"),
+        ({"checkpoint_every": -1}, "checkpoint_every is -1; expected seconds, 0 or more"),
+        ({"checkpoint_every": float("nan")}, "checkpoint_every is nan; expected seconds"),
+        ({"checkpoint_every": "60"}, "checkpoint_every is '60'; expected seconds"),
+        ({"validation_fraction": "0.1"}, "validation_fraction is '0.1'; expected at least 0"),
+        ({"search": Search(2, tasks=6)}, "tasks is 6, but the stream 'split-digits' has 5 tasks"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(call: dict[str, Any], sentence: str) -> None:

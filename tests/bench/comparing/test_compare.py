@@ -140,7 +140,7 @@ def test_a_grid_of_several_keys_is_their_product(stream: Stream) -> None:
     [
         ({"grids": {"ewc": {"strength": ["1", "x"]}}}, "ewc.strength is 'x'"),
         ({"grids": {"ewc": {"strength": ["1", "1.0"]}}}, "has a value twice"),
-        ({"grids": {"ewc": {"strength": ["1"]}}, "settings": {"ewc": {"strength": "2"}}}, "by --set and by --grid"),
+        ({"grids": {"ewc": {"strength": ["1"]}}, "settings": {"ewc": {"strength": "2"}}}, "by settings and by grids"),
         ({"grids": {"ewc": {"strength": ["1", "-1"]}}}, "strength is -1.0"),
         ({"grids": {"ewc": {"strength": ["1"]}}, "changes": {"validation_fraction": 0.0}}, "validation_fraction is 0"),
         ({"settings": {"ewc": {"strength": "-1"}}}, "strength is -1.0"),

@@ -214,7 +214,7 @@ def test_a_model_of_ones_own_that_does_not_fit_is_refused_at_once(
 
 def test_a_device_that_is_not_there_is_refused(stream: Stream) -> None:
     config = plan.plan(stream, "finetune", device="abacus")
-    with pytest.raises(ConfigurationError, match="the device 'abacus' cannot be used"):
+    with pytest.raises(ConfigurationError, match="device is 'abacus', which cannot be used"):
         rehearsal.check(config, stream)
 
 

@@ -240,12 +240,25 @@ def test_other_test_data_changes_nothing_in_a_search_and_something_outside(monke
 
 
 def test_the_score_is_over_the_first_tasks_or_all(tmp_path):
-    for tasks, expected, words in ((2, 2, "the first 2 tasks"), (None, 5, "all tasks"), (99, 5, "all tasks")):
+    for tasks, expected, words in (
+        (2, 2, "the first 2 tasks"),
+        (None, 5, "all tasks"),
+        ("auto", 3, "the first 3 tasks"),
+    ):
         shelf = Shelf()
         chosen = run(tuning.Search(1, tasks=tasks), comparison(), Work(str(tmp_path)), shelf)
         (job, _), *_ = shelf.records
         assert job.config.tasks == expected and not job.read_test
         assert f"over {words}" in chosen["strength"].story
+
+
+def test_more_tasks_than_there_are_are_refused_and_a_short_stream_has_fewer_by_default():
+    short = dataclasses.replace(comparison(), stream=streams.build("split-digits", seed=0, tasks=2))
+    with pytest.raises(ConfigurationError, match="tasks is 9, but the stream 'split-digits' has 2 tasks"):
+        tuning.check(short, tuning.Search(2, tasks=9))
+    assert [config.tasks for config in tuning.check(short, tuning.Search(2))] == [2]
+    with pytest.raises(ConfigurationError, match="tasks is 'few'; expected a whole number"):
+        tuning.Search(2, tasks="few")
 
 
 def test_without_validation_data_there_is_nothing_to_choose_by():
@@ -258,6 +271,22 @@ def test_without_validation_data_there_is_nothing_to_choose_by():
 def test_a_search_of_nothing_is_refused(wrong):
     with pytest.raises(ConfigurationError, match="expected at least 1"):
         tuning.Search(**wrong)
+
+
+def test_a_database_is_tried_before_anything_is_made(tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    studies.check(studies.file_url(out / "search.db"), made=out)
+    with pytest.raises(StateError, match=f"there is no folder {other}"):
+        studies.check(studies.file_url(other / "search.db"), made=out)
+    there = tmp_path / "there.db"
+    studies.Study(studies.file_url(there), "name", {}).close()
+    before = there.read_bytes()
+    studies.check(studies.file_url(there))
+    assert there.read_bytes() == before
+    there.write_bytes(b"not a database" * 400)
+    with pytest.raises(StateError, match=r"storage: the database of searches .* delete it to go on"):
+        studies.check(studies.file_url(there))
+    assert [path.name for path in tmp_path.iterdir()] == ["there.db"]
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/at/all.db", "postgresql://me:secret@nowhere/db"])

@@ -91,6 +91,9 @@ GOOD = (X, Y)
     ("tasks", "sentence"),
     [
         ([], "from_tensors got no task"),
+        (None, "from_tensors got NoneType for tasks; expected a list"),
+        (X, "from_tensors got Tensor for tasks; expected a list"),
+        ("tasks", "from_tensors got str for tasks; expected a list"),
         ([X], r"task 1 is Tensor; expected \(\(train_x, train_y\), \(test_x, test_y\)\)"),
         ([(GOOD, (X, [0]))], "task 1, test: samples and labels are Tensor and list; expected two tensors"),
         ([(GOOD, GOOD), ((X[:3], Y), GOOD)], "task 2, train: 3 samples have 12 labels"),
@@ -114,6 +117,9 @@ def test_wrong_tensors_are_named(tasks: Any, sentence: str) -> None:
     [
         ({"name": "split-mnist"}, "name is 'split-mnist'; expected one that no named stream has"),
         ({"name": " "}, "name is ' '"),
+        ({"name": None}, "name is None; expected one that no named stream has"),
+        ({"task_names": "ab"}, "task_names is 'ab'; expected a list of names"),
+        ({"class_names": ["a"]}, r"class_names is \['a'\]; expected label -> name"),
         ({"scenario": "tasks"}, "scenario is 'tasks'"),
         ({"training_outputs": "seen"}, "needs scenario='class'"),
         ({"task_names": ["a"]}, "task_names has 1 names for 2 tasks"),

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from holdfast.bench import report as reports
 from holdfast.bench.comparing import compare as comparing
-from holdfast.bench.comparing import plan, refusing, tuning
+from holdfast.bench.comparing import given, refusing, studies, tuning
 from holdfast.bench.comparing.carrying import REPORT, How, carry_out
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.comparing.protocols import default_threads, protocol
@@ -26,7 +26,8 @@ from holdfast.bench.jobs.handing_out import Executor, Stop, never
 from holdfast.bench.jobs.job import Monitor, Silent, Store
 from holdfast.bench.jobs.progress import monitor
 from holdfast.bench.records.record import Record, Scenario, TrainingOutputs
-from holdfast.errors import ConfigurationError
+from holdfast.checks import check_count
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["Table", "Undertaken", "compare", "use_threads"]
 
@@ -76,10 +77,12 @@ class Undertaken:
     Args:
         comparison: what is compared.
         search: how hyperparameters are searched; ``None``: not at all.
+        out: the folder of results, which will be there before a search begins.
     """
 
     comparison: Comparison
     search: Search | None = None
+    out: Path | None = None
 
     again = ""
 
@@ -103,6 +106,8 @@ class Undertaken:
         comparing.check(self.comparison)
         if self.search is not None:
             tuning.check(self.comparison, self.search)
+            if self.search.storage is not None:
+                studies.check(self.search.storage, made=self.out)
 
     def say_untuned(self, note: Callable[[str], None]) -> None:
         """Name the methods for which a search has nothing to choose: they run as they are, and are shown as untuned."""
@@ -199,9 +204,9 @@ def compare(
         ConfigurationError: for whatever is wrong, in one sentence, before anything is trained.
         DataError: if a data set cannot be read.
     """
-    asked = _methods(methods, controls, note)
-    _check(asked, training, {"settings": settings or {}, "grids": grids or {}}, note)
-    numbers = _numbers(seeds)
+    asked = given.names(methods, controls, note)
+    given.check(asked, training, {"settings": settings or {}, "grids": grids or {}}, note)
+    numbers = given.numbers(seeds)
     fraction = training.get("validation_fraction")
     comparison = Comparison(
         _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir),
@@ -213,11 +218,11 @@ def compare(
         {"device": device},
         threads,
     )
-    undertaken = Undertaken(comparison, search)
+    undertaken = Undertaken(comparison, search, None if out is None else Path(out))
     undertaken.say_untuned(note)
     with _threads(threads, comparison.stream.name) as used, _watching(progress) as monitor:
         how = How(
-            out=None if out is None else Path(out),
+            out=undertaken.out,
             data_dir=None if data_dir is None else Path(data_dir),
             checkpoint_every=checkpoint_every,
             executor=executor,
@@ -231,65 +236,9 @@ def compare(
     return Table(tuple(records), how.out)
 
 
-def _methods(methods: Sequence[str], controls: bool, note: Callable[[str], None]) -> tuple[str, ...]:
-    if isinstance(methods, str):
-        raise ConfigurationError(f"methods is {methods!r}; expected a list of names")
-    methods = list(methods)
-    for method in methods:
-        if not isinstance(method, str):
-            raise ConfigurationError(f"methods has {method!r}; expected names that 'holdfast methods' lists")
-    asked, added = comparing.with_controls(methods)
-    if not asked:
-        raise ConfigurationError("methods is empty; expected names that 'holdfast methods' lists")
-    if added and controls:
-        role = "a control" if len(added) == 1 else "controls"
-        note(f"Added {' and '.join(added)} as {role} (controls=False, or --no-controls, does without).")
-        asked += added
-    return asked
-
-
-def _check(
-    asked: tuple[str, ...],
-    training: Mapping[str, Any],
-    given: Mapping[str, Mapping[str, Any]],
-    note: Callable[[str], None],
-) -> None:
-    """Refuse names that are none, and say which methods some of the training's fields do not reach."""
-    plan.check_changes(training)
-    for option, by_method in given.items():
-        _check_settings(option, by_method, asked)
-    plan.check_backbone(asked, training.get("backbone"))
-    own = plan.keep_their_own(asked, training)
-    if own:
-        note(f"{', '.join(own)}: an optimizer that is the method; keeps its own learning rate and its state.")
-
-
-def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    number = isinstance(seeds, int) and not isinstance(seeds, bool)
-    found = tuple(range(seeds)) if isinstance(seeds, int) and number else ()
-    if not number and isinstance(seeds, Sequence) and not isinstance(seeds, str):
-        found = tuple(seeds)
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in found)
-    if not found or not whole or len(set(found)) < len(found):
-        raise ConfigurationError(f"seeds is {seeds!r}; expected at least one: how many, or a list of different ones")
-    return found
-
-
-def _check_settings(option: str, given: Mapping[str, Any], asked: Sequence[str]) -> None:
-    for method, found in given.items():
-        if method not in asked:
-            raise ConfigurationError(f"{option} names the method {method!r}; this compares {', '.join(asked)}")
-        if not isinstance(found, Mapping):
-            raise ConfigurationError(f"{option} has {found!r} for {method}; expected hyperparameter -> value")
-        for key, values in found.items() if option == "grids" else ():
-            if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-                raise ConfigurationError(f"grids has {values!r} for {method}.{key}; expected a list of candidates")
-
-
 def use_threads(threads: int | None, stream: str) -> int:
     """Set the number of CPU threads, by the stream's name where it is not given, and return it."""
-    if threads is not None and threads < 1:
-        raise ConfigurationError(f"threads is {threads}; expected at least 1")
+    check_count("threads", threads)
     wanted = default_threads(stream) if threads is None else threads
     if wanted is not None:
         torch.set_num_threads(wanted)
@@ -311,7 +260,8 @@ def _stream(
             )
         if (scenario, training_outputs) != ("task", "all"):
             raise ConfigurationError(
-                f"scenario={scenario!r} is for named streams; this one was made with scenario={stream.scenario!r}"
+                Option("scenario", (scenario,)),
+                f" is for named streams; this one was made with scenario={stream.scenario!r}",
             )
         return stream
     if not isinstance(stream, str):

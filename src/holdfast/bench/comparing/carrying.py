@@ -25,7 +25,7 @@ from holdfast.bench.jobs.trackers import Track
 from holdfast.bench.jobs.work import Elsewhere, here
 from holdfast.bench.records.record import Record
 from holdfast.bench.training.checkpoint import EVERY
-from holdfast.errors import ConfigurationError, HoldfastError
+from holdfast.errors import ConfigurationError, HoldfastError, Option
 
 __all__ = ["REPORT", "How", "Undertaking", "carry_out"]
 
@@ -87,6 +87,10 @@ class How:
         track: a name of :data:`holdfast.bench.jobs.trackers.NAMES`.
         threads: CPU threads of each run in another process.
         keep_weights: whether the weights of every run that reads the test set are kept in the folder.
+
+    Raises:
+        ConfigurationError: for a value that is none, or options that do not go together.
+        DependencyError: naming the extra that is missing.
     """
 
     out: Path | None = None
@@ -98,6 +102,14 @@ class How:
     track: str | None = None
     threads: int = 1
     keep_weights: bool = False
+
+    def __post_init__(self) -> None:
+        processes.check(self.executor, workers=self.workers, ray_address=self.ray_address)
+        every = self.checkpoint_every
+        if isinstance(every, bool) or not isinstance(every, int | float) or not every >= 0:  # nan is not
+            raise ConfigurationError(Option("checkpoint_every"), f" is {every!r}; expected seconds, 0 or more")
+        if self.keep_weights and self.out is None:
+            raise ConfigurationError(Option("keep_weights"), " needs a folder to keep them in: give ", Option("out"))
 
 
 def carry_out(
@@ -127,11 +139,8 @@ def carry_out(
         KeyboardInterrupt: if it was asked to stop.
     """
     asked.check()
-    processes.check(how.executor, workers=how.workers, ray_address=how.ray_address)
     track = _track(asked, how)
     if how.out is None:
-        if how.keep_weights:
-            raise ConfigurationError("keep_weights needs a folder to keep them in: give out")
         memory = Memory()
         with _executor(asked, how, None, memory, monitor, stop, track) as executor:
             return asked.run(executor, memory, monitor)

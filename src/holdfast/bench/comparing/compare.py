@@ -23,7 +23,7 @@ from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.records import choice as choices
 from holdfast.bench.records.choice import Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = [
     "Chosen",
@@ -109,11 +109,18 @@ def _combinations(comparison: Comparison, method: str) -> list[dict[str, Hyperpa
     grid = comparison.grids[method]
     for key in grid:
         if key in comparison.settings.get(method, {}):
-            raise ConfigurationError(f"{method}.{key} is given by --set and by --grid; expected one of them")
+            raise ConfigurationError(
+                f"{method}.{key} is given by ",
+                Option("settings"),
+                " and by ",
+                Option("grids"),
+                "; expected one of them",
+            )
     values = [[typed(entry, key, text) for text in texts] for key, texts in grid.items()]
     for key, found in zip(grid, values, strict=True):
         if len(set(found)) < len(found):
-            raise ConfigurationError(f"--grid {method}.{key} has a value twice: {', '.join(map(str, found))}")
+            twice = ", ".join(map(str, found))
+            raise ConfigurationError(Option("grids"), f" has a value twice for {method}.{key}: {twice}")
     return [
         {key: Hyperparameter(value=value, source="grid") for key, value in zip(grid, combination, strict=True)}
         for combination in itertools.product(*values)
@@ -132,7 +139,12 @@ def candidates(comparison: Comparison) -> dict[str, list[Job]]:
         for chosen in _combinations(comparison, method):
             config = comparison.config(method, comparison.seeds[0], chosen)
             if config.validation_fraction == 0:
-                raise ConfigurationError(f"--grid {method} chooses by validation data; validation_fraction is 0")
+                raise ConfigurationError(
+                    Option("grids"),
+                    f" for {method} chooses by validation data, but ",
+                    Option("validation_fraction"),
+                    " is 0",
+                )
             config = config.model_copy(update={"extra": {**config.extra, "tested on": "validation data"}})
             label = choices.label({key: parameter.value for key, parameter in chosen.items()})
             trials.append(Job(config, read_test=False, label=label))

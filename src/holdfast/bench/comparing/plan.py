@@ -14,8 +14,8 @@ from holdfast.bench.comparing.protocols import Protocol, protocol
 from holdfast.bench.comparing.typed import AUTO, shown, typed
 from holdfast.bench.data.tasks import Outline
 from holdfast.bench.records.record import Hyperparameter, RunConfig
-from holdfast.checks import unknown_name
-from holdfast.errors import ConfigurationError
+from holdfast.checks import check_count, unknown_name
+from holdfast.errors import ConfigurationError, Option
 from holdfast.registry import Entry
 from holdfast.strength import AutoStrength
 
@@ -79,8 +79,10 @@ def plan(
     trained = dataclasses.replace(protocol(stream.name), **given)
     if trained.outputs == "growing" and stream.scenario != "class":
         raise ConfigurationError(
-            f"outputs='growing' needs scenario='class', in which each task brings outputs of its own; got "
-            f"{stream.scenario!r}"
+            Option("outputs", ("growing",)),
+            " needs ",
+            Option("scenario", ("class",)),
+            f", in which each task brings outputs of its own; got {stream.scenario!r}",
         )
     if entry.kind == "optimizer":
         lr = chosen["lr"].value
@@ -139,9 +141,7 @@ def check_changes(changes: Mapping[str, Any]) -> None:
         if name not in known:
             raise unknown_name("training option", name, known)
     for name in ("epochs", "batch_size"):
-        number = changes.get(name)
-        if number is not None and number < 1:
-            raise ConfigurationError(f"{name} is {number}; expected at least 1")
+        check_count(name, changes.get(name))
 
 
 def check_backbone(methods: Sequence[str], backbone: str | None) -> None:
@@ -154,8 +154,9 @@ def check_backbone(methods: Sequence[str], backbone: str | None) -> None:
         return
     heads = ", ".join(entry.name for entry in registry.entries() if entry.kind == "head")
     raise ConfigurationError(
-        f"backbone is {backbone!r}, but only closed-form heads stand on one, and {', '.join(methods)} is none; "
-        f"expected one of {heads} among the methods"
+        Option("backbone"),
+        f" is {backbone!r}, but only closed-form heads stand on one, and {', '.join(methods)} is none; expected one of "
+        f"{heads} among the methods",
     )
 
 
@@ -176,7 +177,7 @@ def _config(**fields: Any) -> RunConfig:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"{name} is {first['input']!r}: {first['msg'].lower()}") from error
+        raise ConfigurationError(Option(name), f" is {first['input']!r}: {first['msg'].lower()}") from error
 
 
 def command(config: RunConfig, *, threads: int | None = None) -> str:

@@ -10,7 +10,7 @@ from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.records import record as records
 from holdfast.bench.records.record import RunConfig
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["prepare"]
 
@@ -70,7 +70,9 @@ def _refuse_others(folder: Folder, comparison: Comparison, searched: Collection[
         if differing:
             raise ConfigurationError(
                 f"the folder {folder.path} holds records of another comparison ({records.filename(old.config)} differs "
-                f"in {', '.join(differing)}): name another folder with --out, or delete that one"
+                f"in {', '.join(differing)}): name another folder with ",
+                Option("out"),
+                ", or delete that one",
             )
 
 

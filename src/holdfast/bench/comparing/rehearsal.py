@@ -9,7 +9,7 @@ from holdfast.bench.data.tasks import Stream
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 from holdfast.objectives import SharedForward
 
 __all__ = ["check"]
@@ -31,14 +31,14 @@ def check(config: RunConfig, stream: Stream) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ConfigurationError(f"the device {config.device!r} cannot be used: {reason}") from error
+        raise ConfigurationError(Option("device"), f" is {config.device!r}, which cannot be used: {reason}") from error
     try:
         learner = Learner(config, stream)
         learner.begin(Session(0, (stream.tasks[0],)))
         if learner.closed is not None:
             learner.closed.check(stream.tasks)
     except ConfigurationError as error:
-        raise type(error)(f"{config.method}: {error}") from error
+        raise error.within(config.method) from error
     except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own
         raise ConfigurationError(f"{config.method}: {error}") from error
     _check_outputs(config, learner.model, stream)

@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from holdfast.bench.records import seeding
-from holdfast.errors import DependencyError, StateError
+from holdfast.errors import DependencyError, Option, StateError
 from holdfast.registry import Choice, Range, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Finished", "Space", "Study", "Values", "distribution", "file_url", "suggest"]
+__all__ = ["Finished", "Space", "Study", "Values", "check", "distribution", "file_url", "suggest"]
 
 Values: TypeAlias = Mapping[str, Value]
 Finished: TypeAlias = "Mapping[int, tuple[Values, float]]"
@@ -41,6 +41,50 @@ def _quiet() -> Iterator[Any]:
         yield optuna
     finally:
         optuna.logging.set_verbosity(before)
+
+
+@contextmanager
+def _usable(url: str) -> Iterator[Any]:
+    """Optuna, while a database is used: what goes wrong with it becomes a sentence without its password."""
+    with _quiet() as optuna:
+        from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+
+        try:
+            yield optuna
+        except (SQLAlchemyError, ImportError, OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            if type(error) is DatabaseError and url.startswith("sqlite"):  # not one of its subclasses
+                reason += "; delete it to go on from the trials' own records"
+            raise StateError(
+                Option("storage"), f": the database of searches {_shown(url)} cannot be used: {reason}"
+            ) from error
+
+
+def check(url: str, *, made: Path | None = None) -> None:
+    """Refuse, before anything is made or trained, a database that cannot be used; nothing is written to it.
+
+    Args:
+        url: of the database.
+        made: a folder that will be there before the database is opened.
+
+    Raises:
+        StateError: naming it, and why.
+    """
+    with _usable(url):
+        import sqlalchemy
+
+        address = sqlalchemy.make_url(url)
+        file = address.database if address.get_backend_name() == "sqlite" else None
+        if file and file != ":memory:" and not os.path.exists(file):
+            folder = Path(os.path.abspath(file)).parent
+            if not folder.is_dir() and (made is None or folder != Path(os.path.abspath(made))):
+                raise FileNotFoundError(f"there is no folder {folder}")
+            return
+        engine = sqlalchemy.create_engine(address)
+        try:
+            sqlalchemy.inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
 
 
 def distribution(where: Range | Choice, default: Value) -> BaseDistribution:
@@ -117,20 +161,15 @@ class Study:
             self._open(url, name)
 
     def _open(self, url: str, name: str) -> None:
-        with _quiet() as optuna:
-            from sqlalchemy.exc import DatabaseError, SQLAlchemyError
-
-            try:
+        try:
+            with _usable(url) as optuna:
                 self._storage = optuna.storages.RDBStorage(url)
                 self._study = optuna.create_study(
                     storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
                 )
-            except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
-                self.close()
-                reason = str(error).strip().split("\n")[0]
-                if type(error) is DatabaseError and url.startswith("sqlite"):  # not one of its subclasses
-                    reason += "; delete it to go on from the trials' own records"
-                raise StateError(f"the database of searches {_shown(url)} cannot be used: {reason}") from error
+        except StateError:
+            self.close()
+            raise
 
     def finished(self) -> dict[int, tuple[Values, float]]:
         """What earlier calls have finished."""

@@ -12,20 +12,26 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from holdfast import registry
 from holdfast.bench.comparing import compare
 from holdfast.bench.comparing.compare import Chosen, Comparison
 from holdfast.bench.comparing.studies import Finished, Space, Study, Values, distribution, suggest
+from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs.handing_out import Executor, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.records import choice as choices
 from holdfast.bench.records.choice import Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, RunConfig
-from holdfast.errors import ConfigurationError
+from holdfast.checks import check_count
+from holdfast.errors import ConfigurationError, Option
 from holdfast.registry import Value
 
 __all__ = ["Search", "check", "finished", "search", "search_all", "space"]
+
+
+_FEW = 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Search:
 
     Args:
         trials: settings tried for each method, the defaults among them.
-        tasks: the score is the average accuracy over the first so many tasks, after learning them; ``None``: all.
+        tasks: the score is the average accuracy over the first so many tasks, after learning them; ``None``: all;
+            ``"auto"``: three, or all of a stream that has fewer.
         storage: URL of the database that holds the studies; ``None``: memory, and the records in the folder.
 
     Raises:
@@ -42,13 +49,27 @@ class Search:
     """
 
     trials: int
-    tasks: int | None = 3
+    tasks: int | Literal["auto"] | None = "auto"
     storage: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("trials", self.trials), ("tasks", self.tasks)):
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{name} is {value}; expected at least 1")
+        check_count("trials", self.trials)
+        if self.tasks != "auto":
+            check_count("tasks", self.tasks)
+
+    def tasks_of(self, stream: Stream) -> int:
+        """How many of a stream's tasks a trial learns.
+
+        Raises:
+            ConfigurationError: if the stream has not that many.
+        """
+        if self.tasks == "auto":
+            return min(_FEW, len(stream))
+        if self.tasks is not None and self.tasks > len(stream):
+            raise ConfigurationError(
+                Option("tasks"), f" is {self.tasks}, but the stream {stream.name!r} has {len(stream)} tasks"
+            )
+        return self.tasks or len(stream)
 
 
 def space(comparison: Comparison, method: str) -> Space:
@@ -71,7 +92,7 @@ class _Trials:
         self.comparison, self.method, self.asked = comparison, method, asked
         self.space = space(comparison, method)
         self.seed = comparison.seeds[0]
-        self.tasks = min(asked.tasks or len(comparison.stream), len(comparison.stream))
+        self.tasks = asked.tasks_of(comparison.stream)
         self.finished: dict[int, tuple[Values, float]] = {}
         self.under_way: dict[int, Values] = {}
 
@@ -80,7 +101,9 @@ class _Trials:
         chosen = {key: Hyperparameter(value=value, source="tuned") for key, value in values.items()}
         config = self.comparison.config(self.method, self.seed, chosen)
         if config.validation_fraction == 0:
-            raise ConfigurationError(f"a search for {self.method} chooses by validation data; validation_fraction is 0")
+            raise ConfigurationError(
+                f"a search for {self.method} chooses by validation data, but ", Option("validation_fraction"), " is 0"
+            )
         extra = {**config.extra, "tested on": "validation data", "trial": index}
         config = config.model_copy(update={"tasks": self.tasks, "extra": extra})
         return Job(config, read_test=False, label=f"trial {index}: {choices.label(values)}")
@@ -134,7 +157,7 @@ def check(comparison: Comparison, asked: Search) -> list[RunConfig]:
     """The configurations of the first trials, so that what is wrong is said before anything is trained.
 
     Raises:
-        ConfigurationError: if there is nothing to choose by.
+        ConfigurationError: if there is nothing to choose by, or the stream has too few tasks.
     """
     trials = [_Trials(comparison, method, asked) for method in comparison.methods]
     return [one.job(0, one.defaults()).config for one in trials if one.space]

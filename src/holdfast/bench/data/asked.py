@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 
 from holdfast.bench.data import named
 from holdfast.bench.data.drafts import Permutation
+from holdfast.bench.data.splitting import check_share
 from holdfast.bench.records.record import Scenario, TrainingOutputs
-from holdfast.checks import unknown_name
-from holdfast.errors import ConfigurationError
+from holdfast.checks import check_count, unknown_name
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["Asked", "Name", "asked", "parse"]
 
@@ -80,17 +81,21 @@ class Asked:
             ("permutation", get_args(Permutation)),
         ):
             if getattr(self, option) not in choices:
-                raise ConfigurationError(f"{option} is {getattr(self, option)!r}; expected one of {', '.join(choices)}")
+                raise ConfigurationError(
+                    Option(option), f" is {getattr(self, option)!r}; expected one of {', '.join(choices)}"
+                )
         if self.training_outputs != "all" and self.scenario != "class":
             raise ConfigurationError(
-                f"training_outputs={self.training_outputs!r} needs scenario='class', got {self.scenario!r}"
+                Option("training_outputs", (self.training_outputs,)),
+                " needs ",
+                Option("scenario", ("class",)),
+                f", got {self.scenario!r}",
             )
         for option in ("tasks", "classes_per_task", "limit_per_class", "test_limit_per_class"):
-            number = getattr(self, option)
-            if number is not None and number < 1:
-                raise ConfigurationError(f"{option} is {number}; expected at least 1")
+            check_count(option, getattr(self, option))
         if self.pad < 0:
-            raise ConfigurationError(f"pad is {self.pad}; expected at least 0")
+            raise ConfigurationError(Option("pad"), f" is {self.pad}; expected at least 0")
+        check_share("validation_fraction", self.validation_fraction)
 
     def check_fits(self, name: Name) -> None:
         """Refuse an option that a stream of this name would ignore: it is a mistake of the caller's.
@@ -100,15 +105,18 @@ class Asked:
         """
         if self.classes_per_task is not None and name.classes not in (None, self.classes_per_task):
             raise ConfigurationError(
-                f"classes_per_task is {self.classes_per_task}, but the stream {name.text!r} says {name.classes}"
+                Option("classes_per_task"),
+                f" is {self.classes_per_task}, but the stream {name.text!r} says {name.classes}",
             )
         for option, kinds in _FOR.items():
             if name.kind not in kinds and getattr(self, option) != _DEFAULTS[option]:
-                raise ConfigurationError(f"{option} does not apply to the stream {name.text!r}, which is {name.kind}")
+                raise ConfigurationError(
+                    Option(option), f" does not apply to the stream {name.text!r}, which is {name.kind}"
+                )
         for option in ("pad", "mean") if name.of_text else ("text",):
             if getattr(self, option):
                 held = "texts" if name.of_text else "images"
-                raise ConfigurationError(f"{option} does not apply to {name.text!r}, a stream of {held}")
+                raise ConfigurationError(Option(option), f" does not apply to {name.text!r}, a stream of {held}")
 
 
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(Asked)}

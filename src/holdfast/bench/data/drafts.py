@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holdfast.bench.data.sets import ImageDataset
 from holdfast.bench.records import seeding
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["Draft", "Permutation", "permuted", "sequence", "split"]
 
@@ -48,11 +48,13 @@ def split(
     elif class_order == "seeded":
         order = torch.randperm(total, generator=seeding.generator(seed, "class order")).tolist()
     elif isinstance(class_order, str):
-        raise ConfigurationError(f"class_order is {class_order!r}; expected 'seeded' or a list of labels")
+        raise ConfigurationError(Option("class_order"), f" is {class_order!r}; expected 'seeded' or a list of labels")
     else:
         order = [int(label) for label in class_order]
         if len(set(order)) != len(order) or not set(order) <= set(range(total)):
-            raise ConfigurationError(f"class_order is {order}; expected different labels of 0 to {total - 1}")
+            raise ConfigurationError(
+                Option("class_order"), f" is {order}; expected different labels of 0 to {total - 1}"
+            )
     if tasks is None:
         tasks, left = divmod(len(order), per_task)
         if left:

@@ -94,7 +94,7 @@ def _tensors(name: str, source: Source, data_dir: Path | str | None, cache_dir: 
     root = data_dir or os.environ.get("HOLDFAST_DATA")
     folder = Path(root).expanduser() / name if root else None
     if folder is not None and not folder.is_dir():
-        raise DataError(f"no data set {name!r} in {folder.parent}: {sources.ways_to_get(name, source, folder)}")
+        raise DataError(f"no data set {name!r} in {folder.parent}: ", *sources.ways_to_get(name, source, folder))
     if folder is None:
         key = f"{source.hub_id} {source.options}"
     else:

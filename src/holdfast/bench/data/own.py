@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from holdfast.bench.data import asked
 from holdfast.bench.records.record import Scenario, TrainingOutputs
-from holdfast.errors import ConfigurationError, DataError
+from holdfast.errors import ConfigurationError, DataError, Option
 
 __all__ = ["Given", "GivenTask", "read"]
 
@@ -95,15 +95,24 @@ def read(
         ConfigurationError: for a wrong scenario or name.
     """
     asked.Asked(seed=0, scenario=scenario, training_outputs=training_outputs)
-    if scenario not in get_args(Scenario) or not name.strip() or _is_named(name):
+    if not isinstance(name, str) or not name.strip() or _is_named(name):
         raise ConfigurationError(
             f"the stream's name is {name!r}; expected one that no named stream has, such as 'own' or 'my plants'"
         )
+    if isinstance(tasks, str) or not isinstance(tasks, Sequence):
+        raise DataError(
+            f"from_tensors got {type(tasks).__name__} for tasks; expected a list of "
+            "((train_x, train_y), (test_x, test_y)), one a task"
+        )
     if len(tasks) == 0:
         raise DataError("from_tensors got no task; expected at least one")
+    if isinstance(task_names, str) or not isinstance(task_names, Sequence | None):
+        raise ConfigurationError(Option("task_names"), f" is {task_names!r}; expected a list of names")
+    if not isinstance(class_names, Mapping | None):
+        raise ConfigurationError(Option("class_names"), f" is {class_names!r}; expected label -> name")
     names = [f"task {index + 1}" for index in range(len(tasks))] if task_names is None else list(task_names)
     if len(names) != len(tasks):
-        raise ConfigurationError(f"task_names has {len(names)} names for {len(tasks)} tasks")
+        raise ConfigurationError(Option("task_names"), f" has {len(names)} names for {len(tasks)} tasks")
     found = tuple(_task(each, given) for each, given in zip(names, tasks, strict=True))
     first = found[0].train_x
     for task in found:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.errors import DataError, DependencyError
+from holdfast.errors import DataError, DependencyError, Option
 
 __all__ = ["SOURCES", "Source", "decode_images", "decode_texts", "splits", "ways_to_get"]
 
@@ -78,14 +78,15 @@ SOURCES = {
 }
 
 
-def ways_to_get(name: str, source: Source, folder: Path | None) -> str:
-    """How to get a data set that is not in the folder, or not on the Hub, for the end of an error message."""
+def ways_to_get(name: str, source: Source, folder: Path | None) -> tuple[str | Option, ...]:
+    """How to get a data set that is not in the folder, or not on the Hub, for the end of an error's sentence."""
     revision = dict(source.options).get("revision")
     command = f"hf download {source.hub_id} --repo-type dataset" + (f" --revision {revision}" if revision else "")
     return (
-        f"either set HOLDFAST_DATA (or --data-dir) to a folder that holds {name}/ as Parquet files "
-        f"({command} --local-dir FOLDER/{name}), or {'' if folder is None else 'unset it and '}run once with a "
-        "connection to huggingface.co"
+        "either set HOLDFAST_DATA (or ",
+        Option("data_dir"),
+        f") to a folder that holds {name}/ as Parquet files ({command} --local-dir FOLDER/{name}), or "
+        f"{'' if folder is None else 'unset it and '}run once with a connection to huggingface.co",
     )
 
 
@@ -121,7 +122,8 @@ def splits(name: str, source: Source, folder: Path | None) -> Iterator[dict[str,
             reason = " ".join(str(error).split())[:200]
             raise DataError(
                 f"the data set {name!r} could not be read from {folder or 'the Hugging Face Hub'} "
-                f"({type(error).__name__}: {reason}): {ways_to_get(name, source, folder)}"
+                f"({type(error).__name__}: {reason}): ",
+                *ways_to_get(name, source, folder),
             ) from error
         finally:
             hub.setLevel(level)

@@ -5,9 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["holdout"]
+__all__ = ["check_share", "holdout"]
+
+
+def check_share(option: str, fraction: float) -> None:
+    """Refuse a share that cannot be set aside.
+
+    Args:
+        option: what the caller knows it by.
+        fraction: the share.
+
+    Raises:
+        ConfigurationError: if it is not in [0, 1).
+    """
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction < 1:
+        raise ConfigurationError(Option(option), f" is {fraction!r}; expected at least 0 and less than 1")
 
 
 def holdout(labels: Tensor, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -24,8 +38,7 @@ def holdout(labels: Tensor, fraction: float, generator: torch.Generator) -> tupl
     Raises:
         ConfigurationError: if `fraction` is not in [0, 1).
     """
-    if not 0 <= fraction < 1:
-        raise ConfigurationError(f"a share to set aside must be at least 0 and less than 1, got {fraction}")
+    check_share("fraction", fraction)
     aside = torch.zeros(len(labels), dtype=torch.bool)
     if fraction:
         for label in sorted(set(labels.tolist())):

@@ -20,7 +20,7 @@ from holdfast.bench.data.asked import Asked, Name
 from holdfast.bench.data.drafts import Draft
 from holdfast.bench.data.sets import ImageDataset
 from holdfast.bench.data.tasks import Stream
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["build", "names"]
 
@@ -97,7 +97,7 @@ def _per_channel(option: str, value: float | Sequence[float] | None, default: tu
     values = tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),) * len(default)
     if len(values) != len(default) or (option == "std" and min(values) <= 0):
         expected = "a positive number" if option == "std" else "a number"
-        raise ConfigurationError(f"{option} is {value}; expected {expected}, or {len(default)} of them")
+        raise ConfigurationError(Option(option), f" is {value}; expected {expected}, or {len(default)} of them")
     return values
 
 

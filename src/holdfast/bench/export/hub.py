@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from holdfast.bench.export import folder as model_folder
-from holdfast.errors import ConfigurationError, DependencyError, HoldfastError
+from holdfast.errors import ConfigurationError, DependencyError, HoldfastError, Option
 
 __all__ = ["check", "push"]
 
-_MISSING = "--push needs huggingface_hub: pip install 'holdfast[bench]'"
+_MISSING = "a model hub needs huggingface_hub: pip install 'holdfast[bench]'"
 
 
 def check(repository: str) -> None:
@@ -28,7 +28,7 @@ def check(repository: str) -> None:
         validate_repo_id(repository)
     except HFValidationError as error:
         raise ConfigurationError(
-            f"--push is {repository!r}; expected OWNER/NAME in letters, digits, -, _ and ."
+            Option("repository"), f" is {repository!r}; expected OWNER/NAME in letters, digits, -, _ and ."
         ) from error
 
 

@@ -24,7 +24,8 @@ from holdfast.bench.jobs.handing_out import (
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.jobs.ray import Ray
 from holdfast.bench.records.record import Record
-from holdfast.errors import ConfigurationError, DependencyError
+from holdfast.checks import check_count
+from holdfast.errors import ConfigurationError, DependencyError, Option
 
 __all__ = ["NAMES", "Processes", "build", "check"]
 
@@ -136,14 +137,17 @@ def check(name: str, *, workers: int | None = None, ray_address: str | None = No
     """Refuse, before anything is begun, what :func:`build` would refuse.
 
     Raises:
-        ConfigurationError: for an unknown name, or an option that does not apply.
+        ConfigurationError: for an unknown name, a number of workers that is none, or an option that does not apply.
         DependencyError: naming the extra that is missing.
     """
     if name not in NAMES:
-        raise ConfigurationError(f"executor is {name!r}; expected one of {', '.join(NAMES)}")
+        raise ConfigurationError(Option("executor"), f" is {name!r}; expected one of {', '.join(NAMES)}")
     if ray_address is not None and name != "ray":
-        raise ConfigurationError(f"ray_address needs executor='ray', got {name!r}")
+        raise ConfigurationError(Option("ray_address"), " needs ", Option("executor", ("ray",)), f", got {name!r}")
+    check_count("workers", workers)
     if name == "local" and workers not in (None, 1):
-        raise ConfigurationError(f"workers={workers} needs executor='processes' or 'ray'")
+        raise ConfigurationError(
+            Option("workers", (workers,)), " needs ", Option("executor", ("processes", "ray")), f", got {name!r}"
+        )
     if name == "ray" and importlib.util.find_spec("ray") is None:
-        raise DependencyError("executor='ray' needs Ray: pip install 'holdfast[ray]'")
+        raise DependencyError(Option("executor", ("ray",)), " needs Ray: pip install 'holdfast[ray]'")

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from holdfast.bench.jobs.handing_out import LOOK, RETRIES, Closing, Stop, Work, call, gave_up, never
-from holdfast.errors import ConfigurationError, DependencyError
+from holdfast.errors import ConfigurationError, DependencyError, Option
 
 if TYPE_CHECKING:
     from holdfast.bench.jobs.job import Job
@@ -91,5 +91,5 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise DependencyError("--executor ray needs Ray: pip install 'holdfast[ray]'") from error
+        raise DependencyError(Option("executor", ("ray",)), " needs Ray: pip install 'holdfast[ray]'") from error
     return ray

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.bench.records.record import RunConfig, stem
-from holdfast.errors import ConfigurationError, DependencyError
+from holdfast.errors import ConfigurationError, DependencyError, Option
 
 if TYPE_CHECKING:
     from holdfast.bench.jobs.job import Job
@@ -44,7 +44,7 @@ class Track:
 
     def __post_init__(self) -> None:
         if self.kind not in NAMES:
-            raise ConfigurationError(f"--track is {self.kind!r}; expected one of {', '.join(NAMES)}")
+            raise ConfigurationError(Option("track"), f" is {self.kind!r}; expected one of {', '.join(NAMES)}")
 
 
 def check(track: Track) -> None:
@@ -55,7 +55,7 @@ def check(track: Track) -> None:
     """
     for extra, module in [("bench", "accelerate"), *((track.kind, module) for module in _MODULES[track.kind])]:
         if importlib.util.find_spec(module) is None:
-            raise DependencyError(f"--track {track.kind} needs {module}: pip install 'holdfast[{extra}]'")
+            raise DependencyError(Option("track", (track.kind,)), f" needs {module}: pip install 'holdfast[{extra}]'")
 
 
 def _open(track: Track, name: str) -> Any:
@@ -85,7 +85,7 @@ def _open(track: Track, name: str) -> Any:
         tracker.start()
     except Exception as error:  # whatever a tracker raises that cannot reach its server or its files
         reason = str(error).strip().split("\n")[0]
-        raise ConfigurationError(f"--track {track.kind} could not begin: {reason}") from error
+        raise ConfigurationError(Option("track", (track.kind,)), f" could not begin: {reason}") from error
     return tracker
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from holdfast.bench.models.heads import Heads
 from holdfast.checks import unknown_name
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 from holdfast.heads import FeatureMap, RandomFourier, RandomPatches, RandomProjection
 
 __all__ = ["Representation", "names", "parse"]
@@ -62,16 +62,18 @@ class Representation:
             return {"expand": _patches(input_shape, seed)}
         own = ":" in model_name
         if own != (self.name == "given") and not (own and self.trains_first):
-            wanted = "a model of your own: --model package.module:factory" if self.name == "given" else "a named model"
-            raise ConfigurationError(f"--backbone {self.name} takes {wanted}; got --model {model_name}")
+            wanted = "a model of your own, package.module:factory" if self.name == "given" else "a named model"
+            raise ConfigurationError(
+                Option("backbone", (self.name,)), f" takes {wanted}; got ", Option("model", (model_name,))
+            )
         return {"features": model.trunk if isinstance(model, Heads) else model, "expand": expand}
 
 
 def _patches(shape: Sequence[int], seed: int) -> RandomPatches:
     if len(shape) != 3 or min(shape[1:]) < 8:
         raise ConfigurationError(
-            f"--backbone random-patches takes images of 8 pixels or more a side; samples of shape {tuple(shape)} want "
-            "first-task"
+            Option("backbone", ("random-patches",)),
+            f" takes images of 8 pixels or more a side; samples of shape {tuple(shape)} want first-task",
         )
     if min(shape[1:]) < _SMALL:
         return RandomPatches(100, patch=3, seed=seed)

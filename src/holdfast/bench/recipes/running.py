@@ -20,7 +20,7 @@ from holdfast.bench.recipes.schema import Recipe
 from holdfast.bench.recipes.settling import Row, Settled
 from holdfast.bench.records.record import Record, RunConfig
 from holdfast.bench.report import PublishedValue
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["Table", "Undertaken", "check", "command", "differing", "resolve", "run"]
 
@@ -96,13 +96,15 @@ def resolve(
     """
     chosen = _variant(recipe, variant)
     wanted = [row for row in recipe.methods if not row.variants or chosen in row.variants]
-    for what, asked, known in (
-        ("row", labels, [row.label for row in wanted]),
-        ("part", parts, list(recipe.parts)),
+    for option, what, asked, known in (
+        ("labels", "row", labels, [row.label for row in wanted]),
+        ("parts", "part", parts, list(recipe.parts)),
     ):
         for each in asked:
             if each not in known:
-                raise ConfigurationError(f"{recipe.name} has no {what} {each!r}; it has {', '.join(known)}")
+                raise ConfigurationError(
+                    Option(option), f" has {each!r}, no {what} of {recipe.name}; it has {', '.join(known)}"
+                )
     rows = []
     for name, part in recipe.parts.items():
         if parts and name not in parts:
@@ -120,7 +122,13 @@ def resolve(
             )
             rows += [settled.row(method, stream) for method in mine]
     if not rows:
-        raise ConfigurationError(f"{recipe.name} has none of the rows {', '.join(labels)} in {', '.join(parts)}")
+        raise ConfigurationError(
+            f"{recipe.name} has none of the rows {', '.join(labels)} (",
+            Option("labels"),
+            f") in {', '.join(parts)} (",
+            Option("parts"),
+            ")",
+        )
     again = command(recipe.name, chosen, labels, parts, seeds, quick=quick)
     return Table(recipe, chosen, quick, tuple(rows), again)
 
@@ -130,7 +138,7 @@ def _variant(recipe: Recipe, asked: str | None) -> str:
         return next(iter(recipe.variants), "")
     if asked not in recipe.variants:
         known = f"it has {', '.join(recipe.variants)}" if recipe.variants else "it has none"
-        raise ConfigurationError(f"{recipe.name} has no variant {asked!r}; {known}")
+        raise ConfigurationError(Option("variant"), f" is {asked!r}, no variant of {recipe.name}; {known}")
     return asked
 
 
@@ -144,7 +152,7 @@ def check(table: Table) -> None:
         try:
             compare.check(row.trials or row.final)
         except ConfigurationError as error:
-            raise type(error)(f"{row.label} ({row.part}): {error}") from error
+            raise error.within(f"{row.label} ({row.part})") from error
 
 
 def run(table: Table, store: Store, monitor: Monitor, executor: Executor) -> list[Record]:
@@ -206,8 +214,9 @@ class Undertaken:
         why_not = differing(self.table, folder.records())
         if why_not is not None:
             raise ConfigurationError(
-                f"the folder {folder.path} holds records of another experiment ({why_not}): name another with --out, "
-                "or delete that folder"
+                f"the folder {folder.path} holds records of another experiment ({why_not}): name another with ",
+                Option("out"),
+                ", or delete that folder",
             )
 
     def run(self, executor: Executor, store: Store, monitor: Monitor) -> list[Record]:

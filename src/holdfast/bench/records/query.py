@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from holdfast import metrics
 from holdfast.checks import unknown_name
-from holdfast.errors import ConfigurationError, HoldfastError, StateError
+from holdfast.errors import ConfigurationError, HoldfastError, Option, StateError
 
 __all__ = ["COLUMNS", "Condition", "Group", "Row", "grouped", "parse_where", "read", "select", "sort"]
 
@@ -194,8 +194,9 @@ def parse_where(texts: Iterable[str]) -> list[Condition]:
             match = _CONDITION.fullmatch(part)
             if match is None:
                 raise ConfigurationError(
-                    f"--where got {part!r}; expected COLUMN SIGN VALUE with a sign of {' '.join(_OPERATORS)}, such as "
-                    "'method = ewc'"
+                    Option("where"),
+                    f" has {part!r}; expected COLUMN SIGN VALUE with a sign of {' '.join(_OPERATORS)}, such as "
+                    "'method = ewc'",
                 )
             value = match[3]
             if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":

@@ -19,7 +19,7 @@ from holdfast.bench.training import environment
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session
 from holdfast.dispatch import Step
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, Option
 from holdfast.importance import fisher, mas, taylor
 from holdfast.method import Method
 from holdfast.objectives import Batch, Objective
@@ -59,12 +59,14 @@ def check(methods: Sequence[str], prune_to: float) -> None:
         ConfigurationError: for an unknown importance, or a percentage out of range.
     """
     if not methods:
-        raise ConfigurationError(f"--methods names no importance; expected some of {', '.join(ESTIMATORS)}")
+        raise ConfigurationError(Option("methods"), f" names no importance; expected some of {', '.join(ESTIMATORS)}")
     for name in methods:
         if name not in ESTIMATORS:
-            raise ConfigurationError(f"--methods has {name!r}; an importance is that of {', '.join(ESTIMATORS)}")
+            raise ConfigurationError(
+                Option("methods"), f" has {name!r}; an importance is that of {', '.join(ESTIMATORS)}"
+            )
     if not 0 < prune_to < 100:
-        raise ConfigurationError(f"--prune-to is {prune_to:g}; expected a percentage above 0 and below 100")
+        raise ConfigurationError(Option("prune_to"), f" is {prune_to:g}; expected a percentage above 0 and below 100")
 
 
 def study(
