@@ -49,7 +49,7 @@ CASES = {
     "ill-typed option": ([*RUN, "ewc", "--seed", "one"], ["--seed", "integer"]),
     "no seeds": ([*COMPARE, "ewc", "--seeds", "0"], ["--seeds", "1"]),
     "report of nothing": (["report", "no-such-folder"], ["no-such-folder is not a folder"]),
-    "importance of no method": (["importance", "split-digits", "--methods", ","], ["--methods", "ewc, mas, anpyc"]),
+    "importance of no method": (["importance", "split-digits", "--methods", ","], ["--methods", "holdfast methods"]),
     "unknown table": (["report", ".", "--table", "word"], ["--table is 'word'", "markdown"]),
 }
 
@@ -84,7 +84,7 @@ AS_TYPED_ELSEWHERE = {
     "recipe run hsu-split-mnist --methods ewk": "--methods has 'ewk', no row of hsu-split-mnist",
     "recipe run hsu-split-mnist --parts half": "--parts has 'half', no part of hsu-split-mnist",
     "recipe run hsu-split-mnist --executor slurm": "--executor is 'slurm'",
-    "importance split-digits --methods si": "--methods has 'si'; an importance is that of ewc, mas, anpyc",
+    "importance split-digits --methods si": "--methods has 'si'; an importance is that of ewc, online-ewc, mas, anpyc",
     "importance split-digits --prune-to 100": "--prune-to is 100; expected a percentage above 0 and below 100",
     "importance split-digits --optimizer-between-tasks lost": "No such option: --optimizer-between-tasks",
     "runs . --where method": "--where has 'method'; expected COLUMN SIGN VALUE",

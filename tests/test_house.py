@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast import registry
 from tests import house
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,44 @@ def test_every_wing_says_what_it_is_for() -> None:
     for init in house.SOURCE.rglob("__init__.py"):
         said = ast.get_docstring(ast.parse(init.read_text(encoding="utf-8")))
         assert said and said.split("\n")[0].endswith("."), init
+
+
+NAMED = {
+    ("bench/records/legacy.py", "ewc"),  # what records of version 0.1 say
+    ("bench/records/legacy.py", "ewc-foreign"),
+    ("bench/data/drafts.py", "anpyc"),  # a permutation
+    ("importance/__init__.py", "mas"),  # functions
+    ("importance/mas.py", "mas"),
+}
+"""Where a word that is also a method's name stands in the code, and may."""
+
+
+def _named(code: str, methods: set[str]) -> set[str]:
+    """The methods that code names in a text, alone or in a list with commas."""
+    texts = [
+        node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and type(node.value) is str
+    ]
+    lists = [{word.strip() for word in each.split(",")} for each in texts]
+    return {word for each in lists if each <= methods for word in each}
+
+
+def test_nothing_but_the_registry_names_a_method() -> None:
+    methods = {entry.name for entry in registry.entries()} | {"ewc-foreign"}
+    found = {
+        (path.relative_to(house.SOURCE).as_posix(), word)
+        for path in house.SOURCE.rglob("*.py")
+        if path.name != "registry.py"
+        for word in _named(path.read_text(encoding="utf-8"), methods)
+    }
+    assert found == NAMED
+
+
+def test_a_named_method_is_noticed() -> None:
+    assert _named('def f(reference="finetune"): return ["ewc, mas", "an ewc"]', {"finetune", "ewc", "mas"}) == {
+        "finetune",
+        "ewc",
+        "mas",
+    }
 
 
 def _lines(node: ast.stmt) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from holdfast.checks import unknown_name
 
-__all__ = ["Choice", "Entry", "Range", "Value", "entries", "lookup"]
+__all__ = ["Choice", "Entry", "Range", "Value", "bound", "entries", "lookup"]
 
 Value: TypeAlias = "float | int | bool | str | None"
 Kind: TypeAlias = Literal["method", "optimizer", "head", "baseline"]
@@ -60,6 +60,8 @@ class Entry:
         listed: whether it is offered to users; what only a published protocol needs is not.
         controls: the methods that a comparison with this one always shows, unless it is told not to.
         promises: what the contract tests hold it to beyond what they ask of all.
+        importance: ``"module:name"`` of what estimates its penalty's importances from a task's data; see
+            :attr:`estimator`.
         dial: the setting of which more protects more, and 0 nothing; ``strength`` unless told otherwise, if it has one.
     """
 
@@ -83,6 +85,7 @@ class Entry:
     listed: bool = True
     controls: tuple[str, ...] = ()
     promises: frozenset[Promise] = frozenset()
+    importance: str | None = None
     dial: str | None = None
 
     def __post_init__(self) -> None:
@@ -93,11 +96,12 @@ class Entry:
     @property
     def build(self) -> Callable[..., Any] | None:
         """``(model, **settings)`` for a method; of parameters for an optimizer, of features for a head."""
-        if self.home is None:
-            return None
-        module, name = self.home.split(":")
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        return found
+        return None if self.home is None else _imported(self.home)
+
+    @property
+    def estimator(self) -> Callable[..., Any] | None:
+        """``(model, batches, *, objective, names) -> {name: importance}``, as in ``holdfast.importance``."""
+        return None if self.importance is None else _imported(self.importance)
 
     @property
     def settings(self) -> Mapping[str, Value]:
@@ -109,6 +113,12 @@ class Entry:
         """What ``strength="auto"`` aims at, in units of the task's gradient; ``None`` for a method that has no such."""
         fraction: float | None = getattr(self.build, "auto_fraction", None) if self.kind == "method" else None
         return fraction
+
+
+def _imported(place: str) -> Callable[..., Any]:
+    module, name = place.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 _STRENGTH = {"coupling": "gradient"}
@@ -129,7 +139,7 @@ _ENTRIES = (
     Entry(
         "ewc", "method", "penalty", "holdfast.penalties.ewc:EWC", "Kirkpatrick et al. 2017, arXiv:1612.00796", "2",
         {"strength": "auto", "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
-        needs_data=True, promises=_QUADRATIC,
+        needs_data=True, promises=_QUADRATIC, importance="holdfast.importance:fisher",
     ),
     Entry(
         "ewc-foreign", "method", "penalty", "holdfast.bench.recipes.foreign:ForeignEWC", "the CLASSP release", "2",
@@ -139,7 +149,7 @@ _ENTRIES = (
         "online-ewc", "method", "penalty", "holdfast.penalties.ewc:OnlineEWC",
         "Schwarz et al. 2018, arXiv:1805.06370", "2",
         {"strength": "auto", "decay": 1.0, "fisher": "auto", **_STRENGTH}, {"strength": Range(1e0, 1e7)},
-        needs_data=True, promises=_QUADRATIC,
+        needs_data=True, promises=_QUADRATIC, importance="holdfast.importance:fisher",
     ),
     Entry(
         "si", "method", "penalty", "holdfast.penalties.si:SI",
@@ -150,7 +160,7 @@ _ENTRIES = (
         "mas", "method", "penalty", "holdfast.penalties.mas:MAS", "Aljundi et al. 2018, arXiv:1711.09601", "2",
         {"strength": "auto", "form": "squared_norm", **_STRENGTH},
         {"strength": Range(1e-3, 1e3), "form": Choice(("squared_norm", "norm"))},
-        needs_data=True, promises=_QUADRATIC,
+        needs_data=True, promises=_QUADRATIC, importance="holdfast.importance:mas",
     ),
     Entry(
         "rwalk", "method", "penalty", "holdfast.penalties.rwalk:RWalk",
@@ -170,6 +180,7 @@ _ENTRIES = (
         {"strength": "auto", "output": "entropy", "reduction": "sample", "sign": "released", "accumulate": "max",
          "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True, promises=_QUADRATIC,
+        importance="holdfast.importance:taylor",
     ),
     Entry(
         "anpyc-prune", "method", "projection", "holdfast.projections.pruning:AnpycPruning",
@@ -177,7 +188,7 @@ _ENTRIES = (
         {"strength": 3e2, "output": "entropy", "reduction": "sample", "sign": "released", "variant": "paper",
          "start": 50.0, "decay": 0.8, "step": 10.0, "sharpening": 0.0, "select": "*", **_STRENGTH},
         {"strength": Range(1e-1, 1e5)}, needs_data=True,
-        promises=frozenset({"quadratic", "retrains", "exact-weights"}),
+        promises=frozenset({"quadratic", "retrains", "exact-weights"}), importance="holdfast.importance:taylor",
     ),
     Entry(
         "packnet", "method", "projection", "holdfast.projections.packnet:PackNet",
@@ -263,6 +274,16 @@ _BY_NAME: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in
 def entries() -> tuple[Entry, ...]:
     """All that are offered to users, in the order in which they are shown."""
     return tuple(entry for entry in _ENTRIES if entry.listed)
+
+
+def bound(which: Bound) -> Entry:
+    """The baseline that is the floor of every comparison, or its ceiling.
+
+    Example:
+        >>> bound("ceiling").all_at_once
+        True
+    """
+    return next(entry for entry in _ENTRIES if entry.bound == which)
 
 
 def lookup(name: str) -> Entry:

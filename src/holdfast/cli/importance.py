@@ -16,7 +16,9 @@ __all__ = ["register"]
 def _importance(
     context: typer.Context,
     stream: options.StreamName,
-    methods: Annotated[str, typer.Option(metavar="A,B,C", help="Of ewc, mas and anpyc.")] = "ewc,mas,anpyc",
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Whose importances; default: one method for each kind there is.")
+    ] = None,
     prune_to: Annotated[float, typer.Option(help="Percentage of each hidden layer's weights pruned in the end.")] = 85,
     seed: Annotated[int, typer.Option(help="Fixes everything random.")] = 0,
     model: Annotated[str, typer.Option(help="The model.")] = "mlp-64-32",
@@ -28,13 +30,14 @@ def _importance(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the record and the report go.")] = None,
 ) -> None:
     """Learn a stream's first task and show how importances are spread, before and after pruning."""
+    from holdfast import registry
     from holdfast.bench import report
     from holdfast.bench.comparing import plan
     from holdfast.bench.data import streams
     from holdfast.bench.jobs.folder import check_writable
     from holdfast.bench.records import spreads as importance_record
     from holdfast.bench.report.importance import extra_sections
-    from holdfast.bench.study.importance import check, study
+    from holdfast.bench.study.importance import check, kinds, study
     from holdfast.cli import show
 
     if threads is not None:
@@ -46,10 +49,10 @@ def _importance(
         "model": model, "optimizer": "sgd", "lr": lr, "optimizer_between_tasks": "kept", "epochs": epochs,
         "batch_size": batch_size, "validation_fraction": 0.1,
     }  # fmt: skip
-    config = plan.plan(built, "finetune", seed=seed, changes=changes)
+    config = plan.plan(built, registry.bound("floor").name, seed=seed, changes=changes)
     words = context.find_root().obj or ["importance", stream]
     folder = out or Path("holdfast-results") / f"{stream}-importance"
-    names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    names = kinds() if methods is None else options.names("--methods", methods, "holdfast methods")
     check(names, prune_to)
     check_writable(folder)  # before anything is trained
     found = study(

@@ -6,15 +6,16 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from holdfast import ConfigurationError, StateError
+from holdfast import Classification, ConfigurationError, StateError, registry
 from holdfast.bench import report
 from holdfast.bench.comparing import plan
 from holdfast.bench.data import streams
 from holdfast.bench.records import spreads as importance_record
 from holdfast.bench.report.importance import extra_sections
 from holdfast.bench.study import distribution
-from holdfast.bench.study.importance import study
+from holdfast.bench.study.importance import kinds, study
 
 
 def test_moments_of_known_distributions():
@@ -61,6 +62,24 @@ def test_every_method_and_layer_is_there(result):
     assert "all" in layers
     assert len(layers) == 3
     assert len(result.spreads) == 3 * 3 * 2
+
+
+def test_a_method_of_each_kind_is_measured_by_default():
+    assert kinds() == ("ewc", "mas", "anpyc")
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in registry.entries() if entry.importance is not None])
+def test_what_the_registry_says_estimates_a_methods_importances_does(name):
+    entry = registry.lookup(name)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    batches = [(torch.randn(8, 6, dtype=torch.float64), torch.randint(3, (8,)))]
+    method = entry.build(model, **entry.defaults)
+    method.next_round(batches, last=True)  # those that prune are done with it
+    method.consolidate(batches)
+    expected = entry.estimator(model, batches, objective=Classification(), names=list(method.params))
+    for parameter, importance in expected.items():
+        assert torch.allclose(method.state[parameter]["importance"], importance), parameter
 
 
 def test_record_and_section(result, tmp_path):

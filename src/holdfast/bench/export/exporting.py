@@ -200,7 +200,8 @@ def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | Non
         ConfigurationError: if the stream does not fit the model.
     """
     about = exported.description
-    plain = {} if exported.head is not None else {"method": "finetune", "hyperparameters": {}, "outputs": "fixed"}
+    unprotected = {"method": registry.bound("floor").name, "hyperparameters": {}, "outputs": "fixed"}
+    plain = {} if exported.head is not None else unprotected
     config = about.run.model_copy(update={"stream": stream_name, **plain})
     config = config.model_copy(update={"device": "cpu", "optimizer": "sgd", "optimizer_options": {}})
     stream = runner.build_stream(config, data_dir=data_dir)

@@ -9,7 +9,7 @@ from holdfast.bench.report import charts, history
 from holdfast.bench.report.charts import Series, swatch
 from holdfast.bench.report.columns import METRICS, Estimate, Metric
 from holdfast.bench.report.standing import standing
-from holdfast.bench.report.summary import Group, PublishedValue, SummaryRow
+from holdfast.bench.report.summary import BOUNDS, Group, PublishedValue, SummaryRow
 from holdfast.bench.report.svg import el, text
 from holdfast.bench.report.tables import format_estimate
 
@@ -148,7 +148,9 @@ def summary_table(group: Group, series: dict[str, Series], published: Sequence[P
     counts = sorted({len(row.seeds) for row in group.rows if row.seeds})
     seeds = " or ".join(str(count) for count in counts) or "no"
     note = f"Mean ± half-width of the 95 % interval (Student's t) over {seeds} seed{'s' * (counts != [1])}. "
-    note += "Bold: best of its column; finetune and joint are bounds and never marked. ↑ higher is better, ↓ lower."
+    note += (
+        f"Bold: best of its column; {' and '.join(BOUNDS)} are bounds and never marked. ↑ higher is better, ↓ lower."
+    )
     note += " ◇ published value." if sources else ""
     cited = "".join(el("br") + text(f"[{number}] {source}") for source, number in sources.items())
     box = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=f"Results of {group.title}")
@@ -287,7 +289,7 @@ def reading() -> str:
             ("Control", "what a method must beat before it has shown anything"),
             ("Auto", "a strength found on the first steps of each task, from the training data alone"),
             ("Default, untuned", "the documented default, not chosen for this stream"),
-            ("finetune, joint", "no protection at all, and all tasks at once: the floor and the ceiling"),
+            (", ".join(BOUNDS), "no protection at all, and all tasks at once: the floor and the ceiling"),
         )
     ]
     return el("section", el("h2", "How to read this"), el("dl", *items), id="reading")

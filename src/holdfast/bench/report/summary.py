@@ -31,6 +31,9 @@ __all__ = [
 BOUNDS: Mapping[str, Bound] = {entry.name: entry.bound for entry in registry.entries() if entry.bound}
 """The floor and the ceiling: shown beside the methods, never marked best."""
 
+FLOOR = registry.bound("floor").name
+"""What protects nothing: the measure of every time per step."""
+
 AUTOMATIC = {entry.name: entry.automatic for entry in registry.entries()}
 """The settings that a method may find itself."""
 
@@ -137,14 +140,14 @@ def hyperparameter_text(values: Sequence[Hyperparameter]) -> str:
 
 
 def rows(
-    records: Iterable[Record], *, controls: Collection[str] = CONTROLS, reference: str = "finetune"
+    records: Iterable[Record], *, controls: Collection[str] = CONTROLS, reference: str = FLOOR
 ) -> list[SummaryRow]:
     """Every row of every group, in the order in which the tables show them.
 
     Args:
         records: any runs, of any streams and methods.
         controls: methods to mark as controls.
-        reference: the method whose time per step counts as 1.
+        reference: the method whose time per step counts as 1; unless told otherwise, the one that protects nothing.
 
     Returns:
         One row per method and setting.
@@ -155,9 +158,7 @@ def rows(
     return [row for group in groups(records, controls=controls, reference=reference) for row in group.rows]
 
 
-def groups(
-    records: Iterable[Record], *, controls: Collection[str] = CONTROLS, reference: str = "finetune"
-) -> list[Group]:
+def groups(records: Iterable[Record], *, controls: Collection[str] = CONTROLS, reference: str = FLOOR) -> list[Group]:
     """The rows in their groups; the arguments are those of `rows`."""
     split: dict[tuple[str, ...], list[Record]] = {}
     for record in records:

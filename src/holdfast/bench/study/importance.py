@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from holdfast import registry
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
@@ -20,17 +21,24 @@ from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, Option
-from holdfast.importance import fisher, mas, taylor
+from holdfast.importance import taylor
 from holdfast.method import Method
 from holdfast.objectives import Batch, Objective
 from holdfast.projections.masks import is_prunable
 
-__all__ = ["ESTIMATORS", "check", "study"]
+__all__ = ["check", "kinds", "study"]
 
 STEP = 5.0
 RETRAIN_EPOCHS = 2
 
-ESTIMATORS: Mapping[str, Callable[..., dict[str, Tensor]]] = {"ewc": fisher, "mas": mas, "anpyc": taylor}
+
+def kinds() -> tuple[str, ...]:
+    """One method for each estimate of importances that there is: the first of the registry."""
+    found: dict[str, str] = {}
+    for entry in registry.entries():
+        if entry.importance is not None:
+            found.setdefault(entry.importance, entry.name)
+    return tuple(found.values())
 
 
 class _KeptAtZero(Method):
@@ -58,13 +66,12 @@ def check(methods: Sequence[str], prune_to: float) -> None:
     Raises:
         ConfigurationError: for an unknown importance, or a percentage out of range.
     """
+    known = ", ".join(entry.name for entry in registry.entries() if entry.importance is not None)
     if not methods:
-        raise ConfigurationError(Option("methods"), f" names no importance; expected some of {', '.join(ESTIMATORS)}")
+        raise ConfigurationError(Option("methods"), f" names no importance; expected some of {known}")
     for name in methods:
-        if name not in ESTIMATORS:
-            raise ConfigurationError(
-                Option("methods"), f" has {name!r}; an importance is that of {', '.join(ESTIMATORS)}"
-            )
+        if registry.lookup(name).importance is None:
+            raise ConfigurationError(Option("methods"), f" has {name!r}; an importance is that of {known}")
     if not 0 < prune_to < 100:
         raise ConfigurationError(Option("prune_to"), f" is {prune_to:g}; expected a percentage above 0 and below 100")
 
@@ -73,7 +80,7 @@ def study(
     config: RunConfig,
     stream: Stream,
     *,
-    methods: Sequence[str] = ("ewc", "mas", "anpyc"),
+    methods: Sequence[str] | None = None,
     prune_to: float = 85.0,
     tell: Callable[[str], None] = lambda line: None,
     command: str = "",
@@ -84,9 +91,9 @@ def study(
     time followed by two epochs of retraining with the pruned weights held at 0.
 
     Args:
-        config: how the first task is trained; its method is ``finetune``.
+        config: how the first task is trained; its method is the one that protects nothing.
         stream: where the task comes from; its test part is not read.
-        methods: which importances are measured: of ``ewc``, ``mas``, ``anpyc``.
+        methods: whose importances are measured; ``None``: one method for each kind there is.
         prune_to: percentage of the weights of each hidden layer that is pruned in the end.
         tell: is told what happens.
         command: how to repeat it, for the record.
@@ -94,6 +101,7 @@ def study(
     Raises:
         ConfigurationError: for an unknown method or a percentage out of range.
     """
+    methods = kinds() if methods is None else methods
     check(methods, prune_to)
     task = stream.tasks[0]
     with torch.random.fork_rng(devices=[]):
@@ -103,7 +111,7 @@ def study(
         learner.begin(session)
         _train(learner, session, config.epochs, round_=0)
         hidden = _hidden(learner.model)
-        before = {name: _importance(learner, name, hidden) for name in methods}
+        before = {name: _importance(learner, _estimator(name), hidden) for name in methods}
         accuracy = learner.accuracy(task, task.valid)
         tell(f"learned: validation accuracy {accuracy:.2%}")
         masks = {name: torch.zeros_like(hidden[name], dtype=torch.bool) for name in hidden if is_prunable(hidden[name])}
@@ -112,7 +120,7 @@ def study(
             _prune(learner, masks, percentage)
             _train(learner, session, RETRAIN_EPOCHS, round_=round_)
             tell(f"pruned to {percentage:g} %: validation accuracy {learner.accuracy(task, task.valid):.2%}")
-        after = {name: _importance(learner, name, hidden) for name in methods}
+        after = {name: _importance(learner, _estimator(name), hidden) for name in methods}
         pruned = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
         low, high = _range([*before.values(), *after.values()])
         spreads = [
@@ -160,16 +168,25 @@ def _train(learner: Learner, session: Session, epochs: int, *, round_: int) -> N
             learner.step(session.parts(order[start : start + size]))
 
 
-def _importance(learner: Learner, name: str, names: Mapping[str, Any]) -> dict[str, Tensor]:
+Estimator: TypeAlias = "Callable[..., dict[str, Tensor]]"
+
+
+def _estimator(method: str) -> Estimator:
+    found = registry.lookup(method).estimator
+    assert found is not None
+    return found
+
+
+def _importance(learner: Learner, estimate: Estimator, names: Mapping[str, Any]) -> dict[str, Tensor]:
     task = learner.stream.tasks[0]
     options: dict[str, Any] = {"objective": task.training_objective, "names": list(names)}
-    return ESTIMATORS[name](learner.model, learner.importance_batches(task), **options)
+    return estimate(learner.model, learner.importance_batches(task), **options)
 
 
 @torch.no_grad()
 def _prune(learner: Learner, masks: dict[str, Tensor], percentage: float) -> None:
     parameters = dict(learner.model.named_parameters())
-    importances = _importance(learner, "anpyc", masks)
+    importances = _importance(learner, taylor, masks)
     for name, mask in masks.items():
         # Pruned weights have importance 0 (g·0), so they are among the smallest again; they are put first in any case.
         ranked = importances[name].masked_fill(mask, -1.0)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast import registry
 from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError
-from holdfast.optim import CLASSP
 
 __all__ = ["build", "names"]
 
@@ -19,9 +19,8 @@ _OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
-    "adagrad": torch.optim.Adagrad,
     "rmsprop": torch.optim.RMSprop,
-    "classp": CLASSP,
+    **{entry.name: entry.build for entry in registry.entries() if entry.kind == "optimizer" and entry.build},
 }
 
 
