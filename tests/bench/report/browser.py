@@ -82,11 +82,12 @@ class Browser:
         assert "error" not in reply, f"{method}: {reply['error']}"
         return dict(reply["result"])
 
-    def open(self, path: Path, *, width: int = 1240, height: int = 900, dark: bool = False) -> None:
-        """Load a file as a window of that size would show it."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
+    def open(
+        self, path: Path, *, width: int = 1240, height: int = 900, dark: bool = False, phone: bool | None = None
+    ) -> None:
+        """Load a file as a window of that size would show it: that of a phone, where it is narrow or told so."""
+        mobile = width < 600 if phone is None else phone
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._events.clear()

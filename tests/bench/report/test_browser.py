@@ -10,7 +10,8 @@ import pytest
 
 from holdfast import metrics
 from holdfast.bench.records.record import Record
-from holdfast.bench.report import PublishedValue, write
+from holdfast.bench.report import PublishedValue, groups, write
+from holdfast.bench.report.charts import drawn_forest, series_of
 from tests.bench.records.make import make_record, make_records
 from tests.bench.report import browser as chromium
 from tests.bench.report.browser import Browser
@@ -98,6 +99,21 @@ def test_nothing_runs_out_of_the_window(browser: Browser, page: Path, width: int
             parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().a))"""
     )
     assert smallest >= 8.5 if width < 390 else smallest >= 9.5
+
+
+def test_a_chart_alone_fits_a_narrow_window_and_is_as_large_as_drawn_in_a_wide_one(
+    browser: Browser, records: list[Record], tmp_path: Path
+) -> None:
+    (group,) = groups(records)
+    drawing = drawn_forest(group, "average_accuracy", series_of([group]), width=520.0)
+    assert drawing is not None
+    path = tmp_path / "chart.svg"
+    path.write_text(drawing.alone(), encoding="utf-8")
+    for width, expected in ((390, 390.0), (1240, 548.0)):
+        browser.open(path, width=width, phone=False)
+        assert browser.evaluate("document.documentElement.getBoundingClientRect().width") == expected
+        right = "Math.max(...[...document.querySelectorAll('text')].map(each => each.getBoundingClientRect().right))"
+        assert expected - 60 < browser.evaluate(right) <= expected
 
 
 def test_dark_follows_the_reader_and_stays_readable(browser: Browser, page: Path) -> None:

@@ -50,7 +50,10 @@ class Drawing:
         return el("svg", *self._body(identity), viewBox=box, **_spoken(identity), class_="chart")
 
     def alone(self) -> str:
-        """As a file of its own: it brings its colours, for bright and for dark screens, and its background."""
+        """As a file of its own: it brings its colours, for bright and for dark screens, and its background.
+
+        In a page it has its own size; in a window that is narrower it shrinks to fit.
+        """
         width, height = self.width + 2 * _MARGIN, self.height + 2 * _MARGIN
         place: dict[str, object] = {"x": -_MARGIN, "y": -_MARGIN, "width": width, "height": height}
         box = f"{compact(-_MARGIN)} {compact(-_MARGIN)} {compact(width)} {compact(height)}"
@@ -74,6 +77,7 @@ class Drawing:
 _MARGIN = 14.0
 _ALONE = """
 .chart { font: 12px -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif; }
+.chart { max-width: 100%; height: auto; }
 .card { fill: var(--card); }
 """
 
