@@ -349,5 +349,11 @@ def test_refusals_name_what_is_wrong():
     with pytest.raises(DataError, match="after a ReLU"):
         FeCAM().consolidate([(x - 3, y)])
     assert tell(FeCAM(tukey=1), x - 3, y).predict(x - 3).eq(y).double().mean() > 0.5
-    with pytest.raises(NumericsError, match=r"Ridge\(strength=0\).*larger strength"):
-        tell(Ridge(strength=0), torch.cat([x, x], 1), y)(torch.cat([x, x], 1))
+    twice = torch.cat([x, x], 1)
+    for head, text in (
+        (Ridge(strength=0), r"Ridge\(strength=0\): .*; expected a larger strength"),
+        (Ridge(strength=0, relative=True), r"Ridge\(strength=0, relative=True\): .*; expected a larger strength"),
+        (SLDA(shrinkage=0), r"SLDA\(shrinkage=0\): .*; expected a larger shrinkage"),
+    ):
+        with pytest.raises(NumericsError, match=text):
+            tell(head, twice, y)(twice)

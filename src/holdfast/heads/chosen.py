@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.heads.head import Head
 from holdfast.heads.moments import Moments, Summary, mirror, summary
 from holdfast.heads.representation import digests
-from holdfast.heads.solve import choose
+from holdfast.heads.solve import NotPositiveError, choose
 
 __all__ = ["Amount", "ChosenHead", "held_error"]
 
@@ -57,17 +57,39 @@ class ChosenHead(Head):
     ``"auto"`` sets one training sample in five apart, by a hash of its inputs: whatever the order of the stream, these
     are the same. Their sums are kept apart, for they are enough to know a linear predictor's squared error on them; the
     amount with the least error is then used on all sums together. Nothing else is kept, and no test data are seen.
+
+    A subclass names its amount (:attr:`called`) and fills :meth:`_fit` and :meth:`_error`.
     """
 
+    called: ClassVar[str]
     amount: Amount = "auto"
+    relative: bool = False
 
-    @staticmethod
-    def _checked_amount(name: str, value: Any) -> Amount:
+    @classmethod
+    def _checked_amount(cls, value: Any) -> Amount:
         if value == "auto":
             return "auto"
         if isinstance(value, str):
-            raise ConfigurationError(f"{name} is {value!r}; expected a finite number >= 0, or 'auto'")
-        return check_not_negative(name, value)
+            raise ConfigurationError(f"{cls.called} is {value!r}; expected a finite number >= 0, or 'auto'")
+        return check_not_negative(cls.called, value)
+
+    def _solve(self) -> dict[str, Tensor]:
+        everything = summary(*self._moments.values())
+        amount = self._share(self._chosen()) if self.amount == "auto" else self.amount
+        relative = self.relative or self.amount == "auto"
+        try:
+            return self._fit(everything, amount, relative=relative)
+        except NotPositiveError as error:
+            asked = f"{type(self).__name__}({self.called}={amount:g}{', relative=True' * relative})"
+            raise NotPositiveError(f"{asked}: {error}; expected a larger {self.called}") from error
+
+    def _share(self, ratio: float) -> float:
+        """The relative amount that stands to the rest in a ratio: the ratio itself, unless told otherwise."""
+        return ratio
+
+    @abc.abstractmethod
+    def _fit(self, sums: Summary, amount: float, *, relative: bool) -> dict[str, Tensor]:
+        """What is derived from the sums, with an amount of regularisation that may be relative to the mean variance."""
 
     def _parts(self) -> dict[str, Moments]:
         names = ("fit", "held") if self.amount == "auto" else ("all",)
@@ -95,4 +117,4 @@ class ChosenHead(Head):
 
     @abc.abstractmethod
     def _error(self, amount: float, fit: Summary, held: Moments) -> float:
-        """The error on some samples of what is fitted to others, with an amount relative to their mean variance."""
+        """The error on some samples of what is fitted to others, with an amount as a ratio to their mean variance."""

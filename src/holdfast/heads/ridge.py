@@ -3,15 +3,15 @@ r"""Ridge regression on one-hot labels."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.heads.chosen import Amount, ChosenHead, held_error
 from holdfast.heads.maps import FeatureMap
-from holdfast.heads.moments import Moments, Summary, summary
-from holdfast.heads.solve import NotPositiveError, solve_in_place
+from holdfast.heads.moments import Moments, Summary
+from holdfast.heads.solve import solve_in_place
 from holdfast.objectives import Classification
 
 __all__ = ["Ridge", "ridge_weight"]
@@ -62,6 +62,8 @@ class Ridge(ChosenHead):
         ConfigurationError: for a wrong argument.
     """
 
+    called: ClassVar[str] = "strength"
+
     def __init__(
         self,
         features: nn.Module | Callable[..., Any] | None = None,
@@ -73,7 +75,7 @@ class Ridge(ChosenHead):
         objective: Classification | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        self.amount, self.relative = self._checked_amount("strength", strength), relative
+        self.amount, self.relative = self._checked_amount(strength), relative
         super().__init__(features, layer=layer, expand=expand, objective=objective, dtype=dtype)
 
     @property
@@ -81,19 +83,12 @@ class Ridge(ChosenHead):
         """λ as it was asked for."""
         return self.amount
 
-    def _solve(self) -> dict[str, Tensor]:
-        everything = summary(*self._moments.values())
-        strength = self._chosen() if self.amount == "auto" else self.amount
-        if self.amount == "auto" or self.relative:
-            strength *= everything.mean_square()
-        try:
-            weight = ridge_weight(everything.gram(), everything.sums, strength)
-        except NotPositiveError as error:
-            raise NotPositiveError(f"Ridge(strength={strength:g}): {error}; expected a larger strength") from error
-        return {"weight": weight}
+    def _fit(self, sums: Summary, amount: float, *, relative: bool) -> dict[str, Tensor]:
+        strength = amount * sums.mean_square() if relative else amount
+        return {"weight": ridge_weight(sums.gram(), sums.sums, strength)}
 
     def _error(self, amount: float, fit: Summary, held: Moments) -> float:
-        weight = ridge_weight(fit.gram(), fit.sums, amount * fit.mean_square())
+        weight = self._fit(fit, amount, relative=True)["weight"]
         return held_error(weight, torch.zeros_like(weight[0]), held, fit.labels)
 
     def _score(self, features: Tensor, solved: Mapping[str, Tensor]) -> Tensor:

@@ -3,15 +3,15 @@ r"""Streaming linear discriminant analysis, exact."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.heads.chosen import Amount, ChosenHead, held_error
 from holdfast.heads.maps import FeatureMap
-from holdfast.heads.moments import Moments, Summary, summary
-from holdfast.heads.solve import NotPositiveError, solve_in_place
+from holdfast.heads.moments import Moments, Summary
+from holdfast.heads.solve import solve_in_place
 from holdfast.objectives import Classification
 
 __all__ = ["SLDA", "slda_weight", "within_covariance"]
@@ -90,6 +90,8 @@ class SLDA(ChosenHead):
         ConfigurationError: for a wrong argument.
     """
 
+    called: ClassVar[str] = "shrinkage"
+
     def __init__(
         self,
         features: nn.Module | Callable[..., Any] | None = None,
@@ -102,7 +104,7 @@ class SLDA(ChosenHead):
         objective: Classification | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        self.amount, self.relative = self._checked_amount("shrinkage", shrinkage), relative
+        self.amount, self.relative = self._checked_amount(shrinkage), relative
         self.prior = prior
         super().__init__(features, layer=layer, expand=expand, objective=objective, dtype=dtype)
 
@@ -111,15 +113,15 @@ class SLDA(ChosenHead):
         """ε as it was asked for."""
         return self.amount
 
-    def _solve(self) -> dict[str, Tensor]:
-        everything = summary(*self._moments.values())
-        shrinkage, relative = (_share(self._chosen()), True) if self.amount == "auto" else (self.amount, self.relative)
-        try:
-            weight, offset = _discriminants(everything, shrinkage, relative)
-        except NotPositiveError as error:
-            raise NotPositiveError(f"SLDA(shrinkage={shrinkage:g}): {error}; expected a larger shrinkage") from error
+    def _share(self, ratio: float) -> float:
+        """The ε at which εv stands to 1 − ε in a ratio (which may be more than 1)."""
+        return ratio / (1 + ratio)
+
+    def _fit(self, sums: Summary, amount: float, *, relative: bool) -> dict[str, Tensor]:
+        covariance = within_covariance(sums.gram(), sums.sums, sums.counts)
+        weight, offset = slda_weight(covariance, sums.means, amount, relative=relative)
         if self.prior:
-            offset = offset + (everything.counts / everything.total).log()
+            offset = offset + (sums.counts / sums.total).log()
         return {"weight": weight, "offset": offset}
 
     def _error(self, amount: float, fit: Summary, held: Moments) -> float:
@@ -128,21 +130,11 @@ class SLDA(ChosenHead):
         They are judged as what they are up to a linear map: the penalised regression of one-hot labels (optimal
         scoring: Hastie, Buja and Tibshirani 1995). The map is fitted on the same sums as they are.
         """
-        weight, _ = _discriminants(fit, _share(amount), True)
+        weight = self._fit(fit, self._share(amount), relative=True)["weight"]
         return held_error(*_regression(fit, weight), held, fit.labels)
 
     def _score(self, features: Tensor, solved: Mapping[str, Tensor]) -> Tensor:
         return features @ solved["weight"] + solved["offset"]
-
-
-def _share(ratio: float) -> float:
-    """The ε at which εv stands to 1 − ε in a ratio (which may be more than 1)."""
-    return ratio / (1 + ratio)
-
-
-def _discriminants(sums: Summary, shrinkage: float, relative: bool) -> tuple[Tensor, Tensor]:
-    covariance = within_covariance(sums.gram(), sums.sums, sums.counts)
-    return slda_weight(covariance, sums.means, shrinkage, relative=relative)
 
 
 def _regression(sums: Summary, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -90,7 +90,9 @@ class Meaning(abc.ABC):
         Raises:
             ConfigurationError: if the outputs of this objective have no distance.
         """
-        raise ConfigurationError(self.no_distance())
+        why_not = self.no_distance()
+        assert why_not is not None
+        raise ConfigurationError(why_not)
 
     def no_distance(self) -> str | None:
         """Why there is no :meth:`distance`; ``None`` where there is one."""

@@ -2,27 +2,24 @@ r"""Freezing: some parameters stay exactly as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.projections.masks import HoldsExactly, hold, hold_statistics, normalisations, statistics, zero
+from holdfast.projections.masks import HoldsExactly, HoldsStatistics, hold, zero
 from holdfast.sharding import local
 from holdfast.state import anchor_of
 
 __all__ = ["Freeze"]
 
-_PREFIX = "statistics."
 
-
-class Freeze(HoldsExactly):
+class Freeze(HoldsStatistics, HoldsExactly):
     r"""The selected parameters stop moving at a ``consolidate``, to the last bit.
 
     .. math:: g_i \leftarrow 0, \qquad \theta_i \leftarrow \theta_i^*
@@ -64,7 +61,6 @@ class Freeze(HoldsExactly):
         if isinstance(after, bool) or not isinstance(after, int) or after < 1:
             raise ConfigurationError(f"after is {after!r}; expected the number of a task, 1 or more")
         self.after = after
-        self._normalisations: dict[str, nn.Module] = {}
 
     @property
     def elementwise(self) -> bool:
@@ -79,7 +75,7 @@ class Freeze(HoldsExactly):
         """Undo what momentum and weight decay did."""
         names = [name for name in self._owned.get(id(step.optimizer), ()) if name in self.state]
         hold([self.part(name) for name in names], [local(self.state[name]["anchor"]) for name in names])
-        hold_statistics(self._normalisations, self.buffers, _PREFIX)
+        self._restore_statistics()
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         if self.num_tasks + 1 < self.after:
@@ -87,17 +83,4 @@ class Freeze(HoldsExactly):
         for name in self.params:
             if name not in self.state:
                 self.state[name] = {"anchor": anchor_of(self.scope(name))}
-        self._find_normalisations()
-        for name, buffer in statistics(self._normalisations).items():
-            self.buffers.setdefault(_PREFIX + name, buffer.detach().clone())
-
-    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
-        super()._resolve(optimizers)
-        self._find_normalisations()
-
-    def _loaded(self) -> None:
-        self._find_normalisations()
-
-    def _find_normalisations(self) -> None:
-        # Of some rows of a normalisation's weights it does not follow that its statistics may stop.
-        self._normalisations = normalisations(self.model, self.state.keys() - self._rows.keys())
+        self._remember_statistics()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from holdfast.attaching import Attached
 from holdfast.errors import ConfigurationError, ProtectionError
 from holdfast.method import Method
-from holdfast.names import canonical_modules
+from holdfast.names import Select, canonical_modules
+from holdfast.objectives import Batch, Objective
 from holdfast.parts import within
 from holdfast.sharding import anywhere, local
 
 __all__ = [
     "HoldsExactly",
+    "HoldsStatistics",
     "check_held",
     "check_ready",
     "check_retrained",
@@ -33,6 +35,7 @@ __all__ = [
     "zero",
 ]
 
+_STATISTICS = "statistics."
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a floating-point number -> as wide an integer
 
 
@@ -51,6 +54,44 @@ class HoldsExactly(Method):
                     f"{type(self).__name__} and {type(other).__name__} would both hold parameter {shared[0]!r} "
                     f"({len(shared)} in all) to the last bit, each at its own value; give each its own with select="
                 )
+
+
+class HoldsStatistics(Method):
+    """A method that holds the running statistics of normalisations all of whose weights it holds.
+
+    A subclass calls :meth:`_remember_statistics` once it has remembered its weights, and :meth:`_restore_statistics`
+    after each step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        select: Select = None,
+        objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, select=select, objective=objective)
+        self._normalisations: dict[str, nn.Module] = {}
+
+    def _remember_statistics(self) -> None:
+        self._find_normalisations()
+        for name, buffer in statistics(self._normalisations).items():
+            self.buffers.setdefault(_STATISTICS + name, buffer.detach().clone())
+
+    def _restore_statistics(self) -> None:
+        hold_statistics(self._normalisations, self.buffers, _STATISTICS)
+
+    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
+        super()._resolve(optimizers)
+        self._find_normalisations()
+
+    def _loaded(self) -> None:
+        super()._loaded()
+        self._find_normalisations()
+
+    def _find_normalisations(self) -> None:
+        # Of some rows of a normalisation's weights it does not follow that its statistics may stop.
+        self._normalisations = normalisations(self.model, self.state.keys() - self._rows.keys())
 
 
 def is_prunable(parameter: Tensor) -> bool:

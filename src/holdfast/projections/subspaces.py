@@ -3,17 +3,15 @@ r"""GPM, SGP and null-space Adam: steps that the inputs of earlier tasks do not 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from holdfast.checks import check_not_negative
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, ProtectionError
-from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.projections.basis import (
@@ -27,15 +25,13 @@ from holdfast.projections.basis import (
     scaled_importance,
 )
 from holdfast.projections.inputs import Inputs, as_matrix, collect, sizes
-from holdfast.projections.masks import hold, hold_statistics, normalisations, statistics
+from holdfast.projections.masks import HoldsStatistics, hold
 from holdfast.state import anchor_of
 
 __all__ = ["GPM", "SGP", "AdamNSCL", "Subspace", "extend_basis", "project"]
 
-_STATISTICS = "statistics."
 
-
-class Subspace(Method):
+class Subspace(HoldsStatistics):
     r"""Projects each step: what the optimizer did, momentum, adaptive rates and weight decay included.
 
     .. math:: \theta \leftarrow \theta^* + P(\theta - \theta^*)
@@ -62,7 +58,6 @@ class Subspace(Method):
     ) -> None:
         super().__init__(model, select=select, objective=objective)
         self.meta["first"] = []  # weights on whose first dimension inputs act
-        self._normalisations: dict[str, nn.Module] = {}
 
     @abc.abstractmethod
     def _extend(self, name: str, inputs: Inputs) -> dict[str, Tensor]:
@@ -104,7 +99,7 @@ class Subspace(Method):
             moved = self._projected(name, weight.to(anchor.dtype) - anchor)
             weight.copy_(step.unless_skipped((anchor + moved).to(weight.dtype), weight))
         hold([self.part(name) for name in whole], [self.state[name]["anchor"] for name in whole])
-        hold_statistics(self._normalisations, self.buffers, _STATISTICS)
+        self._restore_statistics()
 
     def _projected(self, name: str, moved: Tensor) -> Tensor:
         """A displacement from the anchor without what earlier inputs would see."""
@@ -156,20 +151,7 @@ class Subspace(Method):
             if name in took_part or name in self.state:
                 held = not self._kinds(name) and name in self.state
                 self.state[name] = self.state[name] if held else {"anchor": anchor_of(self.scope(name))}
-        self._find_normalisations()
-        for name, buffer in statistics(self._normalisations).items():
-            self.buffers.setdefault(_STATISTICS + name, buffer.detach().clone())
-
-    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
-        super()._resolve(optimizers)
-        self._find_normalisations()
-
-    def _loaded(self) -> None:
-        self._find_normalisations()
-
-    def _find_normalisations(self) -> None:
-        whole = self.state.keys() - self._rows.keys()
-        self._normalisations = normalisations(self.model, whole) if whole else {}
+        self._remember_statistics()
 
 
 class GPM(Subspace):

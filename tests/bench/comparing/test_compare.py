@@ -15,9 +15,9 @@ from holdfast.bench.data import streams
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs import work
 from holdfast.bench.jobs.folder import Folder, Memory
-from holdfast.bench.jobs.job import Job
+from holdfast.bench.jobs.job import Job, Silent
 from holdfast.bench.records import record as records
-from holdfast.bench.records.record import Record, RunConfig, without_times
+from holdfast.bench.records.record import Record, without_times
 from holdfast.errors import ConfigurationError, StateError
 from tests.bench.comparing.here import run_here
 
@@ -34,7 +34,7 @@ def small(stream: Stream, methods: tuple[str, ...] = ("finetune", "ewc"), **fiel
     return Comparison(stream, methods, changes=changes, fields={"stream_options": OPTIONS}, **fields)
 
 
-class Watch:
+class Watch(Silent):
     """A monitor that writes down which jobs began, and which records were kept from before."""
 
     def __init__(self) -> None:
@@ -47,18 +47,6 @@ class Watch:
 
     def starts(self, job: Job) -> None:
         self.began.append(job.name)
-
-    def begin(self, config: RunConfig, steps: int) -> None:
-        pass
-
-    def advance(self, steps: int) -> None:
-        pass
-
-    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
-        pass
-
-    def tested(self, task: int, accuracies: list[float]) -> None:
-        pass
 
     def ends(self, job: Job, record: Record, *, kept: bool) -> None:
         if kept:

@@ -16,7 +16,7 @@ from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
 from holdfast.bench.jobs.folder import Folder, Memory
 from holdfast.bench.jobs.handing_out import Local, Stop
-from holdfast.bench.jobs.job import Job
+from holdfast.bench.jobs.job import Job, Silent
 from holdfast.bench.jobs.progress import Lines
 from holdfast.bench.records import record as records
 from holdfast.bench.records.choice import Candidate, Choice
@@ -109,7 +109,7 @@ def test_neighbours_too_close_to_step_beyond_to_one_digit_end_it() -> None:
 def test_several_grids_take_their_rounds_together() -> None:
     rounds: list[list[str]] = []
 
-    class Rounds(Lines):
+    class Rounds(Silent):
         def planned(self, runs: int) -> None:
             rounds.append([])
 
@@ -120,7 +120,7 @@ def test_several_grids_take_their_rounds_together() -> None:
         return make_record().model_copy(update={"config": job.config, "validation": [[score] * 5]})
 
     asked = {0: a_comparison(["1", "10"]), 1: a_comparison(["1", "10"], "mas")}
-    settled = grids.settle(asked, Local(work), Memory(), Rounds(Console(file=io.StringIO())))
+    settled = grids.settle(asked, Local(work), Memory(), Rounds())
     assert rounds == [["ewc 1", "ewc 10", "mas 1", "mas 10"], ["ewc 0.1", "mas 100"], ["mas 1000"], []]
     assert [settled[key]["strength"].value for key in (0, 1)] == [1, 100]
 

@@ -6,15 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from holdfast.bench.comparing import refusing
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.evidence import experiments, page
 from holdfast.bench.jobs.folder import Folder
-from holdfast.bench.jobs.job import Job
-from holdfast.bench.jobs.progress import Lines
+from holdfast.bench.jobs.job import Job, Silent
 from holdfast.bench.records import choice as choices
 from holdfast.bench.records.record import Hyperparameter, Record
 from holdfast.bench.records.tried import tried
@@ -28,9 +26,8 @@ from tests.bench.training.stops import small_stream
 pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 
 
-class Watching(Lines):
+class Watching(Silent):
     def __init__(self) -> None:
-        super().__init__(Console(quiet=True))
         self.kept: list[bool] = []
 
     def ends(self, job: Job, record: Record, *, kept: bool) -> None:

@@ -19,7 +19,8 @@ from holdfast.bench.jobs import work
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.records.record import Record, without_times
 from holdfast.bench.training import runner
-from tests.bench.jobs.workers import Shelf, Watching, Work, fabricated
+from tests.bench.jobs.watching import Watching
+from tests.bench.jobs.workers import Shelf, Work, fabricated
 
 SMALL = {"limit_per_class": 20, "test_limit_per_class": 10}
 QUICK = {"model": "mlp-8", "epochs": 1}

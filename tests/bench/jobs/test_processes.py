@@ -14,7 +14,8 @@ from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.data import streams
 from holdfast.bench.jobs import handing_out as executing
 from holdfast.bench.jobs import processes as executors
-from tests.bench.jobs.workers import Shelf, Task, Watching, Work
+from tests.bench.jobs.watching import Watching
+from tests.bench.jobs.workers import Shelf, Task, Work
 
 TASKS = [Task(number) for number in range(8)]
 

@@ -16,7 +16,8 @@ from holdfast.bench.jobs import handing_out as executing
 from holdfast.bench.jobs import trackers, work
 from holdfast.bench.jobs.job import Job
 from holdfast.bench.records.record import Record
-from tests.bench.jobs.workers import Shelf, Watching
+from tests.bench.jobs.watching import Watching
+from tests.bench.jobs.workers import Shelf
 
 SMALL = {"limit_per_class": 20, "test_limit_per_class": 10}
 

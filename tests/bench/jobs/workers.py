@@ -82,35 +82,6 @@ def fabricated(job: Any) -> Any:
     return made.model_copy(update={"config": job.config, "validation": [row], "matrix": [row]})
 
 
-class Watching:
-    """A monitor that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-        self.ended: list[tuple[int, bool]] = []
-
-    def planned(self, runs: int) -> None:
-        self.runs += runs
-
-    def starts(self, job: Any) -> None:
-        pass
-
-    def begin(self, config: Any, steps: int) -> None:
-        pass
-
-    def advance(self, steps: int) -> None:
-        pass
-
-    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
-        pass
-
-    def tested(self, task: int, accuracies: list[float]) -> None:
-        pass
-
-    def ends(self, job: Any, record: Any, *, kept: bool) -> None:
-        self.ended.append((number_of(job), kept))
-
-
 class Shelf:
     """A store in memory."""
 

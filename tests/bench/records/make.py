@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.bench.records.record import Costs, Curves, Environment, Hyperparameter, Record, RunConfig
 
-# method -> (accuracy when learned, drop per later task, seconds per step, state bytes per parameter, peak MiB)
-PROFILES: dict[str, tuple[float, float, float, float, float]] = {
-    "finetune": (0.995, 0.105, 1.00e-3, 0.0, 310.0),
-    "joint": (0.984, 0.0, 1.02e-3, 0.0, 318.0),
-    "l2sp": (0.962, 0.045, 1.09e-3, 4.0, 314.0),
-    "ewc": (0.981, 0.021, 1.12e-3, 8.0, 342.0),
-    "anastrophic": (0.958, 0.038, 1.31e-3, 4.0, 330.0),
-    "lwf": (0.988, 0.028, 1.55e-3, 4.0, 366.0),
-    "classp": (0.951, 0.030, 1.18e-3, 4.0, 316.0),
-    "si": (0.979, 0.034, 1.24e-3, 16.0, 340.0),
+
+class Profile(NamedTuple):
+    """How a method's records look: the unit of memory is the MiB, that of the state the byte per parameter."""
+
+    learned: float  # accuracy on a task that was just learned
+    drop: float  # with every later task
+    seconds: float  # a step
+    state: float
+    peak: float
+
+
+PROFILES: dict[str, Profile] = {
+    "finetune": Profile(0.995, 0.105, 1.00e-3, 0.0, 310.0),
+    "joint": Profile(0.984, 0.0, 1.02e-3, 0.0, 318.0),
+    "l2sp": Profile(0.962, 0.045, 1.09e-3, 4.0, 314.0),
+    "ewc": Profile(0.981, 0.021, 1.12e-3, 8.0, 342.0),
+    "anastrophic": Profile(0.958, 0.038, 1.31e-3, 4.0, 330.0),
+    "lwf": Profile(0.988, 0.028, 1.55e-3, 4.0, 366.0),
+    "classp": Profile(0.951, 0.030, 1.18e-3, 4.0, 316.0),
+    "si": Profile(0.979, 0.034, 1.24e-3, 16.0, 340.0),
 }
+
+PARAMETERS, STEPS = 478_410, 470
 
 STRENGTHS: dict[str, Hyperparameter] = {
     "l2sp": Hyperparameter(value=0.1, source="default"),
@@ -41,21 +53,40 @@ def make_record(
 ) -> Record:
     """One record; ``changes`` replace fields of the record, or of its config where the config has the field."""
     draw = random.Random(f"{method}-{seed}")
-    learned, drop, step, state, peak = PROFILES.get(method, PROFILES["ewc"])
-    base = [min(1.0, learned + draw.gauss(0.0, noise)) for _ in range(tasks)]
+    profile = PROFILES.get(method, PROFILES["ewc"])
+    matrix = _matrix(draw, profile, tasks, noise, single=method == "joint")
+    config = _config(method, seed, tasks)
+    config.update({name: changes.pop(name) for name in list(changes) if name in RunConfig.model_fields})
+    seconds = profile.seconds * (1.0 + 0.03 * draw.random())
+    fields: dict[str, Any] = {
+        "status": status,
+        "config": RunConfig(**config),
+        "environment": _environment(seed),
+        "task_names": [f"{2 * t} and {2 * t + 1}" for t in range(tasks)],
+        "initial": [0.5 + 0.05 * draw.random() for _ in range(tasks)],
+        "matrix": matrix[:rows],
+        "curves": _curves(draw, tasks, penalised=method not in ("finetune", "joint")),
+        "costs": _costs(draw, profile, seconds),
+        "command": f"holdfast run split-digits --method {method} --seed {seed}",
+    }
+    return Record(**{**fields, **changes})
+
+
+def _matrix(draw: random.Random, profile: Profile, tasks: int, noise: float, *, single: bool) -> list[list[float]]:
+    """Accuracies that fall with every later task; of all tasks at once, the last row alone."""
+    base = [min(1.0, profile.learned + draw.gauss(0.0, noise)) for _ in range(tasks)]
 
     def cell(i: int, j: int) -> float:
         if j > i:
             return 0.5 + 0.05 * draw.random()
-        return min(1.0, max(0.0, base[j] - drop * (i - j) + draw.gauss(0.0, noise)))
+        return min(1.0, max(0.0, base[j] - profile.drop * (i - j) + draw.gauss(0.0, noise)))
 
     matrix = [[cell(i, j) for j in range(tasks)] for i in range(tasks)]
-    if method == "joint":
-        matrix = [[base[j] for j in range(tasks)]]
-    if rows is not None:
-        matrix = matrix[:rows]
-    parameters, steps = 478_410, 470
-    config: dict[str, Any] = {
+    return [base] if single else matrix
+
+
+def _config(method: str, seed: int, tasks: int) -> dict[str, Any]:
+    return {
         "stream": "split-digits",
         "scenario": "task",
         "training_outputs": "current",
@@ -71,46 +102,44 @@ def make_record(
         "seed": seed,
         "hyperparameters": {"strength": STRENGTHS[method]} if method in STRENGTHS else {},
     }
-    config.update({name: changes.pop(name) for name in list(changes) if name in RunConfig.model_fields})
-    seconds = step * (1.0 + 0.03 * draw.random())
-    points = range(0, steps, 25)
-    fields: dict[str, Any] = {
-        "status": status,
-        "config": RunConfig(**config),
-        "environment": Environment(
-            python="3.11.7",
-            torch="2.13.0+cpu",
-            holdfast="0.1.0",
-            platform="Linux-6.1-x86_64",
-            processor="x86_64",
-            threads=2,
-            device_name="cpu",
-            date=f"2026-11-22T00:0{seed % 10}:00Z",
-        ),
-        "task_names": [f"{2 * t} and {2 * t + 1}" for t in range(tasks)],
-        "initial": [0.5 + 0.05 * draw.random() for _ in range(tasks)],
-        "matrix": matrix,
-        "curves": Curves(
-            task=[point * tasks // steps for point in points],
-            step=list(points),
-            loss=[0.7 / (1.0 + point % 94) + 0.02 * draw.random() for point in points],
-            penalty_share=[None if method in ("finetune", "joint") or point < 94 else 0.2 for point in points],
-        ),
-        "costs": Costs(
-            steps=steps,
-            seconds_total=steps * seconds + 1.0,
-            seconds_training=steps * seconds,
-            seconds_per_step=seconds,
-            seconds_consolidate=0.3 if state else 0.0,
-            seconds_evaluate=0.5,
-            peak_memory_bytes=int((peak + draw.random()) * 2**20),
-            parameters=parameters,
-            state_bytes=int(state * parameters),
-        ),
-        "command": f"holdfast run split-digits --method {method} --seed {seed}",
-    }
-    fields.update(changes)
-    return Record(**fields)
+
+
+def _environment(seed: int) -> Environment:
+    return Environment(
+        python="3.11.7",
+        torch="2.13.0+cpu",
+        holdfast="0.1.0",
+        platform="Linux-6.1-x86_64",
+        processor="x86_64",
+        threads=2,
+        device_name="cpu",
+        date=f"2026-11-22T00:0{seed % 10}:00Z",
+    )
+
+
+def _curves(draw: random.Random, tasks: int, *, penalised: bool) -> Curves:
+    points = range(0, STEPS, 25)
+    return Curves(
+        task=[point * tasks // STEPS for point in points],
+        step=list(points),
+        loss=[0.7 / (1.0 + point % 94) + 0.02 * draw.random() for point in points],
+        penalty_share=[0.2 if penalised and point >= 94 else None for point in points],
+    )
+
+
+def _costs(draw: random.Random, profile: Profile, seconds: float) -> Costs:
+    """What it cost, at so many seconds a step."""
+    return Costs(
+        steps=STEPS,
+        seconds_total=STEPS * seconds + 1.0,
+        seconds_training=STEPS * seconds,
+        seconds_per_step=seconds,
+        seconds_consolidate=0.3 if profile.state else 0.0,
+        seconds_evaluate=0.5,
+        peak_memory_bytes=int((profile.peak + draw.random()) * 2**20),
+        parameters=PARAMETERS,
+        state_bytes=int(profile.state * PARAMETERS),
+    )
 
 
 def make_records(
