@@ -118,7 +118,7 @@ def _functions(path: Path) -> list[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("folder", ["src", "speed"])
+@pytest.mark.parametrize("folder", ["src", "speed", "tests"])
 def test_files_and_functions_are_short(folder: str) -> None:
     paths = sorted((ROOT / folder).rglob("*.py"))
     assert len(paths) > 10

@@ -120,7 +120,7 @@ def test_a_column_that_no_record_has_is_refused_with_the_nearest(rows):
 
 @pytest.mark.parametrize("text", ["", "method", "method =", "= ewc", "method == ", "method ewc", "a = b and c"])
 def test_a_malformed_condition_is_refused(text):
-    with pytest.raises(ConfigurationError, match=r"--where"):
+    with pytest.raises(ConfigurationError, match=r"^where has "):
         store.parse_where([text])
 
 
