@@ -123,7 +123,7 @@ def test_an_option_is_named_as_it_was_typed(typed: str, tmp_path: Path, monkeypa
 
 def test_a_folder_is_named_by_the_option_that_names_another(tmp_path: Path) -> None:
     error = ConfigurationError("name another folder with ", Option("out"))
-    compare, hub = (typer.main.get_command(app).commands[name] for name in ("compare", "export"))  # type: ignore[attr-defined]
+    compare, hub = (typer.main.get_command(app).commands[name] for name in ("compare", "export"))
     assert error.worded(partial(commands.typed, compare)) == "name another folder with --out"
     assert commands.typed(hub, Option("out")) == "out"  # which has no such option
     assert commands.typed(compare, Option("stream", ("a",))) == "STREAM a"
