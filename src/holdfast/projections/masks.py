@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from holdfast.attaching import Attached
 from holdfast.errors import ConfigurationError, ProtectionError

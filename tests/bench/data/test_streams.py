@@ -286,7 +286,7 @@ def test_samples_without_a_scale_go_to_the_model_as_they_are() -> None:
         ("split-digits", {"class_order": [1, 1]}, "expected different labels of 0 to 9"),
         ("split-digits", {"class_order": [9, 10]}, "expected different labels of 0 to 9"),
         ("split-digits", {"limit_per_class": 0}, "limit_per_class is 0"),
-        ("split-digits", {"validation_fraction": 1.0}, "validation_fraction is 1.0; expected at least 0 and less than 1"),
+        ("split-digits", {"validation_fraction": 1.0}, "validation_fraction is 1.0; expected at least 0"),
         ("split-digits", {"std": 0.0}, "std is 0.0; expected a positive number"),
         ("split-digits", {"mean": [0.1, 0.2]}, "expected a number, or 1 of them"),
         ("split-digits", {"pad": -1}, "pad is -1"),
