@@ -15,8 +15,9 @@ from holdfast.importance.statistic import ABSOLUTE, SQUARE
 from holdfast.names import canonical_parameters
 from holdfast.objectives import CausalLM, Loss
 from tests.importance.cases import ALONE, CASES, LOOP, RULES, VMAP, Case
+from tests.importance.scales import SCALES
 
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_case = pytest.mark.parametrize("case", CASES + SCALES, ids=lambda case: case.name)
 
 
 def reference(case: Case, model: Any, batches: Any, terms: Any, statistic: Any) -> dict[str, Any]:

@@ -86,7 +86,9 @@ class Capture:
         """Hooks on all layers, removed on leaving."""
         # First among the output hooks, so that a user's hook cannot have changed the output.
         handles = [
-            module.register_forward_hook(self._see, prepend=True) for layer in self._layers for module in layer.modules
+            module.register_forward_hook(self._see, prepend=True, with_kwargs=True)
+            for layer in self._layers
+            for module in layer.modules
         ]
         try:
             yield
@@ -108,10 +110,10 @@ class Capture:
         """What each call was given."""
         return (call.inputs for calls in self.calls.values() for call in calls)
 
-    def _see(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if not self._on:
             return
-        known = len(args) == 1 and isinstance(args[0], Tensor) and isinstance(output, Tensor)
+        known = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and isinstance(output, Tensor)
         edge = get_gradient_edge(output) if known and output.requires_grad else None
         call = Call(args[0].detach(), args[0]._version, edge, output.shape) if known else _UNKNOWN
         self.calls.setdefault(module, []).append(call)

@@ -8,10 +8,13 @@ a chunk of samples at a time.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from holdfast.importance.fallback import close
 from holdfast.importance.linear import Conv1DRule, EmbeddingRule, LinearRule, TiedRule
 from holdfast.importance.rule import Rule
 from holdfast.sharding import kind_of
@@ -119,6 +122,56 @@ class BatchNormRule(NormRule):
         return inputs.dim() >= 2 and module.running_mean is not None and module.running_var is not None
 
 
+class ScaleRule(Rule):
+    """A layer with nothing but a weight per channel that multiplies what it makes of its input: ``w * n + c``.
+
+    Such are the RMS normalisations of language models, each of which has its own. They are known by what they do, not
+    by their type: n and c are what comes out with the weights 1 (less c) and 0, so n is rounded as the layer rounds,
+    and with some other weights ``w * n + c`` must come out.
+    """
+
+    @staticmethod
+    def accepts(module: nn.Module, inputs: Tensor) -> bool:
+        if inputs.dim() < 2 or module._parameters["weight"].shape != inputs.shape[-1:]:  # type: ignore[union-attr]
+            return False
+        normal, constant = _scaled_by(module, inputs)
+        if normal.shape != inputs.shape:
+            return False
+        some = torch.linspace(0.3, 1.7, inputs.shape[-1], dtype=normal.dtype, device=inputs.device).cos()
+        return close(_with(module, inputs, some), some * normal + constant)
+
+    def prepare(self, *modules: nn.Module) -> None:
+        self.normal = _scaled_by(modules[0], self.inputs)[0].to(self.dtype)
+
+    def add(self, *grads: Tensor) -> None:
+        product = grads[0].to(self.dtype) * self.normal
+        self.add_each(self.weight, product.sum(tuple(range(1, product.dim() - 1))) if product.dim() > 2 else product)
+
+
+def _scaled_by(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What a layer's weight is multiplied by, and what it gives without, each ``[B, ...]``."""
+    one, none = (torch.full(inputs.shape[-1:], value, device=inputs.device) for value in (1.0, 0.0))
+    constant = _with(module, inputs, none)
+    return _with(module, inputs, one) - constant, constant
+
+
+@torch.no_grad()
+def _with(module: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
+    """What a layer gives with another weight; no hook of it runs."""
+    twin = copy.copy(module)
+    held = module._parameters["weight"]
+    assert held is not None
+    twin._parameters = {"weight": nn.Parameter(weight.to(held.dtype), requires_grad=False)}
+    found: Tensor = twin.forward(inputs)
+    return found
+
+
+def _only_scales(module: nn.Module) -> bool:
+    """Whether a layer has nothing but one weight per channel, so that a :class:`ScaleRule` is worth a try."""
+    held = {key: p for key, p in module._parameters.items() if p is not None}
+    return not module._modules and not module._buffers and held.keys() == {"weight"} and held["weight"].dim() == 1
+
+
 # Exact types only: a subclass may compute anything.
 _RULES: dict[type[nn.Module], type[Rule]] = {
     nn.Linear: LinearRule,
@@ -143,4 +196,5 @@ def rule_of(*modules: nn.Module) -> type[Rule] | None:
     if len(modules) > 1:
         tied = kind is nn.Linear and kind_of(modules[1]) is nn.Embedding and modules[0].weight is modules[1].weight
         return TiedRule if tied else None
-    return _RULES.get(kind) or _FURTHER.get((kind.__module__, kind.__qualname__))
+    known = _RULES.get(kind) or _FURTHER.get((kind.__module__, kind.__qualname__))
+    return ScaleRule if known is None and _only_scales(modules[0]) else known
