@@ -21,6 +21,7 @@ import holdfast.penalties.quadratic
 from holdfast import Method, registry
 from holdfast.names import canonical_parameters
 from holdfast.sharding import whole
+from tests.importance.scales import Scaled
 
 Batch = tuple[Tensor, Tensor]
 
@@ -53,10 +54,11 @@ def odd() -> nn.Module:
 
 
 def sequences() -> nn.Module:
-    """Several positions per sample, embedded; two layers share a group."""
+    """Several positions per sample, embedded; two layers share a group, and one is a normalisation of its own kind."""
     torch.manual_seed(0)
     inner = nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.Conv1d(4, 3, 3))
-    return nn.Sequential(nn.Embedding(9, 5), inner, nn.Flatten(), nn.Linear(12, 3)).double()
+    scale = Scaled(5, torch.mul)
+    return nn.Sequential(nn.Embedding(9, 5), scale, inner, nn.Flatten(), nn.Linear(12, 3)).double()
 
 
 def vectors(task: int) -> list[Batch]:

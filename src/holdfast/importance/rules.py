@@ -8,8 +8,6 @@ a chunk of samples at a time.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -158,7 +156,8 @@ def _scaled_by(module: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def _with(module: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
     """What a layer gives with another weight; no hook of it runs."""
-    twin = copy.copy(module)
+    twin = object.__new__(kind_of(module))  # no copy of FSDP2's module, which would be made anew
+    twin.__dict__.update(vars(module))
     held = module._parameters["weight"]
     assert held is not None
     twin._parameters = {"weight": nn.Parameter(weight.to(held.dtype), requires_grad=False)}
