@@ -11,7 +11,8 @@ from torch import nn
 
 from holdfast import ConfigurationError, ProtectionError, StateError, heads, save_state
 from holdfast.heads import NCM, SLDA, FeCAM, Head, RandomFourier, RandomPatches, RandomProjection, Ridge
-from tests.heads.test_heads import Net, samples, tell
+from tests.heads.cases import samples, tell
+from tests.heads.test_features import Net
 
 MADE = {
     "ncm": lambda: NCM(dtype=torch.float32),
