@@ -25,7 +25,7 @@ def outs(tmp_path_factory):
         for rank, out in enumerate(outs)
     ]
     try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+        assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
