@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from holdfast.bench.training import environment
-from speed import avalanche, heads, importances, large, optimizers, page, penalties, runs, sequences
+from speed import anchors, avalanche, heads, importances, large, optimizers, page, penalties, runs, sequences
 from speed.rows import Row, text_table
 from speed.timing import Setup
 
@@ -25,6 +25,7 @@ BENCHES: dict[str, Callable[[Setup], list[Row]]] = {
     "state": large.state_sizes,
     "fisher": importances.importances,
     "sequences": sequences.sequences,
+    "anchors": anchors.anchors,
     "runs": runs.runs,
     "avalanche": avalanche.avalanche,
     "large": large.large,

@@ -19,6 +19,7 @@ _TITLES = {
     "state": "State",
     "fisher": "Importances",
     "sequences": "Importances of sequences",
+    "anchors": "Near the base model",
     "runs": "Whole runs",
     "avalanche": "Avalanche over the same samples",
     "large": "A transformer of 100 M parameters",
@@ -62,6 +63,11 @@ products are as much as a training pass. What comes on top is a pass over each s
 cache between the product that forms it and the operation that adds its square or absolute value. The classifiers'
 positions and GPT-2's `Conv1D` have rules of their own, and so has a head that shares the words' matrix. The vocabulary
 has 1000 words.""",
+    "anchors": """\
+LwF of a causal language model with T = 1 and every position labelled ([anchored fine-tuning](anchored.md)). The
+teacher's forward pass is a third of a plain step of all weights, and more of a LoRA step, which forms few weight
+gradients; the rest is the distance over the vocabulary. `teacher="base"` asks the same network with its adapters off. Memory is the
+peak of the process, the libraries' own included.""",
     "runs": """\
 Everything a run does: training, importances, tests of all tasks before the first and after each, the watch over
 numbers that are not finite, the record. The loop by hand trains and tests the same. Under SGD, whose own arithmetic is

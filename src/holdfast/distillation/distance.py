@@ -22,6 +22,7 @@ def distance(
     *,
     temperature: float,
     factor: float,
+    strength: float,
 ) -> Tensor:
     """Mean of an objective's distance over labelled positions, with a factor where a temperature plays a part.
 
@@ -33,6 +34,7 @@ def distance(
         batch: where padding is read from.
         temperature: T, > 0.
         factor: what softened distances are multiplied by: T², or 1.
+        strength: what all are multiplied by.
 
     Returns:
         Scalar ``[]``.
@@ -42,13 +44,13 @@ def distance(
     """
     meaning = meaning_of(objective)
     if isinstance(meaning, Tokens):
-        return meaning.distance(student, teacher, batch, temperature=temperature, factor=factor)
+        return meaning.distance(student, teacher, batch, temperature=temperature, factor=strength * factor)
     assert isinstance(teacher, Tensor), "only tokens have outputs that are not finished"
     dtype = torch.promote_types(student.dtype, torch.float32)
     student, teacher = student.to(dtype), teacher.to(dtype)
     if isinstance(objective, Teaching):
-        return objective.distill(student, teacher, temperature).mean()
-    return meaning.distance(student, teacher, batch, temperature=temperature, factor=factor)
+        return strength * objective.distill(student, teacher, temperature).mean()
+    return strength * meaning.distance(student, teacher, batch, temperature=temperature, factor=factor)
 
 
 def check_distillable(objective: Objective) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from holdfast.objectives import Batch
 from holdfast.objectives.tokens import Tokens
-from holdfast.objectives.walked import Unfinished
+from holdfast.objectives.walked import Scratch, Unfinished
 from holdfast.sharding import is_sharded
 
 __all__ = ["LastLayer"]
@@ -25,6 +25,7 @@ class LastLayer:
     def __init__(self) -> None:
         self._layer: nn.Linear | None = None
         self._sought = False
+        self._scratch = Scratch()
 
     def outputs(self, objective: Tokens, model: nn.Module, batch: Batch) -> Tensor | Unfinished:
         """A forward pass, unfinished where that is worth it.
@@ -64,7 +65,8 @@ class LastLayer:
                 handle.remove()
         if "output" not in seen or seen["hidden"].dim() != 3 or not _same(found, seen["output"]):
             return None
-        return Unfinished(seen["hidden"], layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        bias = None if layer.bias is None else layer.bias.detach()
+        return Unfinished(seen["hidden"], layer.weight.detach(), bias, self._scratch)
 
 
 def _made_by(objective: Tokens, model: nn.Module, batch: Batch, *, sought: bool) -> tuple[Tensor, nn.Linear | None]:

@@ -125,8 +125,12 @@ class LwF(Method):
             with torch.no_grad(), self._answering():
                 old = self._old_outputs(objective, self._teacher, batch, old_raw)
             student = _outputs(objective, self.model, batch, student_raw)
-            terms.append(distance(objective, student, old, batch, temperature=self.temperature, factor=factor))
-        value = self.strength * torch.stack(terms).sum()
+            terms.append(
+                distance(
+                    objective, student, old, batch, temperature=self.temperature, factor=factor, strength=self.strength
+                )
+            )
+        value = terms[0] if len(terms) == 1 else torch.stack(terms).sum()
         self._latest = value.detach()
         return value
 

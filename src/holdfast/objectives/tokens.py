@@ -131,7 +131,7 @@ class Tokens(Positions):
         if isinstance(teacher, Tensor) and view.untyped_storage().data_ptr() != student.untyped_storage().data_ptr():
             return super().distance(student, teacher, batch, temperature=temperature, factor=factor)
         valid = self.units(batch, student).valid
-        return factor * walked_divergence(student, teacher, valid, temperature, self.positions)
+        return walked_divergence(student, teacher, valid, temperature, self.positions, weight=factor)
 
     def _arguments(self) -> dict[str, Any]:
         return {"per": self.per}

@@ -9,20 +9,45 @@ used and forgotten, and the gradient is the only thing that is as large as the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Unfinished", "walked_divergence"]
+__all__ = ["Scratch", "Unfinished", "walked_divergence"]
 
 _Piece: TypeAlias = tuple[slice, slice]  # rows and positions
 
 _BLOCK = 2**21  # numbers that a teacher's last layer makes at once: 8 MiB of float32
 _PIECE = 2**18  # numbers that are worked off at once: 1 MiB
 _HELD = 2**24  # up to so many numbers the gradient is kept for the backward pass, which otherwise makes it anew
+
+
+@dataclass
+class Scratch:
+    """Memory for a block of outputs, kept from one step to the next.
+
+    To be given new pages by the system for each block costs more than the arithmetic.
+    """
+
+    memory: Tensor | None = None
+
+    def product(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``rows @ weight.T + bias``, ``[n, D]`` -> ``[n, K]``, good until the next call."""
+        if torch.is_autocast_enabled(rows.device.type) or rows.dtype != weight.dtype:
+            return F.linear(rows, weight, bias)
+        size = len(rows) * len(weight)
+        if (
+            self.memory is None
+            or self.memory.numel() < size
+            or (self.memory.dtype, self.memory.device) != (rows.dtype, rows.device)
+        ):
+            self.memory = rows.new_empty(size)
+        found = self.memory[:size].view(len(rows), len(weight))
+        torch.mm(rows, weight.t(), out=found)
+        return found if bias is None else found.add_(bias)
 
 
 @dataclass(frozen=True)
@@ -33,11 +58,13 @@ class Unfinished:
         hidden: h, what the last layer is given, ``[B, T, D]``.
         weight: W, ``[K, D]``.
         bias: b, ``[K]``, or ``None``.
+        scratch: where blocks of them are made.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
+    scratch: Scratch = field(default_factory=Scratch)
 
     @property
     def shape(self) -> torch.Size:
@@ -45,13 +72,17 @@ class Unfinished:
         return torch.Size((*self.hidden.shape[:-1], len(self.weight)))
 
     def part(self, view: Callable[[Tensor], Tensor]) -> Callable[[_Piece], Tensor]:
-        """Positions -> outputs there; ``view`` picks, of all tokens, those that are positions."""
+        """Positions -> outputs there, good until the next are asked for.
+
+        Args:
+            view: picks, of all tokens, those that are positions.
+        """
         hidden = view(self.hidden)
 
         def outputs(piece: _Piece) -> Tensor:
             given = hidden[piece]
-            flat = F.linear(given.reshape(-1, given.shape[-1]), self.weight, self.bias)  # one product, not one a row
-            return flat.view(*given.shape[:-1], -1)
+            rows = self.scratch.product(given.reshape(-1, given.shape[-1]), self.weight, self.bias)
+            return rows.view(*given.shape[:-1], -1)
 
         return outputs
 
@@ -62,12 +93,14 @@ def walked_divergence(
     valid: Tensor,
     temperature: float,
     view: Callable[[Tensor], Tensor] = lambda outputs: outputs,
+    *,
+    weight: float = 1.0,
 ) -> Tensor:
     r"""How surprised a student is by a teacher's softened answers, on average over positions.
 
-    .. math:: \frac{1}{N} \sum_i \mathrm{KL}(p^*_i \Vert p_i), \qquad p = \mathrm{softmax}(f / T)
+    .. math:: \frac{w}{N} \sum_i \mathrm{KL}(p^*_i \Vert p_i), \qquad p = \mathrm{softmax}(f / T)
 
-    Its gradient with respect to f is :math:`(p_i - p^*_i) / (T N)`. Twin:
+    Its gradient with respect to f is :math:`w (p_i - p^*_i) / (T N)`. Twin:
     :func:`~holdfast.objectives.distributions.softmax_divergence`, averaged.
 
     Args:
@@ -76,11 +109,12 @@ def walked_divergence(
         valid: which of the positions count, bool ``[B, P]``; N do. Whatever stands at the others is left out.
         temperature: T, > 0.
         view: which tokens ``[B, T, ...]`` are the positions ``[B, P, ...]``; has to return a view.
+        weight: w. What is multiplied here costs nothing: the gradient that is kept needs no further pass.
 
     Returns:
         Scalar ``[]`` in nats, at least in float32, >= 0 but for rounding; without the factor T².
     """
-    walk = _Walk(student.detach(), teacher, valid, temperature, view)
+    walk = _Walk(student.detach(), teacher, valid, temperature, view, weight)
     found: Tensor = _Walked.apply(student, walk)  # type: ignore[no-untyped-call]  # torch's own gap
     return found
 
@@ -88,24 +122,24 @@ def walked_divergence(
 class _Walked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, walk: _Walk) -> Tensor:
-        number = walk.valid.sum().clamp(min=1).to(walk.dtype)
         ctx.held = ctx.needs_input_grad[0] and student.numel() <= _HELD
         value, gradient = walk.all(gradients=ctx.held)
-        ctx.save_for_backward(student if gradient is None else gradient, 1 / (walk.temperature * number))
+        ctx.save_for_backward(student if gradient is None else gradient)
         if not ctx.held:
             ctx.walk, ctx.autocast = walk, _autocast(student.device.type)
-        return value / number
+        return value
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None]:
-        saved, scale = ctx.saved_tensors
-        factor = (factor * scale).to(saved.dtype)
+        (gradient,) = ctx.saved_tensors
+        if ctx.held and factor.device.type == "cpu" and float(factor) == 1:
+            return gradient, None
         if ctx.held:
-            return saved * factor, None
+            return gradient * factor.to(gradient.dtype), None
         with ctx.autocast():
             _, gradient = ctx.walk.all(gradients=True)
-        return gradient.mul_(factor), None
+        return gradient.mul_(factor.to(gradient.dtype)), None
 
 
 def _autocast(device: str) -> Callable[[], torch.autocast]:
@@ -123,6 +157,7 @@ class _Walk:
     valid: Tensor
     temperature: float
     view: Callable[[Tensor], Tensor]
+    weight: float
 
     @property
     def dtype(self) -> torch.dtype:
@@ -131,8 +166,9 @@ class _Walk:
 
     @torch.no_grad()
     def all(self, *, gradients: bool) -> tuple[Tensor, Tensor | None]:
-        """The sum of all divergences; if asked for, T times its gradient with respect to the student's outputs."""
+        """The value; if asked for, its gradient with respect to the student's outputs."""
         value = self.valid.new_zeros((), dtype=self.dtype)
+        share = self.weight / self.valid.sum().clamp(min=1).to(self.dtype)
         gradient = torch.zeros_like(self.student) if gradients else None
         known = self.teacher.shape[-1]
         students = self.view(self.student)[..., :known]
@@ -150,16 +186,12 @@ class _Walk:
                 if _none(valid[piece]):
                     continue
                 there = None if into is None else into[block][piece]
-                value += self._piece(students[block][piece], old[piece], ~valid[piece], there)
-        return value, gradient
-
-    def _piece(self, new: Tensor, old: Tensor, unused: Tensor, into: Tensor | None) -> Tensor:
-        """The sum over one piece, whose gradient is written where it belongs."""
-        each, difference = _divergence(self._softened(new), self._softened(old), into is not None)
-        some = unused.device.type != "cpu" or bool(unused.any())  # elsewhere, to look would be to wait
-        if into is not None and difference is not None:
-            into.copy_(difference.masked_fill_(unused.unsqueeze(-1), 0) if some else difference)
-        return (each.masked_fill(unused, 0) if some else each).sum()
+                new, unused = self._softened(students[block][piece]), ~valid[piece]
+                each = _divergence(new, self._softened(old[piece]), share / self.temperature, there)
+                value += each.masked_fill_(unused, 0).sum()
+                if there is not None and (unused.device.type != "cpu" or bool(unused.any())):
+                    there.masked_fill_(unused.unsqueeze(-1), 0)
+        return value * share, gradient
 
     def _softened(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.dtype)
@@ -181,8 +213,8 @@ def _none(valid: Tensor) -> bool:
     return valid.device.type == "cpu" and not bool(valid.any())
 
 
-def _divergence(new: Tensor, old: Tensor, gradients: bool) -> tuple[Tensor, Tensor | None]:
-    r"""KL(p ‖ q) of the softmaxes of outputs g (old) and f (new), and q − p.
+def _divergence(new: Tensor, old: Tensor, scale: Tensor, into: Tensor | None) -> Tensor:
+    r"""KL(p ‖ q) of the softmaxes of outputs g (old) and f (new); a multiple of q − p goes where it is wanted.
 
     .. math:: \sum_k p_k (g_k - f_k) - \log Z_g + \log Z_f
     """
@@ -193,10 +225,14 @@ def _divergence(new: Tensor, old: Tensor, gradients: bool) -> tuple[Tensor, Tens
     if each.device.type != "cpu" or not bool(each.isfinite().all()):
         apart.nan_to_num_(nan=0.0, posinf=torch.inf)  # an answer was ruled out: p = 0 there
         each = torch.linalg.vecdot(p, apart) / old_total
-    each = each - old_log + new_log
-    if not gradients:
-        return each, None
-    return each, q.div_(new_total.unsqueeze(-1)).sub_(p.div_(old_total.unsqueeze(-1)))
+    if into is not None:
+        q.mul_((scale / new_total).unsqueeze(-1))
+        minus = (-scale / old_total).unsqueeze(-1)
+        if into.dtype == q.dtype:
+            torch.addcmul(q, p, minus, out=into)
+        else:
+            into.copy_(q.addcmul_(p, minus))
+    return each - old_log + new_log
 
 
 def _exponentials(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
