@@ -221,7 +221,7 @@ def _divergence(new: Tensor, old: Tensor, scale: Tensor, into: Tensor | None) ->
     p, old_total, old_log = _exponentials(old)
     q, new_total, new_log = _exponentials(new)
     apart = old - new
-    each = torch.linalg.vecdot(p, apart) / old_total
+    each: Tensor = torch.linalg.vecdot(p, apart) / old_total
     if each.device.type != "cpu" or not bool(each.isfinite().all()):
         apart.nan_to_num_(nan=0.0, posinf=torch.inf)  # an answer was ruled out: p = 0 there
         each = torch.linalg.vecdot(p, apart) / old_total
