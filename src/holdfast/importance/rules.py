@@ -130,7 +130,8 @@ class ScaleRule(Rule):
 
     @staticmethod
     def accepts(module: nn.Module, inputs: Tensor) -> bool:
-        if inputs.dim() < 2 or module._parameters["weight"].shape != inputs.shape[-1:]:  # type: ignore[union-attr]
+        held = module._parameters["weight"]
+        if held is None or inputs.dim() < 2 or held.shape != inputs.shape[-1:]:
             return False
         normal, constant = _scaled_by(module, inputs)
         if normal.shape != inputs.shape:
