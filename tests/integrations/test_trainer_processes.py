@@ -1,0 +1,47 @@
+"""A Trainer in two processes, each with half of each batch, is one that has it all."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast import load_state
+from tests.integrations.trainer_worker import METHODS, run
+from tests.integrations.trainers import apart
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("trainers")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {
+        **os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tests.integrations.trainer_worker", str(found), "2"]
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in (0, 1)
+    ]
+    try:
+        assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_under_ddp_are_one(folder, tmp_path, name):
+    first, second = (load_state(folder / f"{name} {rank}") for rank in (0, 1))
+    assert apart(first, second) == 0
+    assert apart(first, run(name, tmp_path, 1)) < 1e-6
