@@ -38,7 +38,7 @@ def test_lora_with_an_anchor_to_the_base(tmp_path):
     for name, micro in (("plain", 1), ("kept", 1), ("in four", 4)):
         shape = {"per_device_train_batch_size": 8 // micro, "gradient_accumulation_steps": micro}
         log = {"logging_strategy": "steps", "logging_steps": 4}
-        trainer = sft(tmp_path, causal(), **shape, **log)
+        trainer = sft(tmp_path, causal(spread=0.3), **shape, **log)
         if name != "plain":
             keep = LwF(trainer.model, strength=20.0, temperature=1.0, teacher="base")
             keep.consolidate()
@@ -53,7 +53,7 @@ def test_lora_with_an_anchor_to_the_base(tmp_path):
         found[name] = (base.exp() * (base - now)).sum(-1).mean().item(), weights(trainer.model)
         logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
         assert ("holdfast/penalty" in logged) is (name != "plain")
-    assert found["kept"][0] < found["plain"][0] / 2
+    assert found["kept"][0] < 0.8 * found["plain"][0]
     assert apart(found["kept"][1], found["in four"][1]) < 1e-6
 
 

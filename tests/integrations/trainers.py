@@ -13,10 +13,10 @@ from holdfast.names import canonical_parameters
 from tests.objectives.tiny import ENCODER, GPT2, T5
 
 
-def causal(dropout: float = 0.0) -> Any:
+def causal(dropout: float = 0.0, spread: float = 0.02) -> Any:
     torch.manual_seed(0)
     drops = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, **drops))
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, **drops, initializer_range=spread))
 
 
 def classifier() -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from holdfast.distillation.teacher import copying, tensors_of
+from holdfast.distillation.teacher import copying, forget_bound, tensors_of
 from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_parameters, unwrap
 from holdfast.sharding import fsdp_modules
@@ -47,7 +47,9 @@ def base_of(model: nn.Module) -> nn.Module:
         )
     memo: dict[int, Any] = dict(frozen)
     with copying(inner):
-        return copy.deepcopy(inner, memo).requires_grad_(False).eval()
+        found = copy.deepcopy(inner, memo)
+    forget_bound(found, inner)
+    return found.requires_grad_(False).eval()
 
 
 def own_tensors(teacher: nn.Module, model: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_buffers, canonical_parameters, unwrap
 from holdfast.sharding import fsdp_modules, is_sharded, kind_of, local, place_like, reshard, whole
 
-__all__ = ["copying", "frozen_copy", "set_tensors", "tensors_of"]
+__all__ = ["copying", "forget_bound", "frozen_copy", "set_tensors", "tensors_of"]
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -32,7 +33,23 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     reshard(inner)
     with copying(inner):
         found = _sharded_copy(inner) if fsdp_modules(inner) else copy.deepcopy(inner)
+    forget_bound(found, inner)
     return found.requires_grad_(False).eval()
+
+
+def forget_bound(copied: nn.Module, model: nn.Module) -> None:
+    """Take a ``forward`` off a copy that would call the model itself: one put on an instance around its own (TRL does).
+
+    Args:
+        copied: changed.
+        model: of which it is a copy.
+    """
+    own = {id(module) for module in model.modules()}
+    for module in copied.modules():
+        around = getattr(vars(module).get("forward"), "__func__", vars(module).get("forward"))
+        held = list(inspect.getclosurevars(around).nonlocals.values()) if inspect.isfunction(around) else []
+        if any(id(getattr(each, "__self__", None)) in own for each in held):
+            del module.forward
 
 
 @contextlib.contextmanager

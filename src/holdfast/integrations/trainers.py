@@ -128,7 +128,8 @@ def number_of_step(trainer: Trainer, keep: Method, batches: Sequence[Mapping[str
     own = torch.as_tensor(sum(number_in(keep, batch) for batch in batches), device=trainer.args.device)
     if not trainer.args.average_tokens_across_devices or trainer.accelerator.num_processes == 1:
         return own
-    return trainer.accelerator.gather(own).sum() / trainer.accelerator.num_processes  # which average their gradients
+    everywhere: Tensor = trainer.accelerator.gather(own)
+    return everywhere.sum() / trainer.accelerator.num_processes  # which average their gradients
 
 
 def share_of(trainer: Trainer, keep: Method, batch: Mapping[str, Any], labels: Any, total: Tensor | None) -> Any:
