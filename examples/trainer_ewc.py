@@ -45,7 +45,7 @@ def run(protected: bool, folder: str) -> tuple[float, float]:
         max_position_embeddings=8, num_labels=2,
     )  # fmt: skip
     model = BertForSequenceClassification(config)
-    keep = holdfast.EWC(model, strength=3e3)
+    keep = holdfast.EWC(model, strength=1e8)  # a model that is sure of its answers has a very small Fisher
     settings = TrainingArguments(
         folder, per_device_train_batch_size=32, num_train_epochs=6, learning_rate=3e-3, use_cpu=True, report_to=[],
         save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=0,
