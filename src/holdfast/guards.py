@@ -63,6 +63,16 @@ class PenaltyCalls:
         self._used: dict[int, tuple[int, int, int, int]] = {}  # optimizer -> all of these until its latest step
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
+    @property
+    def asked(self) -> int:
+        """How many penalties were asked for with gradients on."""
+        return self._asked
+
+    def settled(self, optimizer: Optimizer) -> None:
+        """Take it that this optimizer's step to come has its whole term, whatever backward passes it is made of."""
+        reached, passes = (self._now()[i] - self._used[id(optimizer)][i] for i in (1, 3))
+        self._reached += max(0, passes - reached)
+
     def note(self, value: Tensor) -> None:
         """Take a penalty into account; one that is computed under ``no_grad`` protects nothing and counts for nothing.
 

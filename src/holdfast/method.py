@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from holdfast.attaching import Attached
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, DataError, ProtectionError, StateError
-from holdfast.guards import check_scale
+from holdfast.guards import PenaltyCalls, check_scale
 from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.processes import in_step
@@ -141,6 +141,11 @@ class Method(Attached, abc.ABC):
             self._watch.term(value, canonical_parameters(self.model).values())
         self._penalty_calls.note(value)
         return value
+
+    @property
+    def penalty_calls(self) -> PenaltyCalls:
+        """The terms that training asked for so far, for whoever adds them in a user's place."""
+        return self._penalty_calls
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
         return zero(self.params)
