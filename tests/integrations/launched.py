@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ METHODS = {
     "lwf": lambda m: LwF(m, strength=3.0),
 }
 OLD, NEW = task(1), [batch for n in range(2, 5) for batch in task(n)]
-RATE = 0.01
+RATE, CLIP = 0.01, 0.5
 
 
 def network(seed=0):
@@ -36,40 +37,44 @@ def half(batches, rank):
     return [(x[rank::2], y[rank::2]) for x, y in batches]
 
 
-def in_one_process(make) -> dict[str, Any]:
+def in_one_process(make, *, clip, fresh) -> dict[str, Any]:
     """What one process with all of the data comes to."""
     net = network()
     keep = make(net)
     for data in (OLD, NEW):
-        optimizer = torch.optim.AdamW(net.parameters(), lr=RATE)
-        keep.attach(optimizer)
+        if data is OLD or fresh:
+            optimizer = torch.optim.AdamW(net.parameters(), lr=RATE)
+            keep.attach(optimizer)
         for batch in data:
             outputs = net(batch[0])
             optimizer.zero_grad()
             (F.cross_entropy(outputs, batch[1]) + keep.penalty(batch, outputs)).backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            if clip:
+                nn.utils.clip_grad_norm_(net.parameters(), CLIP)
             optimizer.step()
         keep.consolidate(data)
     return weights(net)
 
 
 def weights(net):
-    return {name: whole(p.detach()).clone() for name, p in net.state_dict().items()}
+    """Whole ones, under the names that the model has without wrappers."""
+    return {name.removeprefix("module."): whole(p.detach()).clone() for name, p in net.state_dict().items()}
 
 
-def accelerated(make, rank, folder, sharded):
+def accelerated(make, rank, folder, way):
     """Two tasks, the second saved half way; and what a new process would make of the second half."""
-    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
     from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
     from holdfast.integrations.accelerate import register_for_checkpointing
 
     def prepared(seed, keep_of):
-        AcceleratorState._reset_state()
+        AcceleratorState._reset_state(reset_partial_state=True)
         accelerator = Accelerator(cpu=True)
-        if sharded:  # which Accelerate itself offers for GPUs alone
-            AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
+        if way == "fsdp2":  # which Accelerate itself offers for GPUs alone
+            for state in (AcceleratorState, PartialState):
+                state._shared_state["distributed_type"] = DistributedType.FSDP
             AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
                 fsdp_version=2, auto_wrap_policy="NO_WRAP"
             )
@@ -83,19 +88,13 @@ def accelerated(make, rank, folder, sharded):
         for batch in half(data, rank):
             outputs = model(batch[0])
             accelerator.backward(F.cross_entropy(outputs, batch[1]) + keep.penalty(batch, outputs))
-            accelerator.clip_grad_norm_(model.parameters(), 0.5)
+            accelerator.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             optimizer.zero_grad()
 
-    first = prepared(0, make)
-    steps(*first, OLD)
-    keep = first[-1]
-    keep.consolidate(half(OLD, rank))
-    state = weights(first[1])
     run = prepared(0, make)
-    run[1].load_state_dict(first[1].state_dict())
-    run[-1].load_state_dict(keep.state_dict())
-    del state
+    steps(*run, OLD)
+    run[-1].consolidate(half(OLD, rank))
     steps(*run, NEW[:3])
     run[0].save_state(str(folder))
     steps(*run, NEW[3:])
@@ -113,8 +112,8 @@ def accelerated(make, rank, folder, sharded):
     }
 
 
-def lightning(make, rank, folder, way):
-    """The same with a Lightning module and its callback; resumed where the second task was half done."""
+def trained_by_lightning(make, rank, folder, way):
+    """Two tasks with a module and the callback; the second is saved half way, and resumed by another."""
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
     from torch.distributed.fsdp import fully_shard
@@ -125,10 +124,11 @@ def lightning(make, rank, folder, way):
     class Small(Lit):
         def __init__(self, seed=0):
             super().__init__("manual" if way == "manual" else "automatic")
-            self.net = network(seed)
+            self.net, self.sharded = network(seed), False
 
         def configure_model(self):
-            if way == "sharded" and not hasattr(self.net, "unshard"):
+            if way == "fsdp2" and not self.sharded:
+                self.sharded = True
                 fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
         def training_step(self, batch, batch_idx):
@@ -138,35 +138,60 @@ def lightning(make, rank, folder, way):
             optimizer = self.optimizers()
             optimizer.zero_grad()
             self.manual_backward(loss)
-            nn.utils.clip_grad_norm_(self.net.parameters(), 1e6)
             optimizer.step()
 
         def configure_optimizers(self):
             return torch.optim.AdamW(self.parameters(), lr=RATE)
 
-    def trained(module, keep, data, *callbacks, **options):
-        strategy = ModelParallelStrategy() if way == "sharded" else DDPStrategy()
+    def fitted(module, keep, data, *callbacks, **options):
+        strategy = ModelParallelStrategy(2, 1) if way == "fsdp2" else DDPStrategy()
         fit(module, *callbacks, Protect(keep), data=half(data, rank), strategy=strategy, devices=2, **options)
 
     module = Small()
     keep = make(module.net)
-    trained(module, keep, OLD)
+    fitted(module, keep, OLD)
     keep.consolidate(half(OLD, rank))
-    saved = {name: whole(t).clone() for name, t in module.state_dict().items()}, keep.state_dict()
+    fitted(module, keep, NEW, ModelCheckpoint(folder, filename="half", every_n_train_steps=3, save_top_k=-1))
+    again = Small(5)
+    resumed = make(again.net)
+    fitted(again, resumed, NEW, path=str(sorted(folder.glob("half*"))[0]))
+    for each in (keep, resumed):
+        each.consolidate(half(NEW, rank))
+    return {
+        "weights": weights(module.net),
+        "resumed": weights(again.net),
+        "tasks": [keep.num_tasks, resumed.num_tasks],
+        "same": same_state(keep.state_dict(), resumed.state_dict()),
+    }
 
-    def begun(seed):
-        fresh = Small(seed)
-        return fresh, make(fresh.net)
 
-    def restored():
-        fresh, other = begun(0)
-        fresh.load_state_dict(saved[0])
-        other.load_state_dict(saved[1])
-        return fresh, other
+def main(rank: int, folder: Path) -> None:
+    """All of it, into ``folder/RANK.pt``."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "ACCELERATE_USE_CPU": "true"}
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    found: dict[str, Any] = {}
+    only = sys.argv[3:]
+    for library, run, ways in (
+        ("accelerate", accelerated, ("ddp", "fsdp2")),
+        ("lightning", trained_by_lightning, ("ddp", "manual", "fsdp2")),
+    ):
+        for way in ways:
+            for name, make in METHODS.items():
+                key = f"{library} {way} {name}"
+                if only and not any(part in key for part in only):
+                    continue
+                try:
+                    place = folder / key.replace(" ", "-").replace(",", "")
+                    place.mkdir(exist_ok=True)
+                    found[key] = run(make, rank, place, way)
+                except Exception:
+                    found[key] = {"error": traceback.format_exc()}
+    torch.save(found, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
 
-    run, kept = restored()
-    saves = ModelCheckpoint(folder, filename="half", every_n_train_steps=3, save_top_k=1)
-    trained(run, kept, NEW[:3], saves)
-    trained(run2 := restored()[0], kept2 := kept, [], max_epochs=0) if False else None
-    del run2, kept2
-    return {}
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,8 +1,7 @@
 """Accelerate: the one thing that ``save_state`` and ``load_state`` do not do by themselves.
 
-In one process and under DDP what a method remembers is in the optimizer's state, which Accelerate saves and loads. Under
-FSDP and DeepSpeed Accelerate takes the optimizer's state apart and leaves out what is not of a parameter; then it needs
-a file of its own.
+In one process and under DDP the optimizer's state holds what a method remembers, and Accelerate saves and loads that.
+Of FSDP's and DeepSpeed's optimizers it saves what belongs to a parameter alone; there a method needs a file of its own.
 """
 
 from __future__ import annotations

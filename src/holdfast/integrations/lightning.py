@@ -38,8 +38,8 @@ _AVERAGING: Final = {
 class Protect(Callback):
     """Protects a Lightning module's training: ``Trainer(callbacks=[Protect(keep)])``, and nothing else.
 
-    It attaches the method to the optimizers of ``configure_optimizers`` before a checkpoint is loaded into them, so what
-    it remembers is in every checkpoint and comes back with ``trainer.fit(…, ckpt_path=…)``. Of a method that acts
+    It attaches the method to the module's optimizers before a checkpoint is loaded into them, so what is remembered is
+    in every checkpoint and comes back with ``trainer.fit(…, ckpt_path=…)``. Of a method that acts
     through the loss (LwF, ``coupling="loss"``) it adds the term: in automatic optimisation to the loss that
     ``training_step`` returns, in manual optimisation by a backward pass of its own before each optimizer's step, the
     mean over the micro-batches of that step. A ``training_step`` that asks for ``keep.penalty(batch, outputs)`` itself
