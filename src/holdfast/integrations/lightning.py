@@ -23,7 +23,7 @@ from holdfast.travelling import MEMORY
 try:
     from lightning.pytorch.callbacks import Callback
 except ImportError:  # the same code under the name that it had before
-    from pytorch_lightning.callbacks import Callback  # type: ignore[assignment]
+    from pytorch_lightning.callbacks import Callback
 
 __all__ = ["Protect"]
 
@@ -146,9 +146,9 @@ class Protect(Callback):
         plugin = trainer.precision_plugin
         scaler = getattr(plugin, "scaler", None)
         # Gradients are unscaled by now, unless the optimizer does that in its own step.
-        scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        kept = getattr(optimizer, "_step_supports_amp_scaling", False)
         with torch.enable_grad(), plugin.train_step_context():
-            self._pending.add(optimizer, scaler.get_scale() if scaled else 1.0)
+            self._pending.add(optimizer, float(scaler.get_scale()) if scaler is not None and kept else 1.0)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin to watch the step that is logged."""
