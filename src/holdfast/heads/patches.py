@@ -59,11 +59,20 @@ def patch_features(images: Tensor, filters: Tensor, offsets: Tensor, floor: Tens
     mean = F.avg_pool2d(images.mean(1, keepdim=True), size, 1)
     square = F.avg_pool2d(images.square().mean(1, keepdim=True), size, 1)
     scale = (square - mean.square()).clamp_min_(0).add_(floor).rsqrt_()
-    response = F.conv2d(images, filters).mul_(scale).sub_(offsets[:, None, None])
-    positive = F.adaptive_avg_pool2d(response.relu(), pool).flatten(1)
-    if not both:
-        return positive
-    return torch.cat([positive, F.adaptive_avg_pool2d(response.neg_().relu_(), pool).flatten(1)], 1)
+    # Channels last: the convolution is twice as fast on three channels, and averaging is one product of matrices.
+    rows, weights = (t.contiguous(memory_format=torch.channels_last) for t in (images, filters))
+    response = F.conv2d(rows, weights).permute(0, 2, 3, 1).flatten(1, 2)
+    response.mul_(scale.flatten(1)[..., None]).sub_(offsets)
+    cells = torch.kron(*(_cells(side, pool, response) for side in scale.shape[2:]))
+    average = cells @ response
+    positive = cells @ response.relu_()
+    found = [positive, (positive - average).clamp_min_(0)] if both else [positive]  # max(0, -r) = max(0, r) - r
+    return torch.cat([part.mT.flatten(1) for part in found], 1)
+
+
+def _cells(side: int, pool: int, like: Tensor) -> Tensor:
+    """The averages over the parts of a line, as a matrix ``[pool, side]``; parts overlap where they must."""
+    return F.adaptive_avg_pool1d(torch.eye(side, dtype=like.dtype, device=like.device), pool).mT
 
 
 class RandomPatches(FeatureMap):

@@ -98,7 +98,10 @@ def _settings(record: Record) -> str:
             shown.append(f"{key} {_number(value.value)} (by validation{edge})")
         elif value.source != "default":
             shown.append(f"{key} {_number(value.value)}")
-    if config.method != config.optimizer:
+    if config.backbone is not None:
+        shown.append(f"on {config.backbone}")
+    trained = config.backbone is None or config.backbone.startswith("first-task")
+    if trained and config.method != config.optimizer:
         shown.append(f"{config.optimizer} {config.lr:g}")
     return ", ".join(shown)
 

@@ -47,6 +47,7 @@ class Training(_Strict):
     validation_fraction: float | None = None
     importance_samples: int | None = None
     importance_batch_size: int | None = None
+    backbone: str | None = None
     evaluate_on: Literal["test", "train"] | None = None
     evaluate_mode: Literal["eval", "train"] | None = None
 
