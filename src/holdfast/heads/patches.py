@@ -105,7 +105,7 @@ class RandomPatches(FeatureMap):
         pool: int = 3,
         both: bool | None = None,
         floor: float = 0.1,
-        damping: float = 0.1,
+        damping: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)

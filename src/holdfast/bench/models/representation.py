@@ -79,8 +79,8 @@ def _patches(shape: Sequence[int], seed: int) -> RandomPatches:
         return RandomPatches(100, patch=3, seed=seed)
     if shape[0] == 1:
         return RandomPatches(seed=seed)
-    # Both signs of a response are features in colour, so their cells are fewer; damping by validation on CIFAR-10.
-    return RandomPatches(pool=2, damping=0.5, seed=seed)
+    # Both signs of a response are features in colour, so their cells are fewer.
+    return RandomPatches(pool=2, seed=seed)
 
 
 def names() -> dict[str, str]:
