@@ -21,7 +21,7 @@ def test_responses_are_those_of_single_patches(channels):
     filters = torch.randn(k, channels, n, n, dtype=torch.float64)
     filters -= filters.mean((1, 2, 3), keepdim=True)
     offsets, floor = torch.randn(k, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
-    found = patch_features(x, filters, offsets, floor, 2, True).view(3, 2, k, 2, 2)
+    found = patch_features(x, filters, offsets, floor, 2).view(3, k, 2, 2)
     for number in range(3):
         responses = torch.zeros(k, 7, 7, dtype=torch.float64)
         for row in range(7):
@@ -29,12 +29,11 @@ def test_responses_are_those_of_single_patches(channels):
                 patch = x[number, :, row : row + n, column : column + n].flatten()
                 normal = (patch - patch.mean()) / (patch.var(unbiased=False) + floor).sqrt()
                 responses[:, row, column] = filters.flatten(1) @ normal - offsets
-        for sign in (0, 1):
-            rectified = (responses * (1 - 2 * sign)).relu()
-            # Cells of an odd side overlap by a row and a column.
-            cells = [[rectified[:, a:b, c:d].mean((1, 2)) for c, d in ((0, 4), (3, 7))] for a, b in ((0, 4), (3, 7))]
-            wanted = torch.stack([torch.stack(row, -1) for row in cells], -2)
-            torch.testing.assert_close(found[number, sign], wanted, rtol=1e-9, atol=1e-12)
+        rectified = responses.relu()
+        # Cells of an odd side overlap by a row and a column.
+        cells = [[rectified[:, a:b, c:d].mean((1, 2)) for c, d in ((0, 4), (3, 7))] for a, b in ((0, 4), (3, 7))]
+        wanted = torch.stack([torch.stack(row, -1) for row in cells], -2)
+        torch.testing.assert_close(found[number], wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_whitened_patches_have_covariance_one():
@@ -46,7 +45,7 @@ def test_whitened_patches_have_covariance_one():
 
 
 def test_sizes_and_that_blocks_do_not_matter(monkeypatch):
-    for channels, size in ((1, 4 * 9), (3, 2 * 4 * 9)):
+    for channels, size in ((1, 4 * 9), (3, 4 * 9)):
         x = images(channels=channels)
         features = RandomPatches(4)
         features.fit(x)
@@ -55,6 +54,22 @@ def test_sizes_and_that_blocks_do_not_matter(monkeypatch):
         monkeypatch.setattr("holdfast.heads.patches._BLOCK", 500)
         torch.testing.assert_close(features(x), whole)
         monkeypatch.undo()
+
+
+def test_a_threshold_is_in_standard_deviations_of_the_responses_to_the_patches_it_was_fitted_to():
+    x = images(channels=3, side=6)  # one patch each, so that all of them are seen
+    plain, above = (RandomPatches(5, pool=1, threshold=threshold) for threshold in (0.0, 1.5))
+    for features in (plain, above):
+        features.fit(x)
+    filters, floor = plain.tensors["filters"].double(), plain.tensors["floor"].double()
+    rows = x.flatten(1)
+    normal = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, unbiased=False, keepdim=True) + floor).sqrt()
+    responses = normal @ filters.flatten(1).mT - plain.tensors["offsets"].double()
+    torch.testing.assert_close(responses.mean(0), torch.zeros(5, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(above(x), (responses - 1.5 * responses.std(0, unbiased=False)).relu(), rtol=0, atol=1e-5)
+    default = RandomPatches(5, pool=1)
+    default.fit(x)
+    assert not torch.equal(default.tensors["offsets"], plain.tensors["offsets"])
 
 
 def test_drawn_from_its_seed_and_fitted_to_the_first_task_alone():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast.checks import check_interval, check_positive
+from holdfast.checks import check_interval, check_not_negative, check_positive
 from holdfast.errors import DataError
 from holdfast.heads.maps import FeatureMap
 
@@ -38,11 +38,11 @@ def whitening(patches: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     return (vectors * scale) @ vectors.mT, mean
 
 
-def patch_features(images: Tensor, filters: Tensor, offsets: Tensor, floor: Tensor, pool: int, both: bool) -> Tensor:
+def patch_features(images: Tensor, filters: Tensor, offsets: Tensor, floor: Tensor, pool: int) -> Tensor:
     r"""Rectified responses of filters to normalised patches, averaged over the cells of a grid.
 
     .. math:: r_k = \frac{f_k^\top (p - \bar p)}{\sqrt{\operatorname{var} p + c}} - b_k, \qquad
-        z_{kg} = \operatorname{mean}_{p \in g} \max(0, \pm r_k)
+        z_{kg} = \operatorname{mean}_{p \in g} \max(0, r_k)
 
     Args:
         images: ``[B, channels, H, W]``.
@@ -50,10 +50,9 @@ def patch_features(images: Tensor, filters: Tensor, offsets: Tensor, floor: Tens
         offsets: b, ``[K]``.
         floor: c, what is added to a patch's variance, ``[]``.
         pool: cells along each side of the grid.
-        both: whether the negative responses are features, too.
 
     Returns:
-        z, ``[B, K pool²]``, or twice as many.
+        z, ``[B, K pool²]``.
     """
     size = filters.shape[-1]
     mean = F.avg_pool2d(images.mean(1, keepdim=True), size, 1)
@@ -66,11 +65,7 @@ def patch_features(images: Tensor, filters: Tensor, offsets: Tensor, floor: Tens
     torch.mul(patches, scale.flatten(2), out=rows[:, :-1])
     weights = torch.cat([filters.flatten(1), -offsets[:, None]], 1)
     cells = torch.kron(*(_cells(side, pool, rows) for side in scale.shape[2:])).mT
-    positive = (weights @ rows).relu_() @ cells
-    if not both:
-        return positive.flatten(1)
-    average = weights @ (rows @ cells)
-    return torch.cat([positive, (positive - average).clamp_min_(0)], 1).flatten(1)  # max(0, -r) = max(0, r) - r
+    return ((weights @ rows).relu_() @ cells).flatten(1)
 
 
 def _cells(side: int, pool: int, like: Tensor) -> Tensor:
@@ -86,10 +81,11 @@ class RandomPatches(FeatureMap):
     (the first task), for later ones must not change the features of earlier ones.
 
     Args:
-        filters: K. There are K · pool² features, twice as many with ``both``.
+        filters: K. There are K · pool² features.
         patch: n, the side of a patch.
         pool: cells along each side of the grid that responses are averaged over.
-        both: whether negative responses are features, too; ``None``: for images of several channels.
+        threshold: how far above its mean a response must be to count, in standard deviations over the patches that the
+            filters are fitted to; ``None``: 1 for images of several channels, else 0.
         floor: what is added to a patch's variance, relative to the mean of it.
         damping: of the whitening, relative to the mean variance.
         seed: of the filters.
@@ -103,7 +99,7 @@ class RandomPatches(FeatureMap):
         *,
         patch: int = 6,
         pool: int = 3,
-        both: bool | None = None,
+        threshold: float | None = None,
         floor: float = 0.1,
         damping: float = 0.5,
         seed: int = 0,
@@ -112,7 +108,7 @@ class RandomPatches(FeatureMap):
         self.filters, self.patch, self.pool = (
             check_interval(name, value) for name, value in (("filters", filters), ("patch", patch), ("pool", pool))
         )
-        self.both = both
+        self.threshold = None if threshold is None else check_not_negative("threshold", threshold)
         self.floor, self.damping = check_positive("floor", floor), check_positive("damping", damping)
 
     def _draw(self, samples: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -123,7 +119,9 @@ class RandomPatches(FeatureMap):
         normal = (patches - patches.mean(1, keepdim=True)) / (variance + floor).sqrt()[:, None]
         white, mean = whitening(normal, self.damping)
         kernels = torch.randn(self.filters, len(mean), generator=generator).double() @ white
-        offsets = kernels @ mean
+        threshold = float(samples.shape[1] > 1) if self.threshold is None else self.threshold
+        spread = (kernels @ torch.cov(normal.double().mT, correction=0) * kernels).sum(1).sqrt()
+        offsets = kernels @ mean + threshold * spread
         kernels = kernels - kernels.mean(1, keepdim=True)  # so that they take the mean of a patch away themselves
         shape = (self.filters, samples.shape[1], self.patch, self.patch)
         return {"filters": kernels.view(shape), "offsets": offsets, "floor": floor}
@@ -133,10 +131,9 @@ class RandomPatches(FeatureMap):
         filters, offsets, floor = tensors["filters"], tensors["offsets"], tensors["floor"]
         if inputs.shape[1] != filters.shape[1]:
             raise DataError(f"the images have {inputs.shape[1]} channels; expected {filters.shape[1]}, as at first")
-        both = inputs.shape[1] > 1 if self.both is None else self.both
         responses = self.filters * inputs.shape[2] * inputs.shape[3]
         blocks = torch.split(inputs, max(1, _BLOCK // responses))
-        return torch.cat([patch_features(block, filters, offsets, floor, self.pool, both) for block in blocks])
+        return torch.cat([patch_features(block, filters, offsets, floor, self.pool) for block in blocks])
 
     def _check(self, images: Tensor) -> None:
         if images.dim() != 4 or min(images.shape[2:]) < self.patch + self.pool - 1:

@@ -79,8 +79,7 @@ def _patches(shape: Sequence[int], seed: int) -> RandomPatches:
         return RandomPatches(100, patch=3, seed=seed)
     if shape[0] == 1:
         return RandomPatches(seed=seed)
-    # Both signs of a response are features in colour, so their cells are fewer.
-    return RandomPatches(pool=2, seed=seed)
+    return RandomPatches(600, pool=2, seed=seed)  # in colour more filters tell more apart than more places
 
 
 def names() -> dict[str, str]:
