@@ -58,8 +58,8 @@ def patch_features(images: Tensor, filters: Tensor, offsets: Tensor, floor: Tens
     mean = F.avg_pool2d(images.mean(1, keepdim=True), size, 1)
     square = F.avg_pool2d(images.square().mean(1, keepdim=True), size, 1)
     scale = (square - mean.square()).clamp_min_(0).add_(floor).rsqrt_()
-    # One product of matrices gives every response, scale and offset included, and another averages them: passes over all
-    # responses cost more than the arithmetic.
+    # One product of matrices gives every response, scale and offset included, and another averages them: passes over
+    # all responses cost more than the arithmetic.
     patches = F.unfold(images, size)
     rows = patches.new_ones(len(images), patches.shape[1] + 1, patches.shape[2])
     torch.mul(patches, scale.flatten(2), out=rows[:, :-1])
