@@ -200,7 +200,7 @@ def test_what_is_not_there_yet_is_said(tmp_path: Path) -> None:
     found = [make("l2sp", seed, [0.7, 0.8]) for seed in range(10)]
     found += [make("anastrophic", seed, [0.7, 0.9]) for seed in range(4)] + failed
     page = read(fill(tmp_path, found))
-    assert "So far: of 16 rows, 1 have all the seeds that the recipe says, 1 have fewer." in page
+    assert "So far: of 17 rows, 1 have all the seeds that the recipe says, 1 have fewer." in page
     assert "| anastrophic | 4 of 10 |" in page and "| l2sp | 10 |" in page
     assert "paired over 4 of 10 seeds" in page
     assert "| rwalk | 0 of 3 | no run finished |" in page
