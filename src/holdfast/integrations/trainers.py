@@ -129,7 +129,8 @@ def number_of_step(trainer: Trainer, keep: Method, batches: Sequence[Mapping[str
     if not trainer.args.average_tokens_across_devices or trainer.accelerator.num_processes == 1:
         return own
     everywhere: Tensor = trainer.accelerator.gather(own)
-    return everywhere.sum() / trainer.accelerator.num_processes  # which average their gradients
+    total = everywhere.sum()
+    return total / int(trainer.accelerator.num_processes)  # which average their gradients
 
 
 def share_of(trainer: Trainer, keep: Method, batch: Mapping[str, Any], labels: Any, total: Tensor | None) -> Any:
@@ -162,12 +163,12 @@ def is_logged(args: TrainingArguments, state: TrainerState) -> bool:
         args: of the Trainer.
         state: before the step.
     """
-    step = state.global_step + 1
+    step = int(state.global_step) + 1
     if args.logging_strategy == "epoch":
-        return step % max(1, round(state.max_steps / max(1, state.num_train_epochs))) == 0
+        return step % max(1, round(int(state.max_steps) / max(1, int(state.num_train_epochs)))) == 0
     if args.logging_strategy != "steps":
         return False
-    return (step == 1 and args.logging_first_step) or step % max(1, state.logging_steps) == 0
+    return (step == 1 and bool(args.logging_first_step)) or step % max(1, int(state.logging_steps)) == 0
 
 
 def is_measurable(args: TrainingArguments, keep: Method) -> bool:
@@ -177,4 +178,4 @@ def is_measurable(args: TrainingArguments, keep: Method) -> bool:
         args: of the Trainer.
         keep: the method.
     """
-    return not keep.needs_penalty or not (args.gradient_checkpointing or args.torch_compile or args.fsdp)
+    return not keep.needs_penalty or not bool(args.gradient_checkpointing or args.torch_compile or args.fsdp)
