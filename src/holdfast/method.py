@@ -110,6 +110,14 @@ class Method(Attached, abc.ABC):
         """How many steps of each new task ``strength="auto"`` takes without protection; 0 for a strength given."""
         return 0
 
+    @property
+    def fullness(self) -> dict[str, float]:
+        """Name -> the share of a weight's room to learn that is taken, 1 where it is held whole.
+
+        Empty for a method that takes none: one that only makes a change dear.
+        """
+        return {}
+
     def most_buffer_bytes(self) -> int:
         """The most bytes that ``buffers`` may come to take where data decide; 0 for a method that knows beforehand."""
         return 0

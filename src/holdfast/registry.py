@@ -216,6 +216,7 @@ _ENTRIES = (
         "adam-nscl", "method", "projection", "holdfast.projections.subspaces:AdamNSCL",
         "Wang et al. 2021, arXiv:2103.07113", "1, and 2 matrices",
         {"threshold": 0.95}, {"threshold": Range(0.5, 0.999, log=False)}, {"multiple": None}, needs_data=True,
+        dial="threshold",
     ),
     Entry(
         "ncm", "head", "head", "holdfast.heads:NCM", "Mensink et al. 2013", "a mean per class",

@@ -82,9 +82,12 @@ class PackNet(HoldsExactly):
     def free_share(self) -> float:
         """Share of the weights known so far that no task owns; 1 before the first task ends."""
         owners = [held["owner"] for held in self.state.values() if is_prunable(held["owner"])]
-        number = sum(owner.numel() for owner in owners)
-        free = [(local(owner) <= _FREE).sum() for owner in owners]
-        return int(total(free, owners)) / number if number else 1.0
+        return _free(owners) if owners else 1.0
+
+    @property
+    def fullness(self) -> dict[str, float]:
+        """The share of each weight that tasks own; 1 where it is held whole, as a bias is."""
+        return {name: 1 - _free([held["owner"]]) for name, held in self.state.items()}
 
     def _distance(self, name: str) -> Tensor:
         """Of what is owned: what is free has no anchor."""
@@ -227,3 +230,9 @@ class PackNet(HoldsExactly):
             for tensor, value in zip(swapped, before, strict=True):
                 tensor.copy_(value)
             reshard(self.model)
+
+
+def _free(owners: Sequence[Tensor]) -> float:
+    """The share of weights that no task owns."""
+    free = [(local(owner) <= _FREE).sum() for owner in owners]
+    return int(total(free, owners)) / max(1, sum(owner.numel() for owner in owners))

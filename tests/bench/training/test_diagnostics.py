@@ -30,7 +30,8 @@ def learned(
     stream = streams.build("split-digits", seed=0, scenario=scenario, **OPTIONS)
     protocol = {"model": "mlp-16", "epochs": 2, "batch_size": 4, **changes}  # 6 steps per epoch
     fields = {"stream_options": OPTIONS}
-    chosen = {registry.lookup(method).dial: strength} | ({"coupling": coupling} if coupling else {})
+    dial = registry.lookup(method).dial
+    chosen = ({} if dial is None else {dial: strength}) | ({"coupling": coupling} if coupling else {})
     config = plan.plan(stream, method, settings={**chosen, **(settings or {})}, changes=protocol, **fields)
     return runner.run(config, stream=stream)
 
@@ -115,3 +116,26 @@ def test_tasks_that_end_before_their_strength_is_found_are_said_in_the_record() 
     said = [warning for warning in record.warnings if "learned unprotected" in warning]
     assert len(said) == len(record.task_names) - 1 and all(sentence.startswith("ewc: ") for sentence in said)
     assert not any("unprotected" in warning for warning in learned("ewc", "auto", epochs=2).warnings)
+
+
+@pytest.mark.parametrize("method", ["gpm", "sgp", "adam-nscl"])
+def test_how_full_each_layer_is_stands_in_the_record_and_a_full_network_is_named(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = learned(method, "0.9")
+    full = record.diagnostics["fullness"]
+    assert list(full) == ["0", "1", "2", "3", "4"] and record.warnings == []
+    shares = [full[task]["trunk.1.weight"] for task in full]
+    assert 0 < shares[0] < shares[-1] < 1 and shares == sorted(shares) and full["0"]["heads.0.bias"] == 1.0
+    built = registry.lookup(method).build
+    monkeypatch.setattr(built, "fullness", property(lambda self: dict.fromkeys(self.state, 1.0)))
+    (warning,) = learned(method, "0.9").warnings
+    assert (
+        warning == f"{method}: every layer that has room is full by now, so it learns nothing more; lower the threshold"
+    )
+
+
+def test_packnet_says_how_full_it_is_and_a_penalty_has_no_such_figure() -> None:
+    full = learned("packnet", "0.5", "task", settings={"prune": "0.5"}).diagnostics["fullness"]
+    assert 0.4 < full["0"]["trunk.1.weight"] < full["4"]["trunk.1.weight"] <= 1
+    assert "fullness" not in learned("l2sp", "1").diagnostics

@@ -68,6 +68,13 @@ class Diagnosis:
         if seen.distance:
             diagnostics.setdefault("distance", {})[str(task)] = dict(seen.distance)
 
+    def consolidated(self, task: int, diagnostics: dict[str, Any]) -> None:
+        """Note how full every layer is once a task is remembered, of a method that takes its room to learn away."""
+        method = self._learner.method
+        full = {} if method is None else method.fullness
+        if full:
+            diagnostics.setdefault("fullness", {})[str(task)] = full
+
     def explain(self, what: str, step: int) -> str:
         """What is no longer finite, where it was seen, and why that may be.
 
@@ -124,12 +131,23 @@ class Diagnosis:
                 f"{config.method}: the {what} was never less than {self._least:.2%} of the training signal, so it "
                 f"learns nothing new; {less}"
             )
+        if self._full():
+            found.append(
+                f"{config.method}: every layer that has room is full by now, so it learns nothing more; {less}"
+            )
         if config.scenario == "class" and "quadratic" in entry.promises:
             found.append(
                 f"{config.method}: a weight penalty alone seldom solves class-incremental learning; compare with "
                 "finetune and joint before you trust it"
             )
         return found
+
+    def _full(self) -> bool:
+        """Whether no matrix has any room left; what is held whole anyway, as biases are, says nothing."""
+        method = self._learner.method
+        found = {} if method is None else method.fullness
+        matrices = [share for name, share in found.items() if method is not None and method.params[name].dim() > 1]
+        return bool(matrices) and min(matrices) > _MOST
 
 
 @contextmanager

@@ -304,6 +304,7 @@ class _Run:
         self.diagnosis.end_of_task(session.last.index, ledger.diagnostics)
         with self._explaining(), noting(ledger.warnings, self.config.method):
             learner.consolidate(session)
+        self.diagnosis.consolidated(session.last.index, ledger.diagnostics)
         tested = time.perf_counter()
         ledger.seconds["consolidate"] += tested - start
         if self.config.validation_fraction > 0:
