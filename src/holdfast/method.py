@@ -112,10 +112,7 @@ class Method(Attached, abc.ABC):
 
     @property
     def fullness(self) -> dict[str, float]:
-        """Name -> the share of a weight's room to learn that is taken, 1 where it is held whole.
-
-        Empty for a method that takes none: one that only makes a change dear.
-        """
+        """Name -> the share of a weight's room to learn that is taken; empty where a change is only made dear."""
         return {}
 
     def most_buffer_bytes(self) -> int:
