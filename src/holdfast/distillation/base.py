@@ -102,7 +102,7 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
                 module.training = False
             for layer in enabled:
                 layer.enable_adapters(False)
-            _check_frozen(model, prompted)
+            _check_frozen(model, prompted, {id(p) for p, flag in zip(parameters, flags, strict=True) if flag})
             yield
         finally:
             for layer in enabled:
@@ -114,13 +114,12 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
                 module.training = mode
 
 
-def _check_frozen(model: nn.Module, prompted: list[Any]) -> None:
-    """With their adapters off PEFT freezes what is theirs: whatever is trained still belongs to the base."""
-    prompts = {id(p) for each in prompted for p in each.prompt_encoder.parameters()}
-    if not any(p.requires_grad and id(p) not in prompts for p in model.parameters()):
-        return
-    trained = [name for name, p in canonical_parameters(model).items() if p.requires_grad and id(p) not in prompts]
-    if trained:
+def _check_frozen(model: nn.Module, prompted: list[Any], trained_before: set[int]) -> None:
+    """With their adapters off PEFT freezes what is theirs: what is trained on either side of that is the base's."""
+    theirs = {id(p) for each in prompted for p in each.prompt_encoder.parameters()}
+    found = {id(p) for p in model.parameters() if p.requires_grad} & trained_before - theirs
+    if found:
+        trained = [name for name, p in canonical_parameters(model).items() if id(p) in found]
         raise ConfigurationError(
             f"parameter {trained[0]!r} ({len(trained)} in all) is trained and is no adapter's, so the model without "
             "adapters is not its base: freeze it, or use teacher='copy'"
