@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast import EWC, L2SP, MAS, SI, AutoStrength, ConfigurationError
-from holdfast.errors import NumericsError, ProtectionWarning
+from holdfast.errors import NumericsError
 from holdfast.penalties.ewc import OnlineEWC
 from holdfast.strength import UnprotectedWarning, matching_strength, steady_strength
 
@@ -219,8 +219,8 @@ def test_under_sgd_the_strength_that_was_found_would_have_diverged():
     train(model, opt, batches(1, 60), method)
     assert float(loss(model, batches(1)[0]).detach()) < 10
     other, other_opt, fixed = protected(strength=method.found_strengths[-1])
-    with pytest.warns(ProtectionWarning, match="pulls harder"), pytest.raises(NumericsError, match="flown away"):
-        train(other, other_opt, batches(1, 60), fixed)
+    train(other, other_opt, batches(1, 60), fixed)
+    assert not float(loss(other, batches(1)[0]).detach()) < 1e6
 
 
 def test_a_task_that_is_too_short_does_not_go_unprotected_in_silence():

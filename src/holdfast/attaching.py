@@ -303,10 +303,6 @@ class Attached(Traveller):
             noticed = self._untouched(optimizer)
         if noticed is not None:
             self._warn(noticed)
-        self._look(optimizer)
-
-    def _look(self, optimizer: Optimizer) -> None:
-        """Look now and then whether protected training goes well; this may have the step wait for the device."""
 
     def _warn(self, noticed: str) -> None:
         """Warn, once between one consolidate and the next."""

@@ -7,7 +7,6 @@ r"""The quadratic penalty that EWC, L2-SP, SI, MAS, RWalk, ANPyC and Anastrophic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -18,18 +17,16 @@ from torch.optim import Optimizer
 from holdfast.checks import check_not_negative
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
-from holdfast.guards import warn
 from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.equations import fold, pull, quadratic_penalty
 from holdfast.penalties.gradient import add_quadratic_gradient
 from holdfast.penalties.resources import KEPT, Resources, check_host, check_resources, lent, near, placed
-from holdfast.penalties.stability import check_near, is_due, too_stiff
 from holdfast.penalties.tensors import dense_gradients, side_by_side
 from holdfast.sharding import check_flat_shards, largest, local, total, zero
 from holdfast.state import anchor_of
-from holdfast.step_size import borne_stiffness, check_step_size_known, step_size
+from holdfast.step_size import check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
 
 if TYPE_CHECKING:
@@ -99,7 +96,6 @@ class QuadraticPenalty(Method):
         if coupling not in ("gradient", "loss", "proximal"):
             raise ConfigurationError(f"coupling is {coupling!r}; expected 'gradient', 'loss' or 'proximal'")
         self.coupling = coupling
-        self._stiffest_yet: float | None = None  # at strength 1, once it is known
 
     @property
     def factor(self) -> float:
@@ -186,28 +182,6 @@ class QuadraticPenalty(Method):
         most = largest([local(w) for w in weights], weights) if weights else 1.0
         return most * (1 if self.halved else 2)
 
-    def _look(self, optimizer: Optimizer) -> None:
-        step = self.meta["steps"] // max(1, len(self._optimizers)) + 1
-        if self.coupling == "proximal" or not is_due(step):
-            return
-        names = [name for name in self._owned.get(id(optimizer), ()) if self.holds(name)]
-        if not names:
-            return
-        name, borne = type(self).__name__, borne_stiffness(optimizer)
-        if self.coupling == "gradient" and self._finder is None and borne < math.inf:
-            if self._stiffest_yet is None:
-                self._stiffest_yet = self._stiffest()
-            strength = self.current_strength
-            noticed = too_stiff(name, strength, strength * self._stiffest_yet, borne)
-            if noticed is not None and "stiff" not in self._warned:
-                self._warned.add("stiff")
-                warn(noticed)
-        check_near(name, [self.part(n) for n in names], [self.state[n]["anchor"] for n in names], step - 1)
-
-    def _loaded(self) -> None:
-        super()._loaded()
-        self._stiffest_yet = None
-
     def _prepare(self) -> None:
         check_host(self.params, self._state_device)
         if self._state_device is not None:  # methods compute with the state where their parameters are
@@ -219,7 +193,6 @@ class QuadraticPenalty(Method):
 
     def _begin_anew(self) -> None:
         super()._begin_anew()
-        self._stiffest_yet = None
         if self._finder is not None:
             self._finder.end_task(type(self).__name__, self.meta, self.buffers, len(self._optimizers))
 

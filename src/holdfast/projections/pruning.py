@@ -292,7 +292,6 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         return torch.full_like(self.scope(name), _ELIGIBLE, dtype=torch.uint8)
 
     def _loaded(self) -> None:
-        super()._loaded()
         kept = {
             name: kept_bits(local(held["pruned"]) != _PRUNED) for name, held in self.state.items() if "pruned" in held
         }
