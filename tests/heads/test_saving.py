@@ -37,14 +37,14 @@ def test_it_comes_back_and_learns_on(make, tmp_path):
     assert torch.equal(tell(empty, x[:50], y[:50])(x), tell(make(), x[:50], y[:50])(x))
 
 
-@pytest.mark.parametrize("both", [None, True])
-def test_patches_come_back_with_their_whitening(both, tmp_path):
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_patches_come_back_with_their_whitening(threshold, tmp_path):
     x, y = torch.rand(12, 1, 9, 9), torch.arange(12) % 3
-    head = SLDA(RandomPatches(3, patch=4, pool=2, both=both, floor=0.2, damping=0.3, seed=5), shrinkage=0.1)
+    head = SLDA(RandomPatches(3, patch=4, pool=2, threshold=threshold, floor=0.2, damping=0.3, seed=5), shrinkage=0.1)
     head.consolidate([(x, y)])
     again = heads.load(heads.save(head, tmp_path / "head"))
     assert torch.equal(again(x), head(x)) and vars(again.expand).keys() == vars(head.expand).keys()
-    assert again.expand.both is both and again.expand.seed == 5
+    assert again.expand.threshold == threshold and again.expand.seed == 5
 
 
 def test_a_head_on_a_model_wants_that_model(tmp_path):

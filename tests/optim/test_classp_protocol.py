@@ -140,6 +140,7 @@ def test_a_state_that_is_not_its_own_is_refused_and_nothing_is_loaded() -> None:
     assert optimizer.state[p]["sum"].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch.compile imports
 def test_a_deep_copy_continues_on_its_own() -> None:
     p = parameter(1.0, gradient=[1.0])
     optimizer = CLASSP([p], fused=True)

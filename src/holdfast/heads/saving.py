@@ -33,7 +33,7 @@ _HEADS: Mapping[type[Head], tuple[str, ...]] = {
 _MAPS: Mapping[type[FeatureMap], tuple[str, ...]] = {
     RandomProjection: ("size", "seed"),
     RandomFourier: ("size", "width", "seed"),
-    RandomPatches: ("filters", "patch", "pool", "both", "floor", "damping", "seed"),
+    RandomPatches: ("filters", "patch", "pool", "threshold", "floor", "damping", "seed"),
 }
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
 _PARTS = {"kind", "settings", "dtype", "layer", "expand", "features", "state"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from holdfast import EWC, ConfigurationError, DataError, NumericsError
 from holdfast.bench.recipes.foreign import ForeignEWC, foreign, initialised_anew, learning_rates
+from holdfast.travelling import without_memory
 from tests.penalties.paths import DOUBLE, batches, close, network, sgd, task_loss, train
 
 
@@ -108,12 +110,16 @@ def test_nothing_of_the_caller_s_is_touched(generator):
     train(model.train(), optimizer, batches(0, 2))
     model.eval()
     optimizer.zero_grad(set_to_none=False)
-    before = copy.deepcopy((model.state_dict(), optimizer.state_dict())), torch.get_rng_state()
+
+    def now() -> tuple[dict[str, Any], dict[str, Any]]:  # what the optimizer carries of the method is another matter
+        return model.state_dict(), without_memory(optimizer.state_dict())
+
+    before = copy.deepcopy(now()), torch.get_rng_state()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     with torch.no_grad():
         method.consolidate(uneven(), generator=None if generator is None else seeded(generator))
     assert torch.equal(torch.get_rng_state(), before[1])
-    for old, new in zip(before[0], (model.state_dict(), optimizer.state_dict()), strict=True):
+    for old, new in zip(before[0], now(), strict=True):
         torch.testing.assert_close(old, new, rtol=0, atol=0)
     assert not any(module.training for module in model.modules())
     assert all(p.grad is gradients[name] for name, p in model.named_parameters())

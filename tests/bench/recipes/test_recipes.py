@@ -243,11 +243,11 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = make(tmp_path)
     with pytest.raises(ConfigurationError, match="no recipe 'hsu-split'; the nearest are hsu-split-mnist"):
         recipes.load("hsu-split")
-    with pytest.raises(ConfigurationError, match="no variant 'three'; it has one, two"):
+    with pytest.raises(ConfigurationError, match="variant is 'three', no variant of tiny; it has one, two"):
         recipes.resolve(recipe, variant="three")
-    with pytest.raises(ConfigurationError, match="no row 'held'; it has plain, plain-sgd, chosen"):
+    with pytest.raises(ConfigurationError, match="labels has 'held', no row of tiny; it has plain, plain-sgd, chosen"):
         recipes.resolve(recipe, labels=("held",))
-    with pytest.raises(ConfigurationError, match="none of the rows plain-sgd in shared"):
+    with pytest.raises(ConfigurationError, match=r"none of the rows plain-sgd \(labels\) in shared"):
         recipes.resolve(recipe, labels=("plain-sgd",), parts=("shared",))
     with pytest.raises(StateError, match="is not YAML"):
         (tmp_path / "bad.yaml").write_text("a: [")
