@@ -103,13 +103,16 @@ def test_a_default_is_automatic_where_that_gains_and_loses_nowhere_measurably() 
             for setting, value in zip(settings, (50.0, 50.0 + gain), strict=True)
         ]
 
-    gains = {cell: [1.0, 2.0, 3.0] for cell in defaults.CELLS}
+    gains = {cell: [1.0, 2.0, 3.0, 2.0, 2.0] for cell in defaults.CELLS}
     first = defaults.CELLS[0]
     assert defaults.judged(rows(gains)) == {method: method == "ewc" for method in defaults.NUMBERS}
-    assert defaults.judged(rows(gains | {first: [-9.0, 2.0, 1.0]}))["ewc"]  # a loss that the seeds do not agree on
-    assert not defaults.judged(rows(gains | {first: [-1.0, -1.1, -0.9]}))["ewc"]
-    assert not defaults.judged(rows({cell: [-2.0, 1.0, 0.5] for cell in defaults.CELLS}))["ewc"]
+    assert defaults.judged(rows(gains | {first: [-9.0, 2.0, 1.0, 2.0, 1.0]}))[
+        "ewc"
+    ]  # a loss that the seeds do not agree on
+    assert not defaults.judged(rows(gains | {first: [-1.0, -1.1, -0.9, -1.0, -1.0]}))["ewc"]
+    assert not defaults.judged(rows({cell: [-2.0, 1.0, 0.5, -0.5, -0.5] for cell in defaults.CELLS}))["ewc"]
     assert not defaults.judged(rows({cell: found for cell, found in gains.items() if cell != first}))["ewc"]
+    assert not defaults.judged(rows(gains | {first: [1.0, 2.0, 3.0, 2.0]}))["ewc"]  # a seed is missing
 
 
 def test_searched_and_automatic_strengths_are_those_that_were_measured() -> None:
