@@ -15,10 +15,9 @@ from holdfast.errors import ConfigurationError, DataError
 from holdfast.heads import Head
 from holdfast.objectives import Batch, Classification
 from holdfast.objectives.batches import targets_of
+from holdfast.objectives.distributions import IGNORED
 
 __all__ = ["Prequential", "evaluate"]
-
-_NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def evaluate(
         if wanted.dim() != 1 or wanted.is_floating_point():
             raise DataError(f"targets have shape {tuple(wanted.shape)} and dtype {wanted.dtype}; expected integers [B]")
         found = answers(batch)
-        labelled = wanted != _NO_LABEL
+        labelled = wanted != IGNORED
         right = torch.zeros_like(labelled) if found is None else found.to(wanted.device) == wanted
         hits.append(right[labelled].cpu())
         labels.append(wanted[labelled].cpu().long())

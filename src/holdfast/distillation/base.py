@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from holdfast.distillation.teacher import copying, forget_bound, tensors_of
+from holdfast.distillation.teacher import frozen_copy, tensors_of
 from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_parameters, unwrap
 from holdfast.sharding import fsdp_modules
@@ -35,7 +34,7 @@ def base_of(model: nn.Module) -> nn.Module:
     if adapters_of(inner):
         with without_adapters(inner):  # also says what else is trained
             return inner
-    frozen = {id(p): p for p in inner.parameters() if not p.requires_grad}
+    frozen = [p for p in inner.parameters() if not p.requires_grad]
     if not frozen:
         raise ConfigurationError(
             "teacher='base' asks the model itself with its adapters off, or shares what is frozen, but this model has "
@@ -45,11 +44,7 @@ def base_of(model: nn.Module) -> nn.Module:
         raise ConfigurationError(
             "teacher='base' on a model of fully_shard expects adapters of PEFT; use teacher='copy', sharded like it"
         )
-    memo: dict[int, Any] = dict(frozen)
-    with copying(inner):
-        found = copy.deepcopy(inner, memo)
-    forget_bound(found, inner)
-    return found.requires_grad_(False).eval()
+    return frozen_copy(inner, frozen)
 
 
 def own_tensors(teacher: nn.Module, model: nn.Module) -> dict[str, Tensor]:
@@ -85,12 +80,13 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
         ConfigurationError: if it has none, or if parameters are trained that are not theirs: then what is left
             without them is not the base.
     """
-    prompted, layers = adapters_of(model) or ([], [])
-    if not prompted and not layers:
+    adapters = adapters_of(model)
+    if adapters is None:
         raise ConfigurationError(
             "the model's adapters are gone, with which teacher='base' found its base: keep them unmerged, or use "
             "teacher='copy'"
         )
+    prompted, layers = adapters
     modules, parameters = list(model.modules()), list(model.parameters())
     modes, flags = [module.training for module in modules], [p.requires_grad for p in parameters]
     enabled = [layer for layer in layers if not layer.disable_adapters]

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,28 +16,29 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_buffers, canonical_parameters, unwrap
 from holdfast.sharding import fsdp_modules, is_sharded, kind_of, local, place_like, reshard, whole
 
-__all__ = ["copying", "forget_bound", "frozen_copy", "set_tensors", "tensors_of"]
+__all__ = ["frozen_copy", "set_tensors", "tensors_of"]
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+def frozen_copy(model: nn.Module, shared: Iterable[nn.Parameter] = ()) -> nn.Module:
     """A copy without wrappers, in eval mode, that nothing can train.
 
     Args:
         model: any module. If it is one of FSDP2, every process must ask, and each gets its part of the copy: a process
             holds as much of the teacher as of the model, and the whole of no more than one group at a time.
+        shared: parameters that the copy has in common with the model; none of a model of FSDP2.
 
     Raises:
         ConfigurationError: if the model cannot be copied.
     """
     inner = unwrap(model)
     reshard(inner)
-    with copying(inner):
-        found = _sharded_copy(inner) if fsdp_modules(inner) else copy.deepcopy(inner)
-    forget_bound(found, inner)
+    with _copying(inner):
+        found = _sharded_copy(inner) if fsdp_modules(inner) else copy.deepcopy(inner, {id(p): p for p in shared})
+    _forget_bound(found, inner)
     return found.requires_grad_(False).eval()
 
 
-def forget_bound(copied: nn.Module, model: nn.Module) -> None:
+def _forget_bound(copied: nn.Module, model: nn.Module) -> None:
     """Take a ``forward`` off a copy that would call the model itself: one put on an instance around its own (TRL does).
 
     Args:
@@ -53,7 +54,7 @@ def forget_bound(copied: nn.Module, model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def copying(model: nn.Module) -> Iterator[None]:
+def _copying(model: nn.Module) -> Iterator[None]:
     """Say in one sentence that a model cannot be copied, whatever its own code raises.
 
     Raises:

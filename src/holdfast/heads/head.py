@@ -17,11 +17,10 @@ from holdfast.heads.reading import Labelled, ahead, features_of, fit, labelled
 from holdfast.heads.representation import Backbone
 from holdfast.heads.together import add_up, meeting
 from holdfast.objectives import Batch, Classification
+from holdfast.objectives.distributions import IGNORED
 from holdfast.processes import in_step
 
 __all__ = ["Head"]
-
-_NO_LABEL = -100  # PyTorch's label for "none": such a sample is left out
 
 
 class Head(nn.Module, abc.ABC):
@@ -235,7 +234,7 @@ class Head(nn.Module, abc.ABC):
         seen, device = 0, torch.device("cpu")
         for inputs, raw, labels in stream:
             features = raw if self.expand is None else self.expand(raw)
-            known, device = labels != _NO_LABEL, features.device
+            known, device = labels != IGNORED, features.device
             for part, rows, chosen in self._shares(inputs, features):
                 taken = known if chosen is None else known & chosen
                 if bool(taken.any()):

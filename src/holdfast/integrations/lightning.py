@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from holdfast.errors import ConfigurationError
 from holdfast.integrations.hearing import Hearing
 from holdfast.integrations.pending import PendingTerms
+from holdfast.integrations.seen import figures, first
 from holdfast.method import Method
 from holdfast.objectives import Batch
-from holdfast.objectives.batches import leading_size
 from holdfast.sharding import is_sharded
 from holdfast.travelling import MEMORY
 
@@ -170,14 +170,7 @@ class Protect(Callback):
         keep = self.keep
         if keep.num_tasks == 0:
             return
-        seen = keep.watched()
-        found = {"penalty": float(keep.value().detach()), "penalty_share": seen.share}
-        if seen.distance:
-            found["distance"] = sum(d * d for d in seen.distance.values()) ** 0.5
-        pl_module.log_dict(
-            {f"holdfast/{name}": value for name, value in found.items() if value is not None},
-            on_step=True, on_epoch=False, batch_size=1,
-        )  # fmt: skip
+        pl_module.log_dict(figures(keep), on_step=True, on_epoch=False, batch_size=1)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Where the strategy leaves out what the optimizers carry (FSDP2), save what is remembered beside them."""
@@ -248,11 +241,4 @@ def _batches(trainer: Any, samples: int | None) -> Iterator[Batch]:
             f"the training data are a {type(loader).__name__} of loaders, so which of them is to be remembered? "
             "Expected one: leave consolidate=True out, and call keep.consolidate(loader) after fit"
         )
-    left = samples
-    for batch in loader:
-        moved = trainer.strategy.batch_to_device(batch)
-        yield moved
-        if left is not None:
-            left -= leading_size(moved)
-            if left <= 0:
-                return
+    return first(map(trainer.strategy.batch_to_device, loader), samples)

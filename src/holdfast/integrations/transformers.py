@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError
 from holdfast.files import load_state, save_state
+from holdfast.integrations.seen import figures, first
 from holdfast.integrations.trainers import (
     calling,
     check_trains,
@@ -24,8 +25,6 @@ from holdfast.integrations.trainers import (
 )
 from holdfast.method import Method
 from holdfast.names import unwrap
-from holdfast.objectives import Batch
-from holdfast.objectives.batches import leading_size
 from holdfast.sharding import check_flat_shards
 
 try:
@@ -130,12 +129,7 @@ class HoldfastCallback(TrainerCallback):
 
     def _log(self, trainer: Trainer, own: Callable[..., Any], logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
         if self.log and "loss" in logs and self.keep.num_tasks > 0:
-            seen = self.keep.watched()
-            logs["holdfast/penalty"] = float(self.keep.value().detach())
-            if seen.share is not None:
-                logs["holdfast/penalty_share"] = seen.share
-            if seen.distance:
-                logs["holdfast/distance"] = math.hypot(*seen.distance.values())
+            logs.update(figures(self.keep))
         return own(logs, *args, **kwargs)
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -184,7 +178,7 @@ class HoldfastCallback(TrainerCallback):
         """Remember what was learned, if asked for; let go of the optimizer."""
         if self.consolidate:
             batches = calling(self).get_train_dataloader()
-            self.keep.consolidate(_first(batches, math.ceil(self.samples / args.world_size)))
+            self.keep.consolidate(first(batches, math.ceil(self.samples / args.world_size)))
         self.keep.detach()
 
 
@@ -211,13 +205,3 @@ def protect(trainer: Trainer, keep: _M, *, consolidate: bool = False, samples: i
             trainer.callback_handler.callbacks.remove(known)
     trainer.add_callback(callback)
     return keep
-
-
-def _first(batches: Iterable[Batch], samples: int) -> Iterator[Batch]:
-    """Batches, until they hold so many samples."""
-    seen = 0
-    for batch in batches:
-        yield batch
-        seen += leading_size(batch)
-        if seen >= samples:
-            return
