@@ -37,11 +37,12 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "distillation": ("ground", "names", "objectives", "steps"),
     "merging": ("ground", "names", "objectives", "importance", "steps"),
     "heads": ("ground", "names", "objectives", "importance"),
+    "auditing": ("ground", "names", "objectives", "importance"),
     "prequential": ("ground", "objectives", "heads"),
     "registry": ("ground",),
     "door": (
         "ground", "names", "objectives", "importance", "optim", "steps", "penalties", "projections", "distillation",
-        "merging", "heads", "registry",
+        "merging", "heads", "auditing", "registry",
     ),
     "integrations": (
         "ground", "names", "objectives", "importance", "steps", "penalties", "projections", "distillation", "merging",
@@ -56,7 +57,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "ground", "names", "objectives", "optim", "steps", "heads", "registry", "bench.records", "bench.data",
         "bench.models",
     ),
-    "bench.report": ("ground", "registry", "bench.records"),
+    "bench.report": ("ground", "auditing", "registry", "bench.records"),
     "bench.jobs": ("ground", "bench.moved", "bench.records", "bench.data", "bench.training"),
     "bench.comparing": (
         "ground", "objectives", "steps", "registry", "bench.records", "bench.data", "bench.training", "bench.report",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast import registry
 
 if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method without a line here is `Any` to them
+    from holdfast.auditing import audit as audit
     from holdfast.distillation.lwf import LwF as LwF
     from holdfast.errors import ConfigurationError as ConfigurationError
     from holdfast.errors import DataError as DataError
@@ -59,6 +60,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
 _HOMES = {
     name: f"holdfast.{home}"
     for home, names in {
+        "auditing": "audit",
         "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError "
         "ProtectionWarning StateError",
         "files": "load_state save_state",

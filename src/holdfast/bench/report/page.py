@@ -10,9 +10,10 @@ from holdfast.bench.records.record import Record
 from holdfast.bench.records.writing import write_whole
 from holdfast.bench.report import sections
 from holdfast.bench.report.charts import series_of
+from holdfast.bench.report.document import document
 from holdfast.bench.report.history import STEPS
 from holdfast.bench.report.summary import CONTROLS, PublishedValue, groups
-from holdfast.bench.report.svg import el, style_sheet, text
+from holdfast.bench.report.svg import el, text
 from holdfast.errors import DataError
 
 __all__ = ["render", "write"]
@@ -62,15 +63,7 @@ def render(
     body = el("header", el("h1", text(title)), facts, sections.contents(links))
     body += el("main", *parts)
     body += el("footer", el("p", "Made by holdfast from the records alone. This file loads nothing from anywhere."))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        # Nothing may be loaded or run: a name in a record that got past the escaping could still do nothing.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
-        'img-src data:">'
-        f'<link rel="icon" href="data:,"><title>{text(title)}</title>\n<style>\n{_style(len(series))}</style></head>\n'
-        f"<body>{body}</body></html>\n"
-    )
+    return document(title, body, _rules(len(series)))
 
 
 def write(
@@ -105,9 +98,9 @@ def write(
     return write_whole(path, page, "report")
 
 
-def _style(series: int) -> str:
-    """The style sheet, with the rules that there is one of per shade and per series."""
-    rules = [style_sheet("chart.css"), style_sheet("style.css")]  # the page may refine what a drawing brings
+def _rules(series: int) -> list[str]:
+    """The style rules that there is one of per shade and per series."""
+    rules = []
     for shade in range(STEPS + 1):
         share = 100 * shade // STEPS
         rules.append(f".h{shade} {{ --shade: color-mix(in oklab, var(--hi) {share}%, var(--lo)); }}")
@@ -116,4 +109,4 @@ def _style(series: int) -> str:
         picked = f'section:has(input[value="{index}"]:checked)'
         rules.append(f"{picked} .chart .s:not(.m{index}) {{ opacity: .18; }}")
         rules.append(f"{picked} .chart .m{index} .line {{ stroke-width: 3; }}")
-    return "\n".join(rules) + "\n"
+    return rules
