@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.projections.freeze import Freeze as Freeze
     from holdfast.projections.packnet import PackNet as PackNet
     from holdfast.projections.pruning import AnpycPruning as AnpycPruning
+    from holdfast.projections.rollback import OLOR as OLOR
     from holdfast.projections.subspaces import GPM as GPM
     from holdfast.projections.subspaces import SGP as SGP
     from holdfast.projections.subspaces import AdamNSCL as AdamNSCL

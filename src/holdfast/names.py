@@ -21,6 +21,7 @@ __all__ = [
     "canonical_buffers",
     "canonical_modules",
     "canonical_parameters",
+    "owners",
     "selected",
     "selected_rows",
     "unwrap",
@@ -98,6 +99,34 @@ def canonical_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
             if parameter is not None and id(parameter) not in seen:
                 seen.add(id(parameter))
                 found[_tensor_name(prefix, module, name)] = parameter
+    return found
+
+
+def owners(model: nn.Module) -> dict[str, str]:
+    """The module that each parameter belongs to, by canonical names: of a shared one, that of its first name.
+
+    A parametrised weight belongs to the layer that computes with it.
+
+    Args:
+        model: any module, wrapped or not.
+
+    Returns:
+        parameter -> module, in the order of registration.
+
+    Example:
+        >>> import torch
+        >>> owners(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2, bias=False)))
+        {'0.weight': '0', '0.bias': '0', '2.weight': '2'}
+    """
+    found: dict[str, str] = {}
+    live = canonical_parameters(model)
+    for prefix, module in canonical_modules(model):
+        parametrised = isinstance(module, ParametrizationList)
+        owner = prefix.rpartition(".")[0].rpartition(".")[0] if parametrised else prefix  # of layer.parametrizations.w
+        for name in module._parameters:
+            full = _tensor_name(prefix, module, name)
+            if full in live:
+                found.setdefault(full, owner)
     return found
 
 

@@ -201,6 +201,12 @@ _ENTRIES = (
         {"select": "*", "after": 1}, promises=frozenset({"exact-weights"}),
     ),
     Entry(
+        "olor", "method", "projection", "holdfast.projections.rollback:OLOR", "Huang et al. 2024, arXiv:2401.10962",
+        "1",
+        {"level_max": 0.01, "level_min": 0.0, "power": 1.0, "scale_with_lr": False, "select": "*", "variant": "paper"},
+        {"level_max": Range(1e-4, 1.0), "power": Choice((1.0, 2.0, 4.0))}, dial="level_max", controls=("l2sp",),
+    ),
+    Entry(
         "gpm", "method", "projection", "holdfast.projections.subspaces:GPM", "Saha et al. 2021, arXiv:2103.09762",
         "1, and a basis",
         {"threshold": 0.95, "growth": 0.0}, {"threshold": Range(0.5, 0.999, log=False)},

@@ -303,7 +303,9 @@ def check_flat_shards(what: str, modules: Iterable[nn.Module], *, able: bool | N
     """
     if not able and is_flat(modules):
         others = (
-            "" if able is None else ", or L2SP, SI or Freeze with a strength that is a number and no coupling='loss'"
+            ""
+            if able is None
+            else ", or L2SP, SI, Freeze or OLOR with a strength that is a number and no coupling='loss'"
         )
         raise ConfigurationError(
             f"{what} cannot be had with FullyShardedDataParallel (FSDP1), whose parameters are pieces of one flat "

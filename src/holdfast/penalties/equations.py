@@ -9,7 +9,7 @@ from torch import Tensor
 
 from holdfast.sharding import local, total
 
-__all__ = ["fold", "pull", "quadratic_penalty"]
+__all__ = ["fold", "move_towards", "pull", "quadratic_penalty"]
 
 
 def quadratic_penalty(
@@ -56,8 +56,25 @@ def pull(param: Tensor, anchor: Tensor, stiffness: Tensor | float, found_inf: Te
     if not isinstance(stiffness, Tensor):  # filled on the device: copying a number there would wait for it
         stiffness = torch.full((), stiffness, dtype=anchor.dtype, device=anchor.device)
     k = stiffness.to(anchor)
-    weight = 1 / (1 + 1 / k)  # k / (1 + k), exact at 0 and at infinity
+    move_towards(param, anchor, 1 / (1 + 1 / k), found_inf)  # k / (1 + k), exact at 0 and at infinity
+
+
+@torch.no_grad()
+def move_towards(param: Tensor, anchor: Tensor, weight: Tensor | float, found_inf: Tensor | None = None) -> None:
+    r"""Go a share of the way to the anchor.
+
+    .. math:: \theta \leftarrow \theta + w (\theta^* - \theta)
+
+    Args:
+        param: the weights, ``[*p]``; changed. In a half precision, the sum is taken in the anchor's.
+        anchor: ``[*p]``.
+        weight: ``w``, from 0 (nothing changes, to the last bit) to 1 (the anchor); a number, ``[]`` or ``[*p]`` of the
+            anchor's type.
+        found_inf: > 0 if the optimizer skipped its step; then nothing moves.
+    """
     if found_inf is not None:
+        if not isinstance(weight, Tensor):
+            weight = torch.full((), weight, dtype=anchor.dtype, device=anchor.device)
         weight = torch.where(found_inf.to(weight.device) > 0, 0.0, weight)
     if param.dtype == anchor.dtype:
         param.lerp_(anchor, weight)
