@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import CLASSP, ConfigurationError
+from holdfast import CLASSP, ConfigurationError, GoldenSGD
 from holdfast.step_size import check_step_size_known, step_size
 
 MAKERS = {
@@ -14,6 +14,7 @@ MAKERS = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "dampened": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, dampening=0.3),
     "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "golden": lambda p: GoldenSGD(p),
     "adam": lambda p: torch.optim.Adam(p, lr=0.1),
     "amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.0),

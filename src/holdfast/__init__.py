@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.objectives import Seq2SeqLM as Seq2SeqLM
     from holdfast.objectives import TokenClassification as TokenClassification
     from holdfast.optim import CLASSP as CLASSP
+    from holdfast.optim import GoldenSGD as GoldenSGD
     from holdfast.penalties.anastrophic import Anastrophic as Anastrophic
     from holdfast.penalties.anpyc import ANPyC as ANPyC
     from holdfast.penalties.ewc import EWC as EWC

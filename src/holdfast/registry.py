@@ -273,6 +273,11 @@ _ENTRIES = (
         "adagrad", "optimizer", "optimizer", "torch.optim:Adagrad", "Duchi et al. 2011, JMLR 12", "1",
         {"lr": 0.01}, {"lr": Range(1e-3, 1.0)}, keeps_optimizer=True, control=True,
     ),
+    Entry(
+        "golden-sgd", "optimizer", "optimizer", "holdfast.optim:GoldenSGD", "Jaeger 2020, arXiv:2006.04751", "0",
+        # The constants of a preset, which nothing searches: 4 - √5 - √10 + √2 and √(3 - √5).
+        {"lr": 0.01586792470492598, "momentum": 0.8740320488976423},
+    ),
 )  # fmt: skip
 
 _BY_NAME: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import ASGD, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from holdfast.errors import ConfigurationError
-from holdfast.optim.classp import CLASSP, effective_step_size
+from holdfast.optim import CLASSP, GoldenSGD, effective_step_size
 
 __all__ = ["check_step_size_known", "proportional_step", "step_size"]
 
@@ -56,6 +56,7 @@ def _classp(group: dict[str, Any], state: dict[str, Any]) -> Tensor | float:
 # By exact type: a subclass may step differently.
 _RULES: dict[type[Optimizer], Rule] = {
     SGD: _sgd,
+    GoldenSGD: _sgd,
     Adam: _adam,
     AdamW: _adam,
     Adagrad: _adagrad,
@@ -86,7 +87,7 @@ def step_size(optimizer: Optimizer, parameters: list[nn.Parameter]) -> list[Tens
     Source: this project; the fixed point of each optimizer's own recursion. Weight decay is left out.
 
     Args:
-        optimizer: one of SGD, Adam, AdamW, Adagrad, RMSprop, CLASSP.
+        optimizer: one of SGD, GoldenSGD, Adam, AdamW, Adagrad, RMSprop, CLASSP.
         parameters: some of its parameters, all of which have been stepped.
 
     Returns:

@@ -42,7 +42,9 @@ class Trained:
         str | None,
         typer.Option(help="What closed-form heads stand on: random-patches, first-task, random, given or pixels."),
     ] = None
-    optimizer: Annotated[str | None, typer.Option(help="sgd, adam, adamw, rmsprop, adagrad or classp.")] = None
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adam, adamw, rmsprop, adagrad, classp or golden-sgd.")] = (
+        None
+    )
     lr: Annotated[float | None, typer.Option(help="Its learning rate.")] = None
     optimizer_between_tasks: Annotated[
         str | None, typer.Option(help="fresh or kept: the optimizer's state at a new task.")

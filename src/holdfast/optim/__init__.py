@@ -1,4 +1,4 @@
-"""Optimizers whose own state is the memory of earlier tasks: keep them, not a fresh one, from task to task."""
+"""Optimizers: those whose own state is the memory of earlier tasks (keep them from task to task), and a preset."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from holdfast.optim.classp import CLASSP, effective_step_size
+from holdfast.optim.golden import GoldenSGD, KLAndEntropy, kl_and_entropy
 
-__all__ = ["CLASSP", "Consolidating", "effective_step_size"]
+__all__ = ["CLASSP", "Consolidating", "GoldenSGD", "KLAndEntropy", "effective_step_size", "kl_and_entropy"]
 
 
 @runtime_checkable
