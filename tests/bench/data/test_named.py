@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast.bench.data import cache
+from holdfast.bench.data import cache, digits
 from holdfast.bench.data import named as data
 from holdfast.bench.data.splitting import holdout
 from holdfast.bench.records import seeding
@@ -212,12 +212,19 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path, pixels: dict[str, torch.
 
 def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mnist").mkdir()
-    for package in ("datasets", "sklearn.datasets"):
+    for package in ("datasets", "sklearn"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DependencyError, match=r'pip install "holdfast\[bench\]"'):
         data.load("mnist", data_dir=tmp_path, cache_dir=tmp_path / "cache")
     with pytest.raises(DependencyError, match=r'pip install "holdfast\[bench\]"'):
         data.load("digits")
+
+
+def test_digits_are_read_as_scikit_learn_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for quick, own in zip(digits._read(), digits._imported(), strict=True):
+        assert torch.equal(quick, own) and quick.dtype == own.dtype
+    monkeypatch.setattr(digits, "_FILE", Path("gone.csv.gz"))
+    assert torch.equal(digits._read()[0], digits._imported()[0])
 
 
 def test_digits_are_scikit_learns_and_split_evenly() -> None:
