@@ -29,8 +29,7 @@ class Head(nn.Module, abc.ABC):
     A subclass fills :meth:`_parts` (which sums), :meth:`_solve` (what is derived from them, at the first question after
     a ``consolidate``) and :meth:`_score`. Since sums do not depend on the order of their terms, neither does any
     answer: one batch or a thousand, class after class or mixed, all at once or over years, the head is the same.
-        Nothing is
-    forgotten; what is lost against joint training is what the fixed representation cannot tell apart.
+    Nothing is forgotten; what is lost against joint training is what the fixed representation cannot tell apart.
 
     The model behind ``features`` is only looked at, in evaluation mode and without gradients; it is not among the
     head's parameters, nor in its state. Its weights are hashed, because features of another model would not fit the
@@ -249,7 +248,6 @@ class Head(nn.Module, abc.ABC):
                 raise DataError(f"the features have {size} entries per sample; expected {before}, as before")
         return added, device
 
-    @torch.no_grad()
     def forward(self, inputs: Any) -> Tensor:
         """Scores of each class met so far: ``[B, len(self.classes)]``, columns in ascending order of label, float64.
 
@@ -260,26 +258,37 @@ class Head(nn.Module, abc.ABC):
             DataError: before the first ``consolidate``.
             ProtectionError: if the model behind the features is no longer what it was.
         """
-        name = type(self).__name__
-        if not self.num_tasks:
-            raise DataError(f"{name} knows no class yet; expected a consolidate(batches) first")
+        return self.answer(self.represent(inputs))
+
+    @torch.no_grad()
+    def represent(self, inputs: Any) -> Tensor:
+        """The features of inputs, ``[B, D]``: from the first ``consolidate`` on they never change, and may be kept.
+
+        Raises:
+            DataError, ProtectionError: as :meth:`forward`, which is :meth:`answer` of these.
+        """
+        self._check_told()
         versions = self.backbone.versions()
         if versions != self._versions:  # hashing every weight at every question would cost as much as the answer
-            self.backbone.check(self.meta["weights"], name)
+            self.backbone.check(self.meta["weights"], type(self).__name__)
             self._versions = versions
-        if self._solved is None:
-            self._solved = self._solve()
         features = features_of((inputs, None), self.objective, self.backbone, self.expand)
-        if self.expand is not None:
-            features = self.expand(features)
+        return features if self.expand is None else self.expand(features)
+
+    @torch.no_grad()
+    def answer(self, features: Tensor) -> Tensor:
+        """The scores, as of :meth:`forward`, of features that :meth:`represent` returned."""
+        self._check_told()
         size = next(iter(self._moments.values())).size
         if features.shape[1] != size:
             raise DataError(f"the inputs have {features.shape[1]} features; expected {size}, as in consolidate")
-        return self._score(features.to(self._solved_device(), torch.float64), self._solved)
+        if self._solved is None:
+            self._solved = self._solve()
+        return self._score(features.to(next(iter(self._solved.values())).device, torch.float64), self._solved)
 
-    def _solved_device(self) -> torch.device:
-        assert self._solved is not None
-        return next(iter(self._solved.values())).device
+    def _check_told(self) -> None:
+        if not self.num_tasks:
+            raise DataError(f"{type(self).__name__} knows no class yet; expected a consolidate(batches) first")
 
     def predict(self, inputs: Any) -> Tensor:
         """The label with the highest score: int64 ``[B]``."""

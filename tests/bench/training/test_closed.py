@@ -57,7 +57,8 @@ def test_the_order_of_tasks_does_not_matter():
         learner = Learner(config, stream)
         for number in order:
             learner.closed.consolidate(stream.tasks[number])
-        found.append(learner.closed.outputs(stream.tasks[0].batch(stream.tasks[0].test, torch.arange(5))[0]))
+        ((scores, _),) = learner.closed.answered(stream.tasks[0], stream.tasks[0].test, 1000)
+        found.append(scores)
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
 
 
@@ -72,6 +73,28 @@ def test_a_run_that_is_stopped_between_tasks_goes_on_as_if_it_was_not(backbone):
             runner.run(config, stream=stream, keeper=keeper)
         again = runner.run(config, stream=stream, keeper=Double(None, keeper.snapshot))
         assert without_times(again) == without_times(whole)
+
+
+def test_test_samples_are_represented_once_as_far_as_there_is_room(monkeypatch):
+    stream = small_stream("class")
+    config = small_config(stream, "slda", backbone="random+relu-40")
+    rows, calls = {}, {}
+    for room in (0, 4000, 1 << 30):
+        monkeypatch.setattr("holdfast.bench.training.closed._KEPT_BYTES", room)
+        learner, seen = Learner(config, stream), []
+        head = learner.closed.head
+        before = head.represent
+        monkeypatch.setattr(
+            head, "represent", lambda inputs, do=before, seen=seen: seen.append(len(inputs)) or do(inputs)
+        )
+        rows[room] = []
+        for task in stream.tasks:
+            learner.closed.consolidate(task)
+            for other in stream.tasks:
+                rows[room] += [scores for scores, _ in learner.closed.answered(other, other.test, 1000)]
+        calls[room] = len(seen)
+    assert calls == {0: 25, 4000: 5 + 4 * 3, 1 << 30: 5}  # 12 samples of 40 numbers a task: two of five fit
+    assert all(torch.equal(*pair) for room in (4000, 1 << 30) for pair in zip(rows[0], rows[room], strict=True))
 
 
 def test_the_command_repeats_it_and_others_know_nothing_of_a_backbone():

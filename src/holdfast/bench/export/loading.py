@@ -137,7 +137,7 @@ class _Answering(nn.Module):
         self.head, self._outputs = head, outputs
 
     def forward(self, inputs: Tensor) -> Tensor | list[Tensor]:
-        return answers(self.head, inputs, self._outputs)
+        return answers(self.head(inputs), self.head.classes, self._outputs)
 
 
 def _with_head(

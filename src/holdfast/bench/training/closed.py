@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.bench.data.tasks import Stream, Task
+from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.bench.models import representation
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
@@ -20,9 +20,14 @@ from holdfast.registry import Entry
 
 __all__ = ["Closed", "answers"]
 
+_KEPT_BYTES = 1 << 30  # of features of test samples; and never more than a quarter of what is free
+
 
 class Closed:
     """A head of the registry over a run's representation.
+
+    What it is tested on has the same features after every task. They are computed once and kept: up to 1 GiB of them,
+    and up to a quarter of the memory that is free; what is beyond that is computed again at each test.
 
     Args:
         config: what was asked for.
@@ -44,6 +49,8 @@ class Closed:
         self._widths = stream.heads
         self._total = sum(stream.heads) if stream.heads is not None else stream.num_outputs
         self._size = config.importance_batch_size
+        self._kept: dict[tuple[int, Split, int, int], Tensor] = {}
+        self._room: int | None = None  # bytes that may still be kept; looked up at the first test
 
     def trains(self, session: Session) -> bool:
         """Whether the model behind the head is trained in a session."""
@@ -77,9 +84,36 @@ class Closed:
     def _first_column(self, task: Task) -> int:
         return 0 if self._widths is None else sum(self._widths[: task.index])
 
-    def outputs(self, inputs: Tensor) -> Tensor | list[Tensor]:
-        """Scores as the model would give them: ``[B, K]``, or one such per head; −∞ for a class not met yet."""
-        return answers(self.head, inputs, self._total if self._widths is None else self._widths)
+    def answered(self, task: Task, split: Split, size: int) -> Iterator[tuple[Tensor | list[Tensor], Tensor]]:
+        """One part of a task in batches: scores as the model would give them, −∞ for a class not met yet; and targets.
+
+        Args:
+            task: whose part it is.
+            split: its `train`, `valid` or `test`.
+            size: samples per batch.
+
+        Yields:
+            ``[B, K]``, or one such per head; and ``[B]``.
+        """
+        columns = self._total if self._widths is None else self._widths
+        for index in torch.arange(len(split), device=split.rows.device).split(size):
+            scores = torch.empty(len(index), 0, dtype=torch.float64, device=index.device)
+            if self.head.classes:
+                scores = self.head.answer(self._features(task, split, index))
+            yield answers(scores, self.head.classes, columns), split.targets.index_select(0, index)
+
+    def _features(self, task: Task, split: Split, index: Tensor) -> Tensor:
+        place = (task.index, split, int(index[0]), len(index))
+        if place in self._kept:
+            return self._kept[place]
+        features = self.head.represent(task.batch(split, index)[0])
+        if self._room is None:
+            free = memory.available_bytes(self._device)
+            self._room = _KEPT_BYTES if free is None else min(_KEPT_BYTES, free // 4)
+        if features.nbytes <= self._room:
+            self._room -= features.nbytes
+            self._kept[place] = features
+        return features
 
     def state_dict(self) -> dict[str, Any]:
         """What the head remembers, as tensors and plain values."""
@@ -88,25 +122,25 @@ class Closed:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self.head.load_state_dict(state)
+        self._kept, self._room = {}, None
 
     def state_bytes(self) -> int:
         """Bytes that the head remembers."""
         return self.head.state_bytes
 
 
-def answers(head: Head, inputs: Tensor, outputs: int | Sequence[int]) -> Tensor | list[Tensor]:
+def answers(scores: Tensor, classes: Sequence[int], outputs: int | Sequence[int]) -> Tensor | list[Tensor]:
     """Scores of a head as a model's outputs: its classes are columns, and those it has not met yet are at −∞.
 
     Args:
-        head: the head.
-        inputs: x, ``[B, ...]``.
+        scores: of the head, ``[B, C]``.
+        classes: its own, ``C`` of them.
         outputs: K, or one such per task, whose columns stand one after the other.
 
     Returns:
         ``[B, K]``, or a list of such.
     """
     widths = [outputs] if isinstance(outputs, int) else list(outputs)
-    scores = torch.full((len(inputs), sum(widths)), -torch.inf, dtype=torch.float64, device=inputs.device)
-    if head.classes:
-        scores[:, torch.tensor(head.classes, device=inputs.device)] = head(inputs)
-    return scores if isinstance(outputs, int) else list(torch.split(scores, widths, 1))
+    found = torch.full((len(scores), sum(widths)), -torch.inf, dtype=torch.float64, device=scores.device)
+    found[:, torch.tensor(classes, dtype=torch.int64, device=scores.device)] = scores
+    return found if isinstance(outputs, int) else list(torch.split(found, widths, 1))

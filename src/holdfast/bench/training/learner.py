@@ -206,12 +206,17 @@ class Learner:
         right = torch.zeros((), dtype=torch.int64, device=split.targets.device)
         protected = self.method is not None and task.index < self.method.num_tasks
         context = self.method.task(task.index) if self.method is not None and protected else nullcontext()
-        answer = self.model if self.closed is None else self.closed.outputs
         with context:
-            for inputs, targets in task.batches(split, _EVALUATION_BATCH):
-                right += (objective.select(answer(inputs)).argmax(1) == targets).sum()
+            for outputs, targets in self._answered(task, split):
+                right += (objective.select(outputs).argmax(1) == targets).sum()
         self.model.train(was_training)
         return int(right) / max(1, len(split))
+
+    def _answered(self, task: Task, split: Split) -> Iterator[tuple[Any, Tensor]]:
+        """What the model, or the head in its place, answers to each batch of a part; and the targets."""
+        if self.closed is not None:
+            return self.closed.answered(task, split, _EVALUATION_BATCH)
+        return ((self.model(inputs), targets) for inputs, targets in task.batches(split, _EVALUATION_BATCH))
 
     def state_dict(self) -> dict[str, Any]:
         """Model, optimizer and method, as tensors and plain values."""
