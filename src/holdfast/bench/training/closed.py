@@ -96,7 +96,7 @@ class Closed:
             ``[B, K]``, or one such per head; and ``[B]``.
         """
         columns = self._total if self._widths is None else self._widths
-        for index in torch.arange(len(split), device=split.rows.device).split(size):
+        for index in torch.split(torch.arange(len(split), device=split.rows.device), size):
             scores = torch.empty(len(index), 0, dtype=torch.float64, device=index.device)
             if self.head.classes:
                 scores = self.head.answer(self._features(task, split, index))
