@@ -55,7 +55,8 @@ $(FLOOR)/.ready: pyproject.toml constraints-floor.txt
 	@$(call install,$(FLOOR),constraints-floor.txt,dev$(,)wandb)
 
 , := ,
-# $(call install,FOLDER,CONSTRAINTS,EXTRAS)
+# $(call install,FOLDER,CONSTRAINTS,EXTRAS): timm without what it needs, for torchvision has no build for every CPU build
+# of PyTorch; the tests have a stand-in for it.
 define install
 set -o pipefail; \
 command -v $(PYTHON) >/dev/null || { echo "Holdfast needs Python 3.10 or newer, and there is no '$(PYTHON)' here: install it, or name another one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
@@ -67,6 +68,8 @@ echo "[1/3] a virtual environment in $(1)"; \
 rm -f $(1).log; \
 echo "[2/3] the packages of $(2) (PyTorch is large: minutes, the first time)"; \
 $(1)/bin/pip install --disable-pip-version-check --progress-bar off -c $(2) -e ".[$(3)]" 2>$(1)/errors.log | $(PROGRESS) \
+  || { cat $(1)/errors.log >&2; exit 1; }; \
+$(1)/bin/pip install --disable-pip-version-check --progress-bar off -c $(2) --no-deps timm 2>$(1)/errors.log >/dev/null \
   || { cat $(1)/errors.log >&2; exit 1; }; \
 touch $(1)/.ready; \
 echo "[3/3] ready"

@@ -76,9 +76,13 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "bench.data", "bench.models", "bench.training",
     ),
     "bench": ("bench.moved", "bench.data", "bench.comparing"),
+    "adapt": (
+        "ground", "names", "objectives", "importance", "steps", "merging", "auditing", "registry", "bench.records",
+        "bench.data", "bench.models", "bench.training", "bench.report", "bench.export",
+    ),
     "cli": (
-        "ground", "registry", "bench.records", "bench.data", "bench.models", "bench.report", "bench.jobs",
-        "bench.comparing", "bench.recipes", "bench.evidence", "bench.export", "bench.study", "bench",
+        "ground", "auditing", "registry", "bench.records", "bench.data", "bench.models", "bench.report", "bench.jobs",
+        "bench.comparing", "bench.recipes", "bench.evidence", "bench.export", "bench.study", "bench", "adapt",
     ),
     "__main__": ("cli",),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli import commands, evidence, export, importance, lists, recipes, running, runs
+from holdfast.cli import adapting, commands, evidence, export, importance, lists, recipes, running, runs
 from holdfast.errors import HoldfastError
 
 __all__ = ["app", "main"]
@@ -79,6 +79,7 @@ def _root(
 
 
 lists.register(app)
+adapting.register(app)
 running.register(app)
 runs.register(app)
 importance.register(app)

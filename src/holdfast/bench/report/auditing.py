@@ -32,18 +32,25 @@ class _Row:
     after_ends: tuple[float, float] | None = None
 
 
-def audit_page(found: Audit, *, title: str = "What was lost, what was gained", command: str = "") -> str:
+def audit_page(
+    found: Audit,
+    *,
+    title: str = "What was lost, what was gained",
+    command: str = "",
+    first: Sequence[tuple[str, str]] = (),
+) -> str:
     """The report of an audit, as one HTML page that needs no network and no script.
 
     Args:
         found: the audit.
         title: the page's heading.
         command: what was typed, if it was.
+        first: sections before the audit's own: headings (plain text) and markup.
 
     Returns:
         The text of the file.
     """
-    sections = audit_sections(found)
+    sections = [*first, *audit_sections(found)]
     links = "".join(el("li", el("a", text(heading), href=f"#a{k}")) for k, (heading, _) in enumerate(sections))
     facts = [("before", found.before), ("after", found.after)]
     leads = (

@@ -1,0 +1,1 @@
+"""One's own model and data: open, train with protection, choose, audit, write back."""

@@ -1,0 +1,165 @@
+"""How each kind of protection is applied to a model of one's own: asked of the registry, never by a method's name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from holdfast import registry
+from holdfast.adapt.last import filled, replace
+from holdfast.adapt.opened import Opened
+from holdfast.errors import ConfigurationError, DataError, Option
+from holdfast.method import Method
+from holdfast.objectives import Classification, Objective
+
+__all__ = ["WISE_FT", "Candidate", "computed", "merges", "offered", "protected", "refusal"]
+
+WISE_FT = "wise-ft"
+"""Weights on the line from before to after plain fine-tuning: no method that trains, so the registry has it not."""
+
+Value: TypeAlias = "float | int | bool | str | None"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to learn the new data.
+
+    Attributes:
+        method: a name of the registry, or :data:`WISE_FT`.
+        settings: what differs from the method's defaults.
+    """
+
+    method: str
+    settings: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As reports and files call it."""
+        shown = (
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in self.settings.items()
+        )
+        return " ".join([self.method, *shown])
+
+
+def refusal(method: str, opened: Opened, *, has_old: bool, adapters: bool = False) -> str | None:
+    """Why a method can't be used here; ``None`` where it can.
+
+    Args:
+        method: its name.
+        opened: the model.
+        has_old: whether there are data of what must not be lost.
+        adapters: whether adapters are trained in place of the weights.
+    """
+    if method == WISE_FT:
+        return None
+    entry = registry.lookup(method)
+    if entry.needs_data and not has_old:
+        return "needs data of what must not be lost: give it with --keep"
+    if entry.all_at_once and not has_old:
+        return "learns old and new data at once: give the old with --keep"
+    if entry.needs_task_id:
+        return "has an answer for each task, and a model that is written back has one"
+    if "path-integral" in entry.promises:
+        return "measures while the old data are learned, and that was before"
+    if entry.kind == "optimizer":
+        return "remembers in an optimizer that has to have trained the old data, too"
+    if entry.kind == "head" and opened.kind == "language":
+        return "answers with classes, and a language model has none"
+    if adapters and entry.kind == "method" and "through-loss" not in entry.promises:
+        return "acts on the weights, which adapters leave as they are"
+    if "retrains" in entry.promises:
+        return "asks for rounds of retraining"
+    return None
+
+
+def offered(opened: Opened, *, has_old: bool, adapters: bool = False) -> list[str]:
+    """The methods that can be used here."""
+    names = [entry.name for entry in registry.entries() if entry.listed]
+    return [name for name in [*names, WISE_FT] if refusal(name, opened, has_old=has_old, adapters=adapters) is None]
+
+
+def merges(candidate: Candidate) -> bool:
+    """Whether a method acts when it is asked to remember what was learned, and not on the steps."""
+    return candidate.method != WISE_FT and "merges" in registry.lookup(candidate.method).promises
+
+
+def protected(
+    candidate: Candidate, opened: Opened, objective: Objective, old: Callable[[], Iterable[Any]] | None
+) -> Method | None:
+    """A method that remembers what the model knows now, for a candidate that trains under one.
+
+    Args:
+        candidate: which.
+        opened: the model, not grown yet.
+        objective: what a batch means.
+        old: batches of what must not be lost, if there are any.
+    """
+    if candidate.method == WISE_FT or registry.lookup(candidate.method).kind != "method":
+        return None
+    entry = registry.lookup(candidate.method)
+    assert entry.build is not None
+    keep = entry.build(opened.model, objective=objective, **{**entry.defaults, **candidate.settings})
+    assert isinstance(keep, Method)
+    keep.consolidate(old() if old is not None and keep.needs_data else ())
+    return keep
+
+
+def computed(candidate: Candidate, opened: Opened, batches: Iterable[Any]) -> None:
+    """Give a classifier the last layer that a closed-form head computes, out of old and new data alike.
+
+    Args:
+        candidate: a head.
+        opened: the model, grown already; its last layer is replaced.
+        batches: ``(inputs, columns)`` of all classes.
+
+    Raises:
+        ConfigurationError: if the head's answer is no linear function of features.
+    """
+    entry = registry.lookup(candidate.method)
+    assert entry.build is not None
+    place = opened.last_layer
+    layer = opened.model.get_submodule(place)
+    assert isinstance(layer, nn.Linear)
+    backbone = copy.deepcopy(opened.model).eval()
+    replace(backbone, place, nn.Identity())
+    head = entry.build(None, **{**entry.defaults, **candidate.settings})
+    asked = Classification()
+    with torch.no_grad():
+        head.consolidate((asked.outputs(backbone, batch).double().flatten(1), batch[1]) for batch in batches)
+    weight, bias = _linear(head, layer.in_features, candidate.method)
+    full, shift = (
+        torch.zeros(len(opened.classes), layer.in_features, dtype=torch.float64),
+        bias.new_full((len(opened.classes),), -1e4),
+    )
+    rows = list(head.classes)
+    full[rows], shift[rows] = weight, bias
+    replace(opened.model, place, filled(layer, full, shift))
+
+
+def _linear(head: Any, features: int, name: str) -> tuple[Tensor, Tensor]:
+    """The weight and the bias that answer as a head does, up to what is the same for all classes."""
+
+    def centred(z: Tensor) -> Tensor:
+        scores: Tensor = head(z)
+        return scores - scores.mean(1, keepdim=True)
+
+    probe = torch.randn(4, features, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    try:
+        bias = centred(torch.zeros(1, features, dtype=torch.float64))[0]
+        weight = (centred(torch.eye(features, dtype=torch.float64)) - bias).T
+        near = 1e-6 * float(bias.abs().max() + 1)
+        linear = torch.allclose(centred(probe), probe @ weight.T + bias, rtol=1e-6, atol=near)
+    except DataError:  # not even defined for all features
+        linear = False
+    if not linear:
+        raise ConfigurationError(
+            Option("methods"), f" has {name}, whose answer is no linear function of the features, so that the model's "
+            "last layer cannot hold it"
+        )  # fmt: skip
+    return weight, bias

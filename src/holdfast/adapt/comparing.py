@@ -1,0 +1,108 @@
+"""Two models of one's own on data of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from holdfast.adapt.opened import Opened
+from holdfast.adapt.opening import open_model
+from holdfast.adapt.reading import Reader
+from holdfast.adapt.samples import Part, batches_of, columns_of, joined
+from holdfast.auditing import Audit, audit
+from holdfast.errors import ConfigurationError, DataError
+from holdfast.objectives import CausalLM, Classification, Objective
+
+__all__ = ["audit_of"]
+
+
+def audit_of(
+    before: str,
+    after: str,
+    data: Sequence[str],
+    *,
+    text: str | None = None,
+    label: str | None = None,
+    classes: Sequence[str] = (),
+    skip_broken: bool = False,
+    whole: bool = False,
+    batch_size: int = 32,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Audit:
+    """What was lost and what was gained between two models.
+
+    Both must make the same input of a sample: perplexities of two tokenizers cannot be compared, nor can answers to
+    images of two sizes.
+
+    Args:
+        before: the model before, as :func:`open_model` takes it.
+        after: the model after.
+        data: where data are; of each its test part, else all of it.
+        text: the column of texts, where its name does not say so.
+        label: the column of labels, likewise.
+        classes: what the outputs are called, where a model does not say.
+        skip_broken: leave out what cannot be read.
+        whole: all of the data, not their test part alone.
+        batch_size: samples per forward pass.
+        say: is told of what was found.
+
+    Raises:
+        ConfigurationError: if the models are of different kinds, or read samples otherwise.
+        DataError: if data cannot be read, or have labels that neither model has.
+    """
+    old, new = open_model(before, classes=classes), open_model(after, classes=classes)
+    if old.kind != new.kind:
+        raise ConfigurationError(f"{before} reads {old.kind} and {after} reads {new.kind}; expected the same")
+    if old.classes != new.classes[: len(old.classes)]:
+        raise ConfigurationError(
+            f"the classes of {after} do not begin with those of {before}: expected {', '.join(old.classes[:8])} first"
+        )
+    reader = Reader(old.kind, text, label, skip_broken, 0, say)
+    parts: dict[str, Part] = {}
+    for place in data:
+        found = reader.found(place)
+        chosen = [found[name] for name in (("test",) if "test" in found and not whole else tuple(found))]
+        part = chosen[0]
+        for further in chosen[1:]:
+            part = joined(part, further)
+        if not len(part):
+            raise DataError(f"{place} holds no sample")
+        parts[_called(place, parts)] = part
+    objective: Objective = CausalLM(per="token") if old.kind == "language" else Classification()
+    _check_alike(old, new, next(iter(parts.values())))
+    return audit(
+        old.model,
+        new.model,
+        {name: batches_of(new, part, columns_of(new, part, name), batch_size) for name, part in parts.items()},
+        objective=objective,
+        names={name: part.names for name, part in parts.items()},
+        classes=list(new.classes) or None,
+        called=(_short(before), _short(after) if _short(after) != _short(before) else after),
+    )
+
+
+def _check_alike(old: Opened, new: Opened, part: Part) -> None:
+    """Refuse models that make different inputs of a sample.
+
+    Raises:
+        ConfigurationError: if they do.
+    """
+    first, second = (opened.inputs([part.samples[0]]) for opened in (old, new))
+    pairs = [(first[key], second.get(key)) for key in first] if isinstance(first, dict) else [(first, second)]
+    if any(b is None or a.shape != b.shape or not torch.equal(a, b) for a, b in pairs):
+        raise ConfigurationError(
+            f"{old.source} and {new.source} make different inputs of {part.names[0]!r} (another tokenizer, size or "
+            "normalisation), so that their answers cannot be compared; expected the same"
+        )
+
+
+def _called(place: str, known: Mapping[str, object]) -> str:
+    """A short name that no other has."""
+    name = _short(place)
+    return place if name in known else name
+
+
+def _short(place: str) -> str:
+    return Path(place).name or place

@@ -1,0 +1,72 @@
+"""A model of one's own, whatever it is: how a sample becomes its input, its classes' names, how it is written."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+from holdfast.adapt.last import last_layer
+
+__all__ = ["Kind", "Opened"]
+
+Kind: TypeAlias = Literal["images", "texts", "language"]
+"""What it reads: images to classify, texts to classify, or texts to go on with."""
+
+
+class Opened(abc.ABC):
+    """A model and all that has to be known of it.
+
+    Attributes:
+        source: what the user typed.
+        model: the network.
+        kind: what it reads.
+        classes: what its outputs are called, in order; of a language model empty.
+        named: whether these names mean something; else they are numbers.
+    """
+
+    source: str
+    model: Any
+    kind: Kind
+    classes: tuple[str, ...]
+    named: bool
+
+    @abc.abstractmethod
+    def inputs(self, samples: Sequence[Any]) -> Any:
+        """A batch's inputs, as the model is called with them (a dict or a tensor), out of images or texts."""
+
+    @abc.abstractmethod
+    def grow(self, names: Sequence[str]) -> None:
+        """Give it outputs for further classes; the old ones stay as they are.
+
+        Raises:
+            ConfigurationError: if it has no last layer that could grow.
+        """
+
+    @abc.abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write it so that what it came from loads it again."""
+
+    @abc.abstractmethod
+    def reopened(self, folder: Path) -> Opened:
+        """What :meth:`write` wrote, read again."""
+
+    @property
+    def last_layer(self) -> str:
+        """The name of the linear layer whose outputs the classes are.
+
+        Raises:
+            ConfigurationError: if there is none.
+        """
+        return last_layer(self.model, len(self.classes), self.source)
+
+    def batch(self, samples: Sequence[Any], labels: Tensor | None) -> Any:
+        """A batch for objectives: inputs and labels, or of a language model its own words as labels."""
+        inputs = self.inputs(samples)
+        if self.kind != "language":
+            return inputs, labels
+        words = inputs["input_ids"].clone()
+        return {**inputs, "labels": words.masked_fill(inputs["attention_mask"] == 0, -100)}

@@ -1,0 +1,80 @@
+"""An image classifier of timm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.adapt.images import Preparation
+from holdfast.adapt.last import grown, replace
+from holdfast.adapt.opened import Opened
+from holdfast.errors import ConfigurationError, DependencyError, Option
+
+__all__ = ["Timm"]
+
+_PREFIX = "timm:"
+
+
+class Timm(Opened):
+    """``timm:NAME``, with pretrained weights; ``timm:local-dir:FOLDER`` is one that timm or we wrote."""
+
+    def __init__(self, source: str, model: Any, classes: Sequence[str], *, named: bool) -> None:
+        self.source, self.model, self.kind = source, model, "images"
+        self.classes, self.named = tuple(classes), named
+        about = model.pretrained_cfg
+        channels, height, width = about["input_size"]
+        self._prepare = Preparation((channels, height, width), tuple(about["mean"]), tuple(about["std"]))
+
+    @classmethod
+    def open(cls, source: str, classes: Sequence[str] = ()) -> Timm:
+        """Load a model by name.
+
+        Raises:
+            ConfigurationError: if timm has no such model, or the names are not as many as its outputs.
+            DependencyError: if timm, or the torchvision that it needs, is not installed.
+        """
+        try:
+            import timm
+        except ImportError as error:
+            raise DependencyError(f"a model of timm needs: pip install 'holdfast[vision]' ({error})") from error
+        name = source.removeprefix(_PREFIX)
+        try:
+            model = timm.create_model(name, pretrained=True)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ConfigurationError(Option("model"), f" is {source!r}, which timm could not make: {error}") from error
+        known = list(classes) or list(model.pretrained_cfg.get("label_names") or ())
+        if classes and len(classes) != model.num_classes:
+            raise ConfigurationError(
+                Option("classes"), f" are {len(classes)}; {source} has {model.num_classes} outputs, expected as many"
+            )
+        names = known if len(known) == model.num_classes else [str(label) for label in range(model.num_classes)]
+        return cls(source, model, names, named=names is known)
+
+    def inputs(self, samples: Sequence[Any]) -> torch.Tensor:
+        """Resized and normalised as the weights were trained with."""
+        return self._prepare(samples)
+
+    def grow(self, names: Sequence[str]) -> None:
+        """Grow the classifier."""
+        place = self.last_layer
+        layer = self.model.get_submodule(place)
+        assert isinstance(layer, nn.Linear)
+        total = len(self.classes) + len(names)
+        replace(self.model, place, grown(layer, total, torch.Generator().manual_seed(len(self.classes))))
+        self.model.num_classes = total
+        self.classes = (*self.classes, *names)
+
+    def write(self, folder: Path) -> None:
+        """As timm writes for the hub: ``config.json`` and ``model.safetensors``."""
+        from timm.models import save_for_hf
+
+        about = {**self.model.pretrained_cfg, "label_names": list(self.classes), "num_classes": len(self.classes)}
+        save_for_hf(self.model, str(folder), model_config={"pretrained_cfg": about}, safe_serialization=True)
+
+    def reopened(self, folder: Path) -> Opened:
+        """By timm."""
+        return Timm.open(f"{_PREFIX}local-dir:{folder}")

@@ -1,0 +1,100 @@
+"""The folder of an adapted model: the model itself, a card, the audit as numbers and as a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.adapt.asked import Asked, Outcome
+from holdfast.adapt.opened import Opened
+from holdfast.auditing import words
+from holdfast.bench.records.writing import write_whole
+from holdfast.bench.report.adapted import front_section
+from holdfast.bench.report.auditing import audit_page
+from holdfast.files import write_file
+
+__all__ = ["AUDIT", "CARD", "POINTS", "REPORT", "write"]
+
+CARD, REPORT, AUDIT, POINTS = "README.md", "report.html", "audit.json", "candidates.json"
+
+
+def write(folder: Path, asked: Asked, outcome: Outcome, opened: Opened, before: float | None) -> None:
+    """Write everything.
+
+    Args:
+        folder: an empty one.
+        asked: what was asked.
+        outcome: what came of it.
+        opened: the model.
+        before: what the model before had on the old data's validation part.
+    """
+    opened.write(folder)
+    outcome.audit.save(folder / AUDIT)
+    points = {
+        "before": before, "chosen": outcome.chosen.plain(), "candidates": [point.plain() for point in outcome.points],
+        "curve": [point.plain() for point in outcome.curve],
+    }  # fmt: skip
+    text = json.dumps(points, indent=1) + "\n"
+    write_file(folder / POINTS, lambda file: file.write(text.encode()), what="points")
+    unit = "minus the loss in nats" if opened.kind == "language" else "accuracy, %"
+    section = front_section(outcome.points, outcome.curve, outcome.chosen, before, unit)
+    page = audit_page(
+        outcome.audit, title=f"{Path(asked.model).name or asked.model}, adapted", command=asked.command,
+        first=[("What was kept and what was learned", section)],
+    )  # fmt: skip
+    write_whole(folder / REPORT, page, "report")
+    write_whole(folder / CARD, _card(asked, outcome, opened), "model card")
+
+
+def _card(asked: Asked, outcome: Outcome, opened: Opened) -> str:
+    """A model card: what it is, how it was made, what it kept and what it learned."""
+    train, chosen = asked.train, outcome.chosen
+    library = {"images": "image-classification", "texts": "text-classification", "language": "text-generation"}
+    settings = ", ".join(f"{key} {value}" for key, value in chosen.settings.items()) or "defaults"
+    weight = f", {chosen.weight:g} of the way from before to after" if chosen.weight != 1 else ""
+    lines = [
+        "---",
+        f"pipeline_tag: {library[opened.kind]}",
+        "tags: [holdfast, continual-learning]",
+        "---",
+        "",
+        f"# {Path(asked.model).name or asked.model}, adapted",
+        "",
+        f"`{asked.model}` was taught new data by [Holdfast](https://pypi.org/project/holdfast/) with the method "
+        f"**{chosen.method}** ({settings}{weight}), so that it loses as little as possible of what it knew.",
+        "",
+        "## What was kept and what was learned",
+        "",
+        *_table(outcome),
+        "",
+        *(f"- {data.name}: {words.verdict(data)}" for data in outcome.audit.data),
+        "",
+        "Measured once, on parts of the data that nothing was trained on or chosen by. `report.html` shows all of it, "
+        "`audit.json` has the numbers.",
+        "",
+        "## How it was made",
+        "",
+        f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer} at {train.lr:g} falling to 0, seed "
+        f"{train.seed}, precision {train.precision}. Candidates on validation data:",
+        "",
+        "| candidate | old | new |",
+        "|---|---|---|",
+        *(
+            f"| {point.name} | {'' if point.kept is None else f'{point.kept:.2f}'} | {point.learned:.2f} |"
+            for point in outcome.points
+        ),
+    ]
+    if not outcome.holds and asked.hold is not None:
+        lines += ["", f"No candidate lost at most {asked.hold:g}, as was asked; this one lost least."]
+    if asked.command:
+        lines += ["", "```", asked.command, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(outcome: Outcome) -> Sequence[str]:
+    rows = ["| data | | before | after | change |", "|---|---|---|---|---|"]
+    for data in outcome.audit.data:
+        for what, before, after, change in words.figures(data)[:2]:
+            rows.append(f"| {data.name} | {what} | {before} | {after} | {change} |")
+    return rows
