@@ -83,6 +83,11 @@ def test_what_a_protocol_alone_needs_is_found_and_not_listed():
 
 
 @methods
+def test_it_bounds_any_weight_exactly_if_it_says_so(entry):
+    assert entry.build.bounds is ("bounds" in entry.promises)
+
+
+@methods
 def test_it_acts_through_the_loss_exactly_if_it_says_so(entry):
     assert build(entry.name, network()).needs_penalty is ("through-loss" in entry.promises)
 

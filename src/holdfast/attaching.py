@@ -38,6 +38,7 @@ class Attached(Traveller):
     on_shards: ClassVar[bool] = False  # whether it works on parts of parameters: see holdfast.sharding
     acts_on_gradients: ClassVar[bool] = True  # a parameter without one is none of its business
     puts_back: ClassVar[bool] = False  # whether weights stand where it says after each step
+    bounds: ClassVar[bool] = False  # whether it says how large any weight may be, and protects none that was learned
     order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
 
     def __init__(self, model: nn.Module, select: Select) -> None:

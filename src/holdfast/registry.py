@@ -16,7 +16,9 @@ Value: TypeAlias = "float | int | bool | str | None"
 Kind: TypeAlias = Literal["method", "optimizer", "head", "baseline"]
 Family: TypeAlias = Literal["penalty", "projection", "distillation", "merging", "optimizer", "head", "baseline"]
 Bound: TypeAlias = Literal["floor", "ceiling"]
-Promise: TypeAlias = Literal["quadratic", "exact-weights", "retrains", "through-loss", "path-integral", "merges"]
+Promise: TypeAlias = Literal[
+    "quadratic", "exact-weights", "retrains", "through-loss", "path-integral", "merges", "bounds"
+]
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,18 @@ _ENTRIES = (
         "1",
         {"level_max": 0.01, "level_min": 0.0, "power": 1.0, "scale_with_lr": False, "select": "*", "variant": "paper"},
         {"level_max": Range(1e-4, 1.0), "power": Choice((1.0, 2.0, 4.0))}, dial="level_max", controls=("l2sp",),
+    ),
+    Entry(
+        "fixnorm", "method", "projection", "holdfast.projections.bounds:FixNorm", "Zhou et al. 2021, arXiv:2103.15345",
+        "a number",
+        {"norm": "initial"}, {"norm": Choice(("initial", "sqrt_out"))}, {"alpha": None},
+        promises=frozenset({"bounds"}),
+    ),
+    Entry(
+        "max-norm", "method", "projection", "holdfast.projections.bounds:MaxNorm",
+        "Alshammari et al. 2022, arXiv:2203.14197", "a number",
+        {"threshold": 0.1, "select": "*"}, {"threshold": Range(0.01, 1.0)}, {"delta": None},
+        promises=frozenset({"bounds"}),
     ),
     Entry(
         "gpm", "method", "projection", "holdfast.projections.subspaces:GPM", "Saha et al. 2021, arXiv:2103.09762",

@@ -35,6 +35,7 @@ __all__ = [
     "place_like",
     "reshard",
     "summed_into",
+    "sums",
     "total",
     "whole",
     "zero",
@@ -163,6 +164,30 @@ def total(parts: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:
     return result
 
 
+@torch.no_grad()
+def sums(parts: Sequence[Tensor], like: Sequence[Tensor], *, rows: bool = False) -> list[Tensor]:
+    """Numbers of each tensor by itself, added up over the processes that hold parts of it, in one exchange for all.
+
+    Args:
+        parts: of what is here of each tensor, ``[...]``.
+        like: those tensors.
+        rows: whether there is a number per row: rows in different processes are not added to one another.
+
+    Returns:
+        As ``parts``.
+    """
+    found: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(like):
+        found.setdefault(_spread(tensor, rows=rows), []).append(index)
+    answers = list(parts)
+    for key, indices in found.items():
+        if key is not None:
+            reduced = _reduced(torch.cat([parts[i].flatten() for i in indices]), key, "sum")
+            for i, answer in zip(indices, torch.split(reduced, [parts[i].numel() for i in indices]), strict=True):
+                answers[i] = answer.view(parts[i].shape).to(parts[i].device)
+    return answers
+
+
 def largest(parts: Sequence[Tensor], like: Sequence[Tensor]) -> float:
     """The largest entry of tensors of which each process holds a part; 0 if there is none.
 
@@ -207,11 +232,12 @@ def zero(parameters: Mapping[str, Tensor]) -> Tensor:
     return torch.zeros((), dtype=first.dtype, device=first.device)
 
 
-def _spread(tensor: Tensor) -> Any:
-    """Over which processes a tensor is cut up; ``None`` for one that is whole here."""
+def _spread(tensor: Tensor, *, rows: bool = False) -> Any:
+    """Over which processes a tensor (or each of its rows) is cut up; ``None`` for one that is whole here."""
     if not is_sharded(tensor):
         return None
-    dims = tuple(d for d, placement in enumerate(tensor.placements) if not placement.is_replicate())
+    cut: list[Any] = list(tensor.placements)
+    dims = tuple(d for d, q in enumerate(cut) if not q.is_replicate() and not (rows and q.dim == 0))
     return (tensor.device_mesh, dims) if dims else None
 
 

@@ -17,6 +17,12 @@ COUPLED = [
     if not ("path-integral" in lookup(name).promises and coupling == "loss")
 ]
 EVERY = pytest.mark.parametrize(("name", "coupling"), COUPLED, ids=lambda value: str(value))
+# What protects something that was learned, rather than say how large any weight may be.
+PROTECTING = pytest.mark.parametrize(
+    ("name", "coupling"),
+    [each for each in COUPLED if "bounds" not in lookup(each[0]).promises],
+    ids=lambda value: str(value),
+)
 
 
 def made(name, model, coupling=None, **overrides):

@@ -58,14 +58,15 @@ def test_a_weight_that_is_not_finite_is_refused_and_nothing_changes(name):
     saved = copy.deepcopy(method.state_dict())
     batch = task(3)[0]
     model.eval()
-    before, pull = model.middle.weight.detach().clone(), float(method.penalty(batch).detach())
+    weight = method.params.get("middle.weight", next(iter(method.params.values())))
+    before, pull = weight.detach().clone(), float(method.penalty(batch).detach())
     with torch.no_grad():
-        model.middle.weight[0, 0] = float("nan")
+        weight[0, 0] = float("nan")
     with pytest.raises((NumericsError, ProtectionError)):
         method.consolidate(task(2), generator=torch.Generator().manual_seed(1))
     assert same_state(saved, method.state_dict())
     with torch.no_grad():
-        model.middle.weight.copy_(before)
+        weight.copy_(before)
     assert float(method.penalty(batch).detach()) == pull
 
 

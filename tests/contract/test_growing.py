@@ -25,10 +25,10 @@ from tests.contract.cases import (
     train,
     weights,
 )
-from tests.contract.growing import DOUBLE, EVERY, data, grow, learned, made, plain_sgd, small
+from tests.contract.growing import DOUBLE, EVERY, PROTECTING, data, grow, learned, made, plain_sgd, small
 
 
-@EVERY
+@PROTECTING
 def test_new_rows_are_free_and_old_ones_are_protected(name, coupling):
     model, method = learned(name, coupling)
     before = {kind: t.clone() for kind, t in method.state.get("head.weight", {}).items()}
@@ -62,7 +62,7 @@ def test_new_rows_are_free_and_old_ones_are_protected(name, coupling):
         torch.testing.assert_close(old, moved, rtol=1e-9, atol=1e-12)
 
 
-@EVERY
+@PROTECTING
 def test_a_head_that_grows_twice_is_remembered_whole(name, coupling):
     model, method = learned(name, coupling)
     for seed, outputs in ((2, 4), (3, 6)):
@@ -106,7 +106,7 @@ def test_a_state_from_before_growing_goes_on_after_it_bit_for_bit(name, coupling
     assert same_state(method.state_dict(), resumed.state_dict())
 
 
-@EVERY
+@PROTECTING
 def test_a_parameter_that_shrank_is_refused(name, coupling):
     model, method = learned(name, coupling, outputs=4)
     saved = method.state_dict()
@@ -198,7 +198,7 @@ def sentences(words):
     return [(torch.randint(0, words, (6, 3)), torch.randint(0, words, (6,))) for _ in range(3)]
 
 
-@EVERY
+@PROTECTING
 def test_a_tied_vocabulary_that_grows(name, coupling):
     model = Language(5).double()
     optimizer = sgd(model)

@@ -16,10 +16,10 @@ from tests.contract.cases import (
     step,
     train,
 )
-from tests.contract.growing import EVERY, data, grow, learned, made, plain_sgd, small
+from tests.contract.growing import PROTECTING, data, grow, learned, made, plain_sgd, small
 
 
-@EVERY
+@PROTECTING
 @pytest.mark.parametrize("rows", ["[:3]", "[1:3]", "[2:]"])
 def test_rows_of_a_layer(name, coupling, rows):
     if registry.lookup(name).promises & {"through-loss", "merges"}:

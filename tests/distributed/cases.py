@@ -33,6 +33,14 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 7), nn.LayerNorm(7), nn.Tanh(), inner, nn.Linear(5, 3)).double()
 
 
+def normalised() -> nn.Module:
+    """As :func:`network`, but a normalisation follows every layer but the last, without a bias between."""
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(7, 5, bias=False), nn.LayerNorm(5), nn.Tanh())
+    outer = nn.Linear(4, 7, bias=False), nn.LayerNorm(7), nn.Tanh()
+    return nn.Sequential(*outer, inner, nn.Linear(5, 3)).double()
+
+
 class Odd(nn.Module):
     """What no layer rule knows: a parameter of its own, one weight in two places, a function in a layer's place."""
 
@@ -114,6 +122,10 @@ CASES = {
     "anpyc, odd": Case(lambda m: _h.ANPyC(m, strength=3.0), odd),
     "anastrophic": Case(lambda m: _h.Anastrophic(m, strength=0.3)),
     "anastrophic, loss": Case(lambda m: _h.Anastrophic(m, strength=0.3, coupling="loss")),
+    "fixnorm": Case(lambda m: _h.FixNorm(m, select=["0.weight", "3.0.weight"], head="4", alpha=0.5), normalised),
+    "fixnorm, before": Case(lambda m: _h.FixNorm(m), normalised, before=True),
+    "max-norm, before": Case(lambda m: _h.MaxNorm(m, delta=0.3), before=True),
+    "max-norm": Case(lambda m: _h.MaxNorm(m)),
     "freeze": Case(lambda m: _h.Freeze(m, select="0.*"), optimizer=adam),
     "packnet": Case(lambda m: _h.PackNet(m), optimizer=adam),
     "pruning": Case(lambda m: _h.AnpycPruning(m, strength=0.3)),
