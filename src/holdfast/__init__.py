@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.method import Method as Method
     from holdfast.method import Step as Step
     from holdfast.objectives import CausalLM as CausalLM
+    from holdfast.objectives import ClassBalanced as ClassBalanced
     from holdfast.objectives import Classification as Classification
     from holdfast.objectives import Loss as Loss
     from holdfast.objectives import MaskedLM as MaskedLM
@@ -69,8 +70,8 @@ _HOMES = {
         "ProtectionWarning StateError",
         "files": "load_state save_state",
         "method": "Method Step",
-        "objectives": "CausalLM Classification Loss MaskedLM ModelLoss MultiLabel Objective QuestionAnswering "
-        "Regression Segmentation Seq2SeqLM TokenClassification",
+        "objectives": "CausalLM ClassBalanced Classification Loss MaskedLM ModelLoss MultiLabel Objective "
+        "QuestionAnswering Regression Segmentation Seq2SeqLM TokenClassification",
         "strength": "AutoStrength",
     }.items()
     for name in names.split()

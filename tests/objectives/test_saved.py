@@ -11,6 +11,7 @@ from torch import nn
 
 from holdfast import (
     CausalLM,
+    ClassBalanced,
     Classification,
     LwF,
     MaskedLM,
@@ -30,6 +31,7 @@ from tests.objectives.plain import Words
 EVERY: list[Objective] = [
     Classification((2, 1), head="a"),
     Classification(),
+    ClassBalanced([3, 40], beta=0.9, classes=(2, 1), head=1),
     Regression(),
     MultiLabel(),
     TokenClassification(per="token"),

@@ -87,7 +87,7 @@ def fisher(
             model,
             batches,
             root=meaning.root,
-            terms=_terms(meaning, "empirical", None),
+            terms=_terms(meaning, kind, None),
             counted=meaning.count,
             value=lambda gradient, size, weight: (gradient / size).square(),
             parameters=parameters,
@@ -110,8 +110,11 @@ def _terms(meaning: Meaning, kind: Kind, generator: torch.Generator | None) -> T
     """What each sample's gradient is taken of."""
 
     def terms(root: Tensor, batch: Batch) -> Iterator[Tensor]:
-        if kind == "empirical":
+        if kind == "batched":
             yield meaning.losses_from(root, batch)
+            return
+        if kind == "empirical":
+            yield meaning.scores_from(root, batch)
             return
         meaning.check(root, batch)
         outputs = meaning.exact_outputs(root) if kind == "auto" else None
@@ -120,6 +123,6 @@ def _terms(meaning: Meaning, kind: Kind, generator: torch.Generator | None) -> T
         else:
             if bool((root.isnan() | root.isposinf()).any()):  # on a GPU the draw itself would kill the process
                 raise NumericsError("the model's outputs are not finite, so that no targets can be drawn from them")
-            yield meaning.losses_from(root, meaning.draw(root, batch, generator))
+            yield meaning.scores_from(root, meaning.draw(root, batch, generator))
 
     return terms

@@ -5,6 +5,7 @@ Nothing here guesses: a batch that does not fit its objective is an error that s
 """
 
 from holdfast.objectives.answering import QuestionAnswering
+from holdfast.objectives.balanced import ClassBalanced, class_balanced_weights
 from holdfast.objectives.base import Batch, Objective, SharedForward
 from holdfast.objectives.classification import Classification
 from holdfast.objectives.independent import MultiLabel, Regression
@@ -19,6 +20,7 @@ from holdfast.objectives.tokens import MaskedLM, TokenClassification
 __all__ = [
     "Batch",
     "CausalLM",
+    "ClassBalanced",
     "Classification",
     "Loss",
     "MaskedLM",
@@ -33,6 +35,7 @@ __all__ = [
     "SharedForward",
     "TokenClassification",
     "as_objective",
+    "class_balanced_weights",
     "count",
     "describe",
     "draw",

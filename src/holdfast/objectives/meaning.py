@@ -52,6 +52,10 @@ class Meaning(abc.ABC):
         """The losses of a batch, out of :meth:`root`."""
         return self.losses(root, batch)
 
+    def scores_from(self, root: Tensor, batch: Batch) -> Tensor:
+        """What a Fisher information squares the gradients of, out of :meth:`root`: as a rule the losses."""
+        return self.losses_from(root, batch)
+
     def answers(self, model: nn.Module, batch: Batch) -> Tensor:
         """Forward pass: the outputs whose size or spread says how much a weight matters, ``[B, ...]``."""
         return self.root(model, batch)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.objectives.answering import QuestionAnswering
+from holdfast.objectives.balanced import ClassBalanced
 from holdfast.objectives.base import Batch, Objective
 from holdfast.objectives.classification import Classification
 from holdfast.objectives.heads import objective_of
@@ -25,6 +26,7 @@ _KINDS: Mapping[str, Callable[..., Objective]] = {
     kind.saved_as: kind
     for kind in (
         CausalLM,
+        ClassBalanced,
         Classification,
         MaskedLM,
         MultiLabel,
