@@ -78,7 +78,7 @@ def test_what_is_broken_is_named_or_left_out(tmp_path: Path) -> None:
         reader("images").found(str(tmp_path / "all"))
     said: list[str] = []
     found = reader("images", skip_broken=True, say=said.append).found(str(tmp_path / "all"))["all"]
-    assert len(found) == 7 and "1 left out that could not be read, the first 00.png" in said[0]
+    assert len(found) == 7 and "left out: 1 image that cannot be read: dark/00.png" in said[0]
     file = table(tmp_path / "a.csv", [("good film", "yes"), ("", "no"), ("bad film", "no")])
     with pytest.raises(DataError, match=r"row 2 of .* has no text in 'sentence'"):
         reader().found(str(file))

@@ -3,53 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from holdfast.adapt.opened import Opened
+from holdfast.bench.data.parts import Part, joined
 from holdfast.errors import ConfigurationError, DataError, Option
 
 __all__ = ["Part", "batches_of", "columns_of", "joined", "order"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Samples, their labels, and what they are called.
-
-    Attributes:
-        samples: images or texts, read when they are asked for.
-        labels: a class name for each; empty of texts to go on with.
-        names: a file, or a row.
-    """
-
-    samples: Sequence[Any]
-    labels: Sequence[str]
-    names: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-
-def joined(first: Part, second: Part) -> Part:
-    """One part after the other."""
-    both = [(part, k) for part in (first, second) for k in range(len(part))]
-    return Part(_Lazy(both), [*first.labels, *second.labels], [*first.names, *second.names])
-
-
-class _Lazy(Sequence[Any]):
-    """Samples of several parts, read when they are asked for."""
-
-    def __init__(self, places: Sequence[tuple[Part, int]]) -> None:
-        self._places = places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, place: Any) -> Any:
-        part, number = self._places[place]
-        return part.samples[number]
 
 
 def columns_of(opened: Opened, part: Part, what: str) -> torch.Tensor:

@@ -147,6 +147,7 @@ def test_prompts_with_answers_and_texts_without_labels(tmp_path: Path) -> None:
     pairs = table(tmp_path / "a.jsonl", json.dumps({"prompt": "1 + 1", "answer": "2"}))
     assert list(found.read(pairs).parts()["all"].samples) == [("1 + 1", "2")]
     assert found.read(pairs).kind == "answers"
+    assert list(found.read(pairs, kind="language").parts()["all"].samples) == ["1 + 1\n2"]
     assert found.read(table(tmp_path / "b.csv", "text", "one", "two")).kind == "language"
     assert found.read(table(tmp_path / "c.csv", *CSV), kind="language").parts()["all"].labels == []
 

@@ -85,7 +85,10 @@ def _samples(table: Table, told: Meaning, kind: Kind | None) -> tuple[Kind, Sequ
     pair = _pair(columns) if told == Meaning(task=told.task) and kind in (None, "language", "answers") else None
     if pair is not None:
         both = list(zip(*(table.columns[name][:] for name in pair), strict=True))
-        return "answers", both, dict(zip(("prompt", "answer"), pair, strict=True))
+        used = dict(zip(("prompt", "answer"), pair, strict=True))
+        if kind == "language":  # all of it is to be gone on with, the answer after its prompt
+            return kind, ["\n".join(each) if _is_text(each) else None for each in both], used
+        return "answers", both, used
     if kind == "answers":
         raise DataError(f"{table.what} has columns {', '.join(columns)}; expected prompt and answer")
     if table.images and told.text in (None, *table.images) and kind in (None, "images"):
