@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.penalties.mas import MAS as MAS
     from holdfast.penalties.rwalk import RWalk as RWalk
     from holdfast.penalties.si import SI as SI
+    from holdfast.projections.balancing import WeightBalancing as WeightBalancing
     from holdfast.projections.bounds import FixNorm as FixNorm
     from holdfast.projections.bounds import MaxNorm as MaxNorm
     from holdfast.projections.freeze import Freeze as Freeze

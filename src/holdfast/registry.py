@@ -17,7 +17,7 @@ Kind: TypeAlias = Literal["method", "optimizer", "head", "baseline"]
 Family: TypeAlias = Literal["penalty", "projection", "distillation", "merging", "optimizer", "head", "baseline"]
 Bound: TypeAlias = Literal["floor", "ceiling"]
 Promise: TypeAlias = Literal[
-    "quadratic", "exact-weights", "retrains", "through-loss", "path-integral", "merges", "bounds"
+    "quadratic", "exact-weights", "retrains", "through-loss", "path-integral", "merges", "between-tasks", "bounds"
 ]
 
 
@@ -54,6 +54,7 @@ class Entry:
         state: tensors of the size of a parameter that it keeps, as shown to users.
         needs_data: whether ``consolidate`` needs data of the task just learned.
         needs_task_id: whether a task must be named when it is tested.
+        needs_one_head: whether it is about classes that compete in one head: a head per task leaves it nothing to do.
         keeps_optimizer: whether the optimizer is the memory and must survive the task change.
         control: whether every claim should be held against it.
         bound: whether it is the floor (no protection) or the ceiling of a comparison, never its winner.
@@ -79,6 +80,7 @@ class Entry:
     automatic: frozenset[str] = frozenset()
     needs_data: bool = False
     needs_task_id: bool = False
+    needs_one_head: bool = False
     keeps_optimizer: bool = False
     control: bool = False
     bound: Bound | None = None
@@ -210,15 +212,22 @@ _ENTRIES = (
     ),
     Entry(
         "fixnorm", "method", "projection", "holdfast.projections.bounds:FixNorm", "Zhou et al. 2021, arXiv:2103.15345",
-        "a number",
+        "0, and a number",
         {"norm": "initial"}, {"norm": Choice(("initial", "sqrt_out"))}, {"alpha": None},
         promises=frozenset({"bounds"}),
     ),
     Entry(
         "max-norm", "method", "projection", "holdfast.projections.bounds:MaxNorm",
-        "Alshammari et al. 2022, arXiv:2203.14197", "a number",
+        "Alshammari et al. 2022, arXiv:2203.14197", "0, and a number",
         {"threshold": 0.1, "select": "*"}, {"threshold": Range(0.01, 1.0)}, {"delta": None},
         promises=frozenset({"bounds"}),
+    ),
+    Entry(
+        "weight-balancing", "method", "projection", "holdfast.projections.balancing:WeightBalancing",
+        "Alshammari et al. 2022, arXiv:2203.14197", "0",
+        {"norm": "l2", "tau": 0.7, "threshold": 0.1},
+        {"norm": Choice(("l2", "tau", "max")), "tau": Range(0.1, 2.0, log=False), "threshold": Range(0.01, 1.0)},
+        {"head": None}, needs_data=True, needs_one_head=True, promises=frozenset({"between-tasks"}),
     ),
     Entry(
         "gpm", "method", "projection", "holdfast.projections.subspaces:GPM", "Saha et al. 2021, arXiv:2103.09762",
@@ -262,12 +271,13 @@ _ENTRIES = (
     ),
     Entry(
         "coma", "method", "merging", "holdfast.merging.running:CoMA", "Marouf et al. 2024, arXiv:2312.08977", "1",
-        {"weight": 0.5}, {"weight": Range(0.05, 0.95, log=False)}, promises=frozenset({"merges"}),
+        {"weight": 0.5}, {"weight": Range(0.05, 0.95, log=False)},
+        promises=frozenset({"merges", "between-tasks"}),
     ),
     Entry(
         "cofima", "method", "merging", "holdfast.merging.running:CoFiMA", "Marouf et al. 2024, arXiv:2312.08977", "2",
         {"weight": 0.5, "fisher": "auto"}, {"weight": Range(0.05, 0.95, log=False)},
-        needs_data=True, promises=frozenset({"merges"}),
+        needs_data=True, promises=frozenset({"merges", "between-tasks"}),
     ),
     Entry(
         "lwf", "method", "distillation", "holdfast.distillation.lwf:LwF", "Li and Hoiem 2016, arXiv:1606.09282", "1",

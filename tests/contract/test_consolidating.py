@@ -88,7 +88,8 @@ def test_estimating_leaves_no_trace(name):
     random = torch.get_rng_state()
     method.consolidate(task(1), generator=torch.Generator().manual_seed(1))
     assert {n: m.training for n, m in model.named_modules()} == modes
-    assert same_state(held, model.state_dict())
+    changed = {"head.weight"} if name == "weight-balancing" else set()  # which is all that it does
+    assert all(same_state(held[key], value) for key, value in model.state_dict().items() if key not in changed)
     assert all(torch.equal(p.grad, gradients[n]) for n, p in model.named_parameters())
     assert torch.equal(torch.get_rng_state(), random)
     assert not model.frozen.requires_grad

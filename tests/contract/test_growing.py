@@ -46,8 +46,8 @@ def test_new_rows_are_free_and_old_ones_are_protected(name, coupling):
     step(model, optimizer, batch, [method])
     assert torch.equal(model.head.weight[2:], plain.head.weight[2:])
     assert torch.equal(model.head.bias[2:], plain.head.bias[2:])
-    if "merges" in registry.lookup(name).promises:
-        return  # it acts between tasks
+    if "between-tasks" in registry.lookup(name).promises:
+        return
     old, free = model.head.weight[:2], plain.head.weight[:2]
     assert not torch.equal(old, free)
     if name in ("packnet", "freeze"):
@@ -75,7 +75,7 @@ def test_a_head_that_grows_twice_is_remembered_whole(name, coupling):
             assert all(t.shape[0] == outputs - 2 for t in held.values())
         consolidate(model, optimizer, data(seed, outputs), method)
         held = method.state.get("head.weight", {})
-        assert held or "through-loss" in registry.lookup(name).promises
+        assert held or registry.lookup(name).promises & {"through-loss", "between-tasks"}
         assert all(t.shape == model.head.weight.shape for t in held.values())
         assert all(t.shape == model.head.bias.shape for t in method.state.get("head.bias", {}).values())
         assert bool(torch.isfinite(method.penalty(data(seed, outputs)[0])))
@@ -111,8 +111,8 @@ def test_a_parameter_that_shrank_is_refused(name, coupling):
     model, method = learned(name, coupling, outputs=4)
     saved = method.state_dict()
     model.head = nn.Linear(8, 2).double()
-    if "through-loss" in registry.lookup(name).promises:
-        return  # its teacher has a head of its own
+    if registry.lookup(name).promises & {"through-loss", "between-tasks"} and not method.state:
+        return  # its teacher has a head of its own, or it remembers classes alone
     with pytest.raises(StateError, match=r"parameter 'head.weight' has shape \(4, 8\), but the parameter has \(2, 8\)"):
         method.attach(sgd(model))
     with pytest.raises(StateError, match=r"head\.weight"):
@@ -200,6 +200,8 @@ def sentences(words):
 
 @PROTECTING
 def test_a_tied_vocabulary_that_grows(name, coupling):
+    if name == "weight-balancing":
+        pytest.skip("it refuses a last layer that is another layer, too")
     model = Language(5).double()
     optimizer = sgd(model)
     method = made(name, model, coupling).attach(optimizer)

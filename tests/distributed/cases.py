@@ -126,6 +126,7 @@ CASES = {
     "fixnorm, before": Case(lambda m: _h.FixNorm(m), normalised, before=True),
     "max-norm, before": Case(lambda m: _h.MaxNorm(m, delta=0.3), before=True),
     "max-norm": Case(lambda m: _h.MaxNorm(m)),
+    "weight-balancing": Case(lambda m: _h.WeightBalancing(m, norm="tau", head="4")),
     "freeze": Case(lambda m: _h.Freeze(m, select="0.*"), optimizer=adam),
     "packnet": Case(lambda m: _h.PackNet(m), optimizer=adam),
     "pruning": Case(lambda m: _h.AnpycPruning(m, strength=0.3)),

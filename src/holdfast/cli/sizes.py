@@ -56,8 +56,15 @@ def show(entries: Iterable[Entry], model: str, shape: str | None, outputs: int |
     table = Table(show_edge=False, pad_edge=False)
     for header in ("Method", "State", "Also in training", "Also at a task's end, up to"):
         table.add_column(header, justify="left" if header == "Method" else "right", no_wrap=True)
-    for entry in entries:
-        found = footprint(entry, built, _DTYPES[importance_dtype] if has_importances(entry) else None)
+    asked, refusals = list(entries), []
+    for entry in asked:
+        try:
+            found = footprint(entry, built, _DTYPES[importance_dtype] if has_importances(entry) else None)
+        except ConfigurationError as error:
+            if len(asked) == 1:
+                raise
+            refusals.append(f"{entry.name} does not suit {model}: {error}")
+            continue
         sizes = (found.state_bytes, found.training_bytes, found.consolidating_bytes)
         table.add_row(Text(entry.name), *(_mib(number) for number in sizes))
     console = Console(highlight=False, emoji=False)
@@ -66,6 +73,8 @@ def show(entries: Iterable[Entry], model: str, shape: str | None, outputs: int |
     weights = _mib(sum(p.nbytes for p in built.parameters()))
     console.print(Text(f"{model}: {count:,} parameters, {weights}. Beyond the model, its gradients and its optimizer:"))
     console.print(table)
+    for sentence in refusals:
+        console.print(Text(sentence))
 
 
 def _mib(number: int) -> str:

@@ -38,6 +38,11 @@ class Bounds(Method):
     puts_back: ClassVar[bool] = True
     bounds: ClassVar[bool] = True
 
+    def most_buffer_bytes(self) -> int:
+        """A number for each weight."""
+        weights = [p for p in self.params.values() if p.dim() > 1]
+        return sum(torch.promote_types(p.dtype, torch.float32).itemsize for p in weights)
+
     def _check_companion(self, other: Attached) -> None:
         super()._check_companion(other)
         if other.phase("restore_weights") is None:

@@ -110,27 +110,33 @@ class Traced:
                     waiting.append(node)
 
 
-def traced(model: nn.Module) -> Traced:
+def traced(
+    model: nn.Module,
+    option: str = "select",
+    unknown: str = "it is not known which weights a normalisation follows",
+) -> Traced:
     """A model's forward as a graph.
 
     Args:
         model: any module, wrapped or not.
+        option: what names by hand what is looked for.
+        unknown: what is not known otherwise.
 
     Raises:
         ConfigurationError: if it cannot be traced, such as one whose course depends on its data.
     """
     if fsdp_modules(model):
         raise ConfigurationError(
-            f"{type(unwrap(model)).__name__} is sharded, and its forward can only be traced before that: make the "
-            "method before fully_shard, or name with select the weights that a normalisation follows"
+            f"{type(unwrap(model)).__name__} is sharded, and its forward can only be traced before that, so {unknown}: "
+            f"make the method before fully_shard, or name them with {option}"
         )
     try:
         return Traced(model)
     except Exception as error:  # whatever a forward does with what is no tensor
         first = str(error).strip().split("\n")[0]
         raise ConfigurationError(
-            f"the forward of {type(unwrap(model)).__name__} cannot be traced, so it is not known which weights a "
-            f"normalisation follows ({first}): name them with select"
+            f"the forward of {type(unwrap(model)).__name__} cannot be traced, so {unknown} ({first}): name them with "
+            f"{option}"
         ) from error
 
 

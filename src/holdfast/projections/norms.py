@@ -11,7 +11,7 @@ from holdfast.checks import check_not_negative
 from holdfast.errors import ConfigurationError
 from holdfast.sharding import largest, local, sums
 
-__all__ = ["bounded_radius", "cross_boundary_risk", "fix_norm", "max_norm", "norms", "row_norms"]
+__all__ = ["bounded_radius", "cross_boundary_risk", "fix_norm", "max_norm", "norms", "row_norms", "tau_normalised"]
 
 
 @torch.no_grad()
@@ -74,6 +74,28 @@ def max_norm(
     """
     here = row_norms([weight])[0] if current is None else current
     _scale(weight, torch.where(here > radius, radius / here, 1.0), found_inf)
+
+
+@torch.no_grad()
+def tau_normalised(weight: Tensor, tau: float = 1.0) -> Tensor:
+    r"""A classifier's weight with its rows divided by a power of their length; one of zeros stays.
+
+    .. math:: \theta_k / \lVert \theta_k \rVert^{\tau}
+
+    Source: Alshammari et al. 2022, arXiv:2203.14197, sec. 4.2 (L2: τ = 1). Differs: no; its release takes the power
+    twice where τ is not 1.
+
+    Args:
+        weight: ``[n, ...]``, whole. A bias is left alone by those who use this.
+        tau: τ, >= 0.
+
+    Returns:
+        ``[n, ...]``, a new tensor.
+    """
+    here = row_norms([weight])[0]
+    found = weight.clone()
+    _scale(found, torch.where(here > 0, here.pow(-tau), 1.0), None)
+    return found
 
 
 def _scale(weight: Tensor, factor: Tensor, found_inf: Tensor | None) -> None:

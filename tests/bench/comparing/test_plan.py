@@ -221,7 +221,7 @@ def test_a_device_that_is_not_there_is_refused(stream: Stream) -> None:
 def test_a_method_that_must_be_told_the_task_says_why_it_does_not_apply() -> None:
     needing = [entry for entry in registry.entries() if entry.needs_task_id]
     for entry in registry.entries():
-        assert plan.refusal(entry, "task") is None
+        assert (plan.refusal(entry, "task") is not None) == entry.needs_one_head
         assert (plan.refusal(entry, "class") is not None) == (entry in needing)
     stream = streams.build("split-digits", seed=0, scenario="class", limit_per_class=4)
     for entry in needing:

@@ -13,6 +13,7 @@ from holdfast.bench.study import footprint as footprints
 from holdfast.bench.study.footprint import footprint
 from holdfast.cli import sizes
 from holdfast.pieces import scratch
+from tests.bench.training.stops import SUITS
 from tests.contract import cases
 from tests.live_bytes import LiveBytes
 
@@ -27,7 +28,7 @@ def held_bytes(method) -> int:
 @pytest.mark.parametrize("name", KEPT)
 def test_the_estimate_is_within_a_tenth_of_what_is_held(name):
     entry = registry.lookup(name)
-    model = models.build("mlp-40-40", (1, 6, 6), 10, seed=0)
+    model = models.build(SUITS.get(name, {}).get("model", "mlp-40-40"), (1, 6, 6), 10, seed=0)
     optimizer = cases.sgd(model)
     assert entry.build is not None
     method = entry.build(model, **{**entry.defaults, **({"strength": 0.01} if "strength" in entry.defaults else {})})
@@ -144,6 +145,15 @@ def test_the_command_prints_each_method_for_a_model(capsys):
     assert all(entry.name in lines for entry in registry.entries())
     assert f"{6 * 11_689_512 / 2**20:.1f} MiB" in lines["ewc"]
     assert f"{4 * 11_689_512 / 2**20:.1f} MiB" in lines["l2sp"]
+
+
+def test_a_method_that_a_model_does_not_suit_is_said_beside_the_others_and_refused_alone(capsys):
+    sizes.show(registry.entries(), "mlp", None, None, "float32")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("fixnorm does not suit mlp: no weight of Heads is followed by") for line in lines)
+    assert any(line.startswith("ewc ") for line in lines)
+    with pytest.raises(ConfigurationError, match="followed by a normalisation"):
+        sizes.show([registry.lookup("fixnorm")], "mlp", None, None, "float32")
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [("3,x,1", "float32"), ("0", "float32"), (None, "float16")])

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from holdfast.bench.comparing import plan
 from holdfast.bench.data import streams
 from holdfast.bench.data.tasks import Stream
@@ -52,11 +55,34 @@ def small_stream(**options: Any) -> Stream:
 
 def small_config(stream: Stream, method: str, **fields: Any) -> RunConfig:
     """A run of eighty steps or so, with a dropout that draws at each."""
+    fields = {**SUITS.get(method, {}), **fields}
     settings = fields.pop("settings", None)
     changes = {"model": "mlp-12", "epochs": 3, "optimizer_between_tasks": fields.pop("between", None)}
     changes |= {name: fields.pop(name, changes.get(name)) for name in ("model", "lr", "optimizer", "epochs")}
     fields = {"model_options": {"dropout": 0.2}, "stream_options": {"tasks": 3}, **fields}
     return plan.plan(stream, method, settings=settings, changes=changes, **fields)
+
+
+class Normalised(nn.Module):
+    """What ``fixnorm`` asks for: a layer that a normalisation follows; a head per task, or one."""
+
+    def __init__(self, input_shape: tuple[int, ...], outputs: int | tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(math.prod(input_shape), 12, bias=False)
+        self.norm = nn.LayerNorm(12)
+        self.single = isinstance(outputs, int)
+        self.heads = nn.ModuleList(nn.Linear(12, k) for k in ([outputs] if isinstance(outputs, int) else outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor | list[Tensor]:
+        x = torch.relu(self.norm(self.layer(inputs.flatten(1))))
+        found = [head(x) for head in self.heads]
+        return found[0] if self.single else found
+
+
+# What a method needs of a run to have something to do.
+SUITS: dict[str, dict[str, Any]] = {
+    "fixnorm": {"model": "tests.bench.training.stops:Normalised", "model_options": {}},
+}
 
 
 def run_with_stops(config: RunConfig, stream: Stream, folder: Path, draw: random.Random) -> tuple[Record, list[int]]:

@@ -24,7 +24,11 @@ from tests.bench.training.stops import Stopped, Stopping, run_with_stops, small_
 from tests.disks import files_in, fill, make_read_only, small_disk
 
 CASES: dict[str, dict[str, Any]] = {
-    **{entry.name: {"method": entry.name} for entry in registry.entries() if entry.trains},
+    **{
+        entry.name: {"method": entry.name, "scenario": "class" if entry.needs_one_head else "task"}
+        for entry in registry.entries()
+        if entry.trains
+    },
     "ewc, proximal": {"method": "ewc", "settings": {"coupling": "proximal"}},
     "ewc, in the loss": {"method": "ewc", "settings": {"coupling": "loss"}},
     "ewc, fresh momentum": {

@@ -29,6 +29,11 @@ def refusal(entry: Entry, scenario: str) -> str | None:
             f"{entry.name} must be told at test which task a sample belongs to, and the scenario {scenario!r} does not "
             "tell: use the scenario 'task', or leave it out"
         )
+    if entry.needs_one_head and scenario == "task":
+        return (
+            f"{entry.name} is about classes that compete in one head, and in the scenario 'task' each task has a head "
+            "of its own: use the scenario 'class', or leave it out"
+        )
     return None
 
 
