@@ -101,6 +101,13 @@ def test_nothing_runs_out_of_the_window(browser: Browser, page: Path, width: int
     assert smallest >= 8.5 if width < 390 else smallest >= 9.5
 
 
+def test_the_table_of_results_needs_no_scrolling_in_a_window_of_1100_pixels(browser: Browser, page: Path) -> None:
+    browser.open(page, width=1100)
+    assert browser.evaluate("document.querySelectorAll('table.results thead th').length") == 11
+    box = "document.querySelector('.scroll:has(table.results)')"
+    assert browser.evaluate(f"{box}.scrollWidth") <= browser.evaluate(f"{box}.clientWidth")
+
+
 def test_a_chart_alone_fits_a_narrow_window_and_is_as_large_as_drawn_in_a_wide_one(
     browser: Browser, records: list[Record], tmp_path: Path
 ) -> None:
