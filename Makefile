@@ -20,8 +20,8 @@ SHELL := /bin/bash
 setup: $(READY)
 
 demo: setup
-	$(BIN)/holdfast compare split-digits --methods finetune,l2sp,ewc,anastrophic,lwf,classp,joint --seeds $(SEEDS) --out demo/task
-	$(BIN)/holdfast compare split-digits --scenario class --methods finetune,ewc,lwf,ncm,slda,ridge,joint --seeds $(SEEDS) \
+	$(BIN)/holdfast compare split-digits --methods finetune,ewc,classp,joint --seeds $(SEEDS) --out demo/task
+	$(BIN)/holdfast compare split-digits --scenario class --methods finetune,ewc,ncm,slda,ridge,joint --seeds $(SEEDS) \
 		--out demo/class
 
 # Two workers of one thread each: the tests are small, and more threads only get into each other's way.

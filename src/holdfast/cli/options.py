@@ -54,6 +54,12 @@ class Trained:
     validation_fraction: Annotated[
         float | None, typer.Option(help="Share of the training data set aside; a grid chooses by it.")
     ] = None
+    prequential: Annotated[
+        int | None,
+        typer.Option(
+            metavar="WINDOW", help="Also answer each training sample before it is learned; accuracy over a window."
+        ),
+    ] = None
 
     @property
     def scenes(self) -> dict[str, Any]:
@@ -64,7 +70,7 @@ class Trained:
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
         names = ("model", "outputs", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
-        return {name: getattr(self, name) for name in (*names, "validation_fraction")}
+        return {name: getattr(self, name) for name in (*names, "validation_fraction", "prequential")}
 
 
 @dataclass(kw_only=True)

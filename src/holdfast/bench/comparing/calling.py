@@ -194,8 +194,8 @@ def compare(
         stop: asked after each step; once it says yes, checkpoints are written and `KeyboardInterrupt` raised.
         words: of the command that was typed, after ``holdfast``.
         **training: what replaces a field of the stream's default protocol: ``model``, ``optimizer``, ``lr``,
-            ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``, ``backbone``, ``outputs``;
-            ``None`` replaces nothing.
+            ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``, ``backbone``, ``outputs``,
+            ``prequential`` (a window: each training sample is answered before it is learned); ``None`` replaces none.
 
     Returns:
         The table, with the record of every run.

@@ -89,6 +89,7 @@ def plan(
             Option("scenario", ("class",)),
             f", in which each task brings outputs of its own; got {stream.scenario!r}",
         )
+    _check_prequential(trained, entry, stream.scenario)
     if entry.kind == "optimizer":
         lr = chosen["lr"].value
         assert isinstance(lr, float)
@@ -106,6 +107,29 @@ def plan(
         **{**dataclasses.asdict(trained), "backbone": trained.backbone if entry.kind == "head" else None},
         **fields,
     )
+
+
+def _check_prequential(trained: Protocol, entry: Entry, scenario: str) -> None:
+    """Refuse first answers where they would not be what they are taken for."""
+    if trained.prequential is None:
+        return
+    asked = Option("prequential", (trained.prequential,))
+    if scenario == "task":
+        raise ConfigurationError(
+            asked,
+            " is for streams without boundaries, and the scenario 'task' tells the model which task a sample is of: "
+            "expected ",
+            Option("scenario", ("domain",)),
+            " or class",
+        )
+    if entry.kind == "head" and trained.backbone.startswith("first-task"):
+        raise ConfigurationError(
+            asked,
+            f" judges {entry.name} by samples that it has not learned, but its features are trained on those of the "
+            "first task: expected another ",
+            Option("backbone"),
+            f" than {trained.backbone}",
+        )
 
 
 def _hyperparameter(entry: Entry, key: str, value: str | Hyperparameter) -> Hyperparameter:
@@ -145,7 +169,7 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     for name in changes:
         if name not in known:
             raise unknown_name("training option", name, known)
-    for name in ("epochs", "batch_size"):
+    for name in ("epochs", "batch_size", "prequential"):
         check_count(name, changes.get(name))
 
 

@@ -22,6 +22,7 @@ class Protocol:
     validation_fraction: float = 0.1
     backbone: str = "random-patches"  # of closed-form heads
     outputs: Outputs = "fixed"
+    prequential: int | None = None  # window of the sliding accuracy of first answers; None: not asked for
 
 
 # Small enough that a demo takes seconds, and a step size at which plain fine-tuning visibly forgets.

@@ -21,6 +21,7 @@ _SHARED = (
     "scenario",
     "training_outputs",
     "outputs",
+    "prequential",
     "tasks",
     "model",
     "epochs",

@@ -27,6 +27,7 @@ from typing_extensions import Self
 from holdfast.bench.records import choice as choices
 from holdfast.bench.records import legacy
 from holdfast.bench.records.choice import Choice
+from holdfast.bench.records.first_answers import FirstAnswers
 from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
 
@@ -102,7 +103,7 @@ class RunConfig(_Frozen):
     that an optimizer which is itself the memory is given after each task. ``stop_losses`` end a task after an epoch
     whose last batch had a loss, penalty included, of at most that; ``epochs`` are then the most it gets. Some releases
     report accuracy on the training data (``evaluate_on``) with dropout on (``evaluate_mode``). ``backbone`` is the
-    representation that a closed-form head stands on, ``None`` for all else.
+    representation that a closed-form head stands on, ``None`` for all else. ``prequential`` is a window.
     """
 
     stream: str
@@ -131,6 +132,7 @@ class RunConfig(_Frozen):
     model_options: dict[str, Any] = {}
     backbone: str | None = None
     outputs: Outputs = "fixed"
+    prequential: int | None = Field(default=None, ge=1)
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)
     importance_batch_size: int = Field(default=256, ge=1)
@@ -227,6 +229,7 @@ class Record(_Frozen):
     matrix: list[list[Fraction]]
     validation: list[list[Fraction]] = []
     curves: Curves = Curves()
+    first_answers: FirstAnswers | None = None
     costs: Costs
     diagnostics: dict[str, Any] = {}
     warnings: list[str] = []

@@ -25,6 +25,7 @@ class Metric:
     signed: bool
     meaning: str
     exact: bool = False  # not a measurement: no interval where all seeds agree
+    streamed: bool = False  # of answers before learning: in a table of its own
 
 
 METRICS: tuple[Metric, ...] = (
@@ -48,6 +49,14 @@ METRICS: tuple[Metric, ...] = (
            "largest memory in use during the run"),
     Metric("state_bytes", "State per parameter", "State", "bytes", "lower", 1, 1, False,
            "bytes that the method remembers for each parameter of the model", exact=True),
+    Metric("prequential_accuracy", "Prequential accuracy", "Prequential", "%", "higher", 100, 2, False,
+           "right answers to training samples when they were first met, before they were learned", streamed=True),
+    Metric("no_change_accuracy", "Repeating the last label", "Last label", "%", "higher", 100, 2, False,
+           "what answering each of these samples with the label of the one before would get", streamed=True),
+    Metric("temporal_kappa", "Temporal kappa", "Kappa", "%", "higher", 100, 1, True,
+           "share of what repeating the last label gets wrong that is got right; below 0: worse", streamed=True),
+    Metric("worst_window", "Worst window", "Worst window", "%", "higher", 100, 2, False,
+           "the lowest prequential accuracy of a whole window", streamed=True),
 )  # fmt: skip
 
 

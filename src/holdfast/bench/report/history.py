@@ -10,7 +10,7 @@ from holdfast.bench.report.columns import Estimate
 from holdfast.bench.report.summary import Group, SummaryRow
 from holdfast.bench.report.svg import Scale, axes, el, figure, marker, text, ticks
 
-__all__ = ["STEPS", "heat", "loss", "lowest", "mean_matrix", "panels", "timeline"]
+__all__ = ["STEPS", "heat", "loss", "lowest", "mean_matrix", "meeting", "panels", "timeline"]
 
 STEPS = 20
 """Shades of the heat map; the style sheet has a class ``h0`` ... ``h20`` for each."""
@@ -122,6 +122,30 @@ def _course(matrix: list[list[Estimate]], task: int | None) -> list[tuple[int, f
     if task is None:
         return [(i + 1, sum(cell.mean for cell in line[: i + 1]) / (i + 1)) for i, line in enumerate(matrix)]
     return [(i + 1, line[task].mean) for i, line in enumerate(matrix) if i >= task]
+
+
+def meeting(identity: str, group: Group, series: dict[str, Series]) -> str:
+    """The sliding accuracy of first answers along the stream, mean over seeds, and that of repeating the last label."""
+    found = {row.label: [r.first_answers for r in row.records if r.first_answers] for row in group.rows}
+    anyone = next(answers[0] for answers in found.values() if answers)
+    x, y = Scale(0.0, float(anyone.samples), 38.0, _WIDTH - 8.0), Scale(0.0, 101.0, 190.0, 28.0)
+    title = "Accuracy before learning, over a window"
+    parts = [axes(x, y, "samples met", title, x_ticks=ticks(0, anyone.samples, 4), show=_thousands)]
+
+    def path(at: Sequence[int], values: Sequence[float]) -> str:
+        return "M" + "L".join(f"{x(a):.1f},{y(100 * value):.1f}" for a, value in zip(at, values, strict=True))
+
+    parts.append(el("path", d=path(anyone.at, anyone.sliding_baseline), class_="line faint ceiling"))
+    spoken = [f"repeating the last label {100 * anyone.baseline:.1f} %"]
+    for row in reversed(group.rows):
+        alike = [answers for answers in found[row.label] if answers.at == anyone.at]
+        if alike:
+            mean = [sum(values) / len(values) for values in zip(*(each.sliding for each in alike), strict=True)]
+            words = f"{row.label} {100 * sum(each.accuracy for each in alike) / len(alike):.1f} %"
+            line = el("path", d=path(anyone.at, mean), class_="line", stroke_dasharray=series[row.label].dash)
+            parts.append(el("g", el("title", text(words)), line, class_=series[row.label].classes))
+            spoken.append(words)
+    return figure(identity, _WIDTH, 232.0, title, f"Right over the whole stream: {', '.join(spoken)}.", *parts)
 
 
 def loss(identity: str, row: SummaryRow, look: Series) -> str:

@@ -11,7 +11,7 @@ from holdfast.bench.report.columns import METRICS, Estimate, Metric
 from holdfast.bench.report.standing import standing
 from holdfast.bench.report.summary import BOUNDS, Group, PublishedValue, SummaryRow
 from holdfast.bench.report.svg import el, text
-from holdfast.bench.report.tables import format_estimate
+from holdfast.bench.report.tables import format_estimate, streamed_metrics, streamed_notes
 
 __all__ = ["contents", "environment", "facts", "group_section", "reading", "repeat"]
 
@@ -49,6 +49,7 @@ def group_section(identity: str, group: Group, series: dict[str, Series], publis
     if any(row.records for row in group.rows):
         parts.append(legend(identity, group, series))
         parts += _charts(identity, group, series, published)
+        parts += _streamed(identity, group, series)
     losses = [history.loss(f"{identity}-l{k}", row, series[row.label]) for k, row in enumerate(group.rows)]
     if any(losses):
         words = "A line for each seed; the area is the share of the loss that the penalty makes up."
@@ -120,8 +121,36 @@ def troubles(group: Group) -> str:
 
 
 def summary_table(group: Group, series: dict[str, Series], published: Sequence[PublishedValue]) -> str:
-    """Methods x metrics."""
-    shown = [metric for metric in METRICS if any(row.estimates[metric.key] is not None for row in group.rows)]
+    """Methods x metrics, and how to read it."""
+    known = [m for m in METRICS if not m.streamed and any(row.estimates[m.key] is not None for row in group.rows)]
+    table, sources = _table(group, known, series, published)
+    counts = sorted({len(row.seeds) for row in group.rows if row.seeds})
+    seeds = " or ".join(str(count) for count in counts) or "no"
+    note = f"Mean ± half-width of the 95 % interval (Student's t) over {seeds} seed{'s' * (counts != [1])}. "
+    note += (
+        f"Bold: best of its column; {' and '.join(BOUNDS)} are bounds and never marked. ↑ higher is better, ↓ lower."
+    )
+    note += " ◇ published value." if sources else ""
+    cited = "".join(el("br") + text(f"[{number}] {source}") for source, number in sources.items())
+    return table + el("p", text(note), cited, class_="note")
+
+
+def _streamed(identity: str, group: Group, series: dict[str, Series]) -> list[str]:
+    """What was answered before it was learned; nothing where nobody asked for it."""
+    shown = streamed_metrics(group)
+    if not shown:
+        return []
+    note = el("p", text(" ".join(streamed_notes(group))), class_="note")
+    caption = el("figcaption", "Mean over seeds. Thin line: repeating the last label, of one seed.")
+    chart = el("figure", history.meeting(f"{identity}-first", group, series), caption)
+    table, _ = _table(group, shown, series, ())
+    return [el("h3", "Answered before it was learned"), table, note, el("div", chart, class_="cards")]
+
+
+def _table(
+    group: Group, shown: Sequence[Metric], series: dict[str, Series], published: Sequence[PublishedValue]
+) -> tuple[str, dict[str, int]]:
+    """The rows under some metrics, and what their cells cite: source -> number."""
     sources: dict[str, int] = {}
     arrow = {"higher": "↑", "lower": "↓"}
     heads = [el("th", "Method", scope="col")]
@@ -145,16 +174,8 @@ def summary_table(group: Group, series: dict[str, Series], published: Sequence[P
             cells.append(el("td", value, note, class_=best, data_metric=metric.key))
         lines.append(el("tr", *cells, class_="bound" if row.bound else None, data_label=row.label))
     table = el("table", el("thead", el("tr", *heads)), el("tbody", *lines), class_="results")
-    counts = sorted({len(row.seeds) for row in group.rows if row.seeds})
-    seeds = " or ".join(str(count) for count in counts) or "no"
-    note = f"Mean ± half-width of the 95 % interval (Student's t) over {seeds} seed{'s' * (counts != [1])}. "
-    note += (
-        f"Bold: best of its column; {' and '.join(BOUNDS)} are bounds and never marked. ↑ higher is better, ↓ lower."
-    )
-    note += " ◇ published value." if sources else ""
-    cited = "".join(el("br") + text(f"[{number}] {source}") for source, number in sources.items())
-    box = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=f"Results of {group.title}")
-    return box + el("p", text(note), cited, class_="note")
+    label = f"{'First answers' if shown[0].streamed else 'Results'} of {group.title}"
+    return el("div", table, class_="scroll", tabindex="0", role="region", aria_label=label), sources
 
 
 def name_cell(row: SummaryRow, look: Series, fewer: int | None) -> str:

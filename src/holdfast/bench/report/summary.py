@@ -230,7 +230,7 @@ def _row(
 
 
 def _measure(record: Record, references: list[Record]) -> dict[str, float | None]:
-    costs = record.costs
+    costs, first = record.costs, record.first_answers
     return {
         "average_accuracy": metrics.average_accuracy(record.matrix),
         "forgetting": metrics.forgetting(record.matrix),
@@ -242,6 +242,10 @@ def _measure(record: Record, references: list[Record]) -> dict[str, float | None
         "consolidate_seconds": costs.seconds_consolidate,
         "peak_memory": float(costs.peak_memory_bytes),
         "state_bytes": costs.state_bytes_per_parameter,
+        "prequential_accuracy": None if first is None else first.accuracy,
+        "no_change_accuracy": None if first is None else first.baseline,
+        "temporal_kappa": None if first is None else first.kappa,
+        "worst_window": None if first is None else first.worst,
     }
 
 
@@ -275,6 +279,7 @@ def _settings(record: Record) -> dict[str, str]:
         "precision": config.precision,
         **({} if config.backbone is None else {"backbone": config.backbone}),
         **({} if config.outputs == "fixed" else {"outputs": config.outputs}),
+        **({} if config.prequential is None else {"window": f"{config.prequential} samples"}),
         **_unusual_test(config),
         **{name: _text(value) for name, value in sorted(config.extra.items()) if name != "label"},
     }

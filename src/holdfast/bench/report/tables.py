@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from holdfast.bench.records.record import Record
 from holdfast.bench.report.columns import METRICS, Estimate, Metric
@@ -18,6 +18,8 @@ __all__ = [
     "cell",
     "format_estimate",
     "row_name",
+    "streamed_metrics",
+    "streamed_notes",
     "text_table",
     "to_csv",
     "to_latex",
@@ -91,7 +93,34 @@ def text_table(
         DataError: if there is no record.
     """
     chosen = _chosen(keys)
-    return [_text_table(group, chosen) for group in groups(records, controls=controls)]
+    return [table for group in groups(records, controls=controls) for table in _text_tables(group, chosen)]
+
+
+def _text_tables(group: Group, chosen: list[Metric]) -> Iterator[TextTable]:
+    """The table of a group; and one of what was answered before it was learned, where it was asked for."""
+    yield _text_table(group, chosen)
+    streamed = streamed_metrics(group)
+    if streamed:
+        table = _text_table(group, streamed)
+        title = f"{group.title}, answered before learned"
+        yield replace(table, title=title, notes=tuple(streamed_notes(group)))
+
+
+def streamed_metrics(group: Group) -> list[Metric]:
+    """The columns of answers before learning, if any row of a group has them."""
+    return [m for m in METRICS if m.streamed and any(row.estimates[m.key] is not None for row in group.rows)]
+
+
+def streamed_notes(group: Group) -> list[str]:
+    """How to read the columns of :func:`streamed_metrics`, in sentences."""
+    windows = sorted({r.config.prequential for row in group.rows for r in row.records if r.config.prequential})
+    kappas = {row.label: row.estimates["temporal_kappa"] for row in group.rows}
+    idle = [label for label, kappa in kappas.items() if kappa is not None and kappa.mean <= 0]
+    shown = " or ".join(f"{window:,}" for window in windows)
+    notes = [f"Windows of {shown} samples. It shows how fast one learns, not what is kept: read it beside forgetting."]
+    if idle:
+        notes.append(f"No better than repeating the last label: {', '.join(idle)}.")
+    return notes
 
 
 def _chosen(keys: Sequence[str]) -> list[Metric]:

@@ -239,11 +239,14 @@ def _differences(found: Any, expected: Any, path: str) -> Iterator[tuple[str, st
         yield path, f"{path.removeprefix('config.')} was {found!r} and is {expected!r} now"
 
 
+# The long columns of a ledger: as a tensor a number costs eight bytes or one.
+_COLUMNS = {"step_seconds": torch.float64, "hits": torch.bool, "labels": torch.int64}
+
+
 def _pack(snapshot: Snapshot) -> dict[str, Any]:
     ledger = vars(snapshot.ledger)
-    # The one long column: as a tensor it costs eight bytes a number.
-    seconds = torch.tensor(ledger["step_seconds"], dtype=torch.float64)
-    return {**vars(snapshot), "cursor": vars(snapshot.cursor), "ledger": {**ledger, "step_seconds": seconds}}
+    columns = {name: torch.tensor(ledger[name], dtype=kind) for name, kind in _COLUMNS.items()}
+    return {**vars(snapshot), "cursor": vars(snapshot.cursor), "ledger": {**ledger, **columns}}
 
 
 def _unpack(path: Path, state: Mapping[str, Any]) -> Snapshot:
@@ -251,7 +254,8 @@ def _unpack(path: Path, state: Mapping[str, Any]) -> Snapshot:
         cursor = _CURSOR.validate_python(state["cursor"])
         if min(vars(cursor).values()) < 0:
             raise ValueError("a place before the beginning")
-        ledger = {**state["ledger"], "step_seconds": state["ledger"]["step_seconds"].tolist()}
+        ledger = dict(state["ledger"])
+        ledger |= {name: ledger[name].tolist() for name in _COLUMNS if name in ledger}
         return Snapshot(
             cursor=cursor,
             ledger=_LEDGER.validate_python(ledger),

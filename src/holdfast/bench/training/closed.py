@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,13 +43,20 @@ class Closed:
     ) -> None:
         self._representation = representation.parse(config.backbone or "first-task")
         seed = seeding.derive_seed(config.seed, "features")
-        features = self._representation.build(model, config.model, stream.input_shape, seed)
-        assert entry.build is not None
-        self.head: Head = entry.build(**features, **values)
+
+        def make() -> Head:
+            features = self._representation.build(model, config.model, stream.input_shape, seed)
+            assert entry.build is not None
+            head: Head = entry.build(**features, **values)
+            return head
+
+        self._make = make
+        self.head = make()
         self._backbone, self._device = config.backbone or "first-task", torch.device(config.device)
         self._widths = stream.heads
         self._total = sum(stream.heads) if stream.heads is not None else stream.num_outputs
         self._size = config.importance_batch_size
+        self._heads = 1 if config.prequential is None else 2  # a copy meets each task batch by batch
         self._kept: dict[tuple[int, Split, int, int], Tensor] = {}
         self._room: int | None = None  # bytes that may still be kept; looked up at the first test
 
@@ -68,7 +76,7 @@ class Closed:
             size = self.head.width((x.to(self._device), y.to(self._device)) for x, y in some)
         except DataError as error:
             raise ConfigurationError(f"{over}: {error}") from error
-        needed, free = self.head.memory(size, self._total), memory.available_bytes(self._device)
+        needed, free = self._heads * self.head.memory(size, self._total), memory.available_bytes(self._device)
         if free is not None and needed > free:
             raise ConfigurationError(
                 f"{over}, {size:,} features and {self._total} classes take up to {needed / 2**30:.1f} GiB, and "
@@ -95,12 +103,31 @@ class Closed:
         Yields:
             ``[B, K]``, or one such per head; and ``[B]``.
         """
-        columns = self._total if self._widths is None else self._widths
         for index in torch.split(torch.arange(len(split), device=split.rows.device), size):
-            scores = torch.empty(len(index), 0, dtype=torch.float64, device=index.device)
-            if self.head.classes:
-                scores = self.head.answer(self._features(task, split, index))
-            yield answers(scores, self.head.classes, columns), split.targets.index_select(0, index)
+            features = partial(self._features, task, split, index)
+            yield self._outputs(self.head, features, len(index)), split.targets.index_select(0, index)
+
+    def streamed(self, task: Task, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor | list[Tensor], Tensor]]:
+        """The training data of a task, answered and then learned part by part, by a copy: this head learns nothing.
+
+        Args:
+            task: the next one.
+            parts: positions within its training data.
+
+        Yields:
+            As :meth:`answered`: what the copy answers to each part before it learns it, and the targets.
+        """
+        copy, first = self._make(), self._first_column(task)
+        if self.head.num_tasks:
+            copy.load_state_dict(self.head.state_dict())
+        for index in parts:
+            inputs, targets = task.batch(task.train, index)
+            yield self._outputs(copy, partial(copy.represent, inputs), len(index)), targets
+            copy.consolidate([(inputs, targets + first)])
+
+    def _outputs(self, head: Head, features: Callable[[], Tensor], count: int) -> Tensor | list[Tensor]:
+        scores = head.answer(features()) if head.classes else torch.empty(count, 0, device=self._device)
+        return answers(scores.double(), head.classes, self._total if self._widths is None else self._widths)
 
     def _features(self, task: Task, split: Split, index: Tensor) -> Tensor:
         place = (task.index, split, int(index[0]), len(index))

@@ -27,6 +27,7 @@ from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session, sessions
 from holdfast.bench.training.snapshot import Cursor, Keeper, Ledger, Snapshot
+from holdfast.bench.training.streaming import Streaming
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError, StateError
 
 __all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Silent", "Snapshot", "build_stream", "prepared", "run"]
@@ -159,6 +160,7 @@ class _Run:
         self.observer, self.keeper, self.command = observer, keeper, command
         self.learner = Learner(config, stream)
         self.diagnosis = Diagnosis(self.learner)
+        self.streaming = Streaming(self.learner, config.prequential if read_test else None)
         self.cursor, self.ledger = Cursor(), Ledger()
         self.sessions = list(sessions(stream, joint=self.learner.entry.all_at_once))
         self.health = Health(self.learner, self.diagnosis.explain)
@@ -270,11 +272,12 @@ class _Run:
         order = session.order(self.config, cursor.round, cursor.epoch)
         learner.model.train()
         for batch in range(cursor.batch, session.num_batches(size)):
-            positions = order[batch * size : (batch + 1) * size]
+            parts = session.parts(order[batch * size : (batch + 1) * size])
+            self.streaming.meet(parts, cursor, self.ledger)
             watched = self.diagnosis.before_step(self.ledger.steps)
             start = time.perf_counter()
             with self._explaining():
-                loss = learner.step(session.parts(positions))
+                loss = learner.step(parts)
             seconds = time.perf_counter() - start
             self.diagnosis.after_step()
             cursor.batch = batch + 1
@@ -300,6 +303,7 @@ class _Run:
 
     def _remember_and_test(self, session: Session) -> None:
         cursor, ledger, learner = self.cursor, self.ledger, self.learner
+        self.streaming.pass_over(session, ledger)
         start = time.perf_counter()
         self.diagnosis.end_of_task(session.last.index, ledger.diagnostics)
         with self._explaining(), noting(ledger.warnings, self.config.method):
@@ -317,8 +321,7 @@ class _Run:
         self.keeper.keep(self._take, must=True)
 
     def _record(self, status: Any, failure: str) -> Record:
-        config, ledger, learner = self.config, self.ledger, self.learner
-        seconds = ledger.seconds
+        config, ledger, learner, seconds = self.config, self.ledger, self.learner, self.ledger.seconds
         return Record(
             status=status,
             failure=failure,
@@ -329,6 +332,7 @@ class _Run:
             matrix=ledger.matrix,
             validation=ledger.validation,
             curves=Curves(**ledger.curves),
+            first_answers=self.streaming.found(ledger),
             costs=Costs(
                 steps=ledger.steps,
                 seconds_total=seconds["total"],

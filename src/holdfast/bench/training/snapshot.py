@@ -45,6 +45,8 @@ class Ledger:
     step_seconds: list[float] = field(default_factory=list)
     peak_memory: int = 0
     epoch_loss: float | None = None  # of the latest epoch's last batch, its penalty included
+    hits: list[bool] = field(default_factory=list)  # of first answers, in the order of the stream
+    labels: list[int] = field(default_factory=list)
 
 
 @dataclass
