@@ -62,6 +62,8 @@ AS_TYPED = {
     "--batch-size 0": "--batch-size is 0; expected at least 1",
     "--validation-fraction 1.5": "--validation-fraction is 1.5; expected at least 0 and less than 1",
     "--optimizer-between-tasks lost": "--optimizer-between-tasks is 'lost': input should be",
+    "--prequential 99": "--prequential 99 is for streams without boundaries, and the scenario",
+    "--prequential 0": "--prequential is 0; expected at least 1",
     "--backbone pixels": "--backbone is 'pixels', but only closed-form heads stand on one",
     "--device abacus": "--device is 'abacus', which cannot be used",
     "--executor slurm": "--executor is 'slurm'; expected one of local, processes, ray",

@@ -174,7 +174,7 @@ def _table(
             cells.append(el("td", value, note, class_=best, data_metric=metric.key))
         lines.append(el("tr", *cells, class_="bound" if row.bound else None, data_label=row.label))
     table = el("table", el("thead", el("tr", *heads)), el("tbody", *lines), class_="results")
-    label = f"{'First answers' if shown[0].streamed else 'Results'} of {group.title}"
+    label = f"{'First answers' if any(m.streamed for m in shown) else 'Results'} of {group.title}"
     return el("div", table, class_="scroll", tabindex="0", role="region", aria_label=label), sources
 
 
