@@ -2,6 +2,7 @@ r"""How far an optimizer moves a weight per unit of a constant gradient: what a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from torch.optim import ASGD, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from holdfast.errors import ConfigurationError
 from holdfast.optim import CLASSP, GoldenSGD, effective_step_size
 
-__all__ = ["check_step_size_known", "proportional_step", "step_size"]
+__all__ = ["borne_stiffness", "check_step_size_known", "proportional_step", "step_size"]
 
 Rule: TypeAlias = Callable[[dict[str, Any], dict[str, Any]], "Tensor | float"]
 
@@ -117,3 +118,25 @@ def proportional_step(optimizer: Optimizer) -> float:
     if isinstance(optimizer, ASGD):  # it begins with η and lowers it
         return max((float(group["lr"]) for group in optimizer.param_groups), default=0.0)
     return 0.0
+
+
+def borne_stiffness(optimizer: Optimizer) -> float:
+    r"""The largest second derivative at which steps that are proportional to the gradient do not swing ever farther.
+
+    .. math:: \frac{2 (1 + \mu)}{\eta (1 - d)} \text{ (SGD)}, \quad
+        \frac{2 (1 + \mu)}{\eta (1 + 2 \mu)} \text{ (Nesterov)}, \quad \frac{2}{\eta} \text{ (ASGD)}
+
+    Source: textbook; the roots of each recursion on a quadratic, at modulus 1. Weight decay is left out.
+
+    Args:
+        optimizer: any; a subclass of SGD counts as one.
+
+    Returns:
+        In loss / parameter², > 0; infinite for optimizers that divide by the gradient's size, and unknown ones.
+    """
+    borne = [math.inf]
+    for group in optimizer.param_groups if isinstance(optimizer, SGD | ASGD) else ():
+        momentum, dampening, nesterov = (float(group.get(k, 0)) for k in ("momentum", "dampening", "nesterov"))
+        rate = float(group["lr"]) * (1 - dampening) * (1 + 2 * momentum * nesterov)
+        borne.append(2 * (1 + momentum) / rate if rate > 0 else math.inf)
+    return min(borne)

@@ -21,12 +21,13 @@ from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.equations import fold, pull, quadratic_penalty
+from holdfast.penalties.flight import check_near, is_due, remedy
 from holdfast.penalties.gradient import add_quadratic_gradient
 from holdfast.penalties.resources import KEPT, Resources, check_host, check_resources, lent, near, placed
 from holdfast.penalties.tensors import dense_gradients, side_by_side
 from holdfast.sharding import check_flat_shards, largest, local, total, zero
 from holdfast.state import anchor_of
-from holdfast.step_size import check_step_size_known, step_size
+from holdfast.step_size import borne_stiffness, check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class QuadraticPenalty(Method):
     halved: ClassVar[bool] = True  # whether the paper writes the one half
     renewed: ClassVar[int] = 2  # anchor and importance
     auto_fraction: ClassVar[float | None] = 3.0  # of the task's gradient, for strength="auto": see docs/tuning.md
+
+    grounded: ClassVar[bool] = True  # whether weights that fly away from their anchors end training
 
     def __init__(
         self,
@@ -212,10 +215,27 @@ class QuadraticPenalty(Method):
         names = self._pulled(step)
         if not names:
             return
+        self._look(names, step.optimizer)
         grads = dict(zip(names, self._gradients(names), strict=True))
         for some, anchors, importances in self._reached(names):
             params, those = [self.part(name) for name in some], [grads[name] for name in some]
             add_quadratic_gradient(params, those, anchors, importances, self.factor, step.grad_scale, fused=self._fused)
+
+    def _look(self, names: list[str], optimizer: Optimizer) -> None:
+        """Now and then, whether weights still are where training takes them."""
+        step = self.meta["steps"] // max(1, len(self._optimizers)) + 1
+        if not self.grounded or not is_due(step):
+            return
+        anchors = [self.state[name]["anchor"] for name in names]
+        held = (
+            (self.part(name), near(local(anchor), self.params[name]))
+            for name, anchor in zip(names, anchors, strict=True)
+        )
+
+        def advice() -> str:
+            return remedy(self.current_strength, self._stiffest(), borne_stiffness(optimizer))
+
+        check_near(type(self).__name__, held, anchors, step - 1, advice)
 
     def _gradients(self, names: list[str]) -> list[Tensor]:
         """The gradients where the anchors lie, as views."""

@@ -201,6 +201,8 @@ class ForeignEWC(QuadraticPenalty):
             ``reset_parameters``, and in ``consolidate`` if no optimizer is attached.
     """
 
+    grounded = False  # the release trains on, whatever becomes of the weights
+
     def __init__(
         self,
         model: nn.Module,
