@@ -53,7 +53,7 @@ def test_the_first_table_of_the_readme_is_what_the_records_of_its_recipe_give() 
         assert ours == {key: theirs[key] for key in ours}
 
 
-@pytest.mark.parametrize("folder", ["demo"])
+@pytest.mark.parametrize("folder", ["demo/task", "demo/class"])
 def test_the_readme_shows_what_its_records_give(folder: str) -> None:
     shown, given = after("README.md", f"docs/records/{folder}/records"), printed(folder)
     assert [row["row"] for row in shown] == [row["row"] for row in given]

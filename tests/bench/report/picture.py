@@ -16,7 +16,7 @@ from holdfast.bench.records import record
 from tests.bench.report.browser import Browser, find
 
 ROOT = Path(__file__).parents[3]
-RECORDS = ROOT / "docs" / "records" / "demo" / "records"
+RECORDS = ROOT / "docs" / "records" / "demo" / "task" / "records"
 PICTURE = ROOT / "docs" / "images" / "report.png"
 COMMAND = "make demo"
 WIDTH, HEIGHT = 1180, 1500
