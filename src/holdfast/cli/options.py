@@ -27,11 +27,23 @@ class Trained:
 
     stream: StreamName
     scenario: Annotated[
-        str, typer.Option(help="task (a head per task, told which at test), domain (shared outputs) or class.")
-    ] = "task"
+        str | None,
+        typer.Option(
+            help="task (a head per task, told which at test: the default), domain (shared outputs) or class (the "
+            "default of few shots)."
+        ),
+    ] = None
     training_outputs: Annotated[
         str, typer.Option(help="Class-incremental: outputs that the training loss sees: all, seen or current.")
     ] = "all"
+    imbalance: Annotated[
+        float | None,
+        typer.Option(help="Long tails: times as frequent as its last the first class is; default 100, digits 20."),
+    ] = None
+    class_balance: Annotated[
+        float | None,
+        typer.Option(metavar="BETA", help="Weigh each class in the training loss by how rare it is, such as 0.9999."),
+    ] = None
     model: Annotated[
         str | None, typer.Option(help="mlp, mlp-A-B, cnn-classp, resnet-small or package.module:factory.")
     ] = None
@@ -64,7 +76,16 @@ class Trained:
     @property
     def scenes(self) -> dict[str, Any]:
         """What the stream is asked for, by name."""
-        return {"scenario": self.scenario, "training_outputs": self.training_outputs}
+        given = {name: getattr(self, name) for name in ("imbalance", "class_balance")}
+        options = {name: value for name, value in given.items() if value is not None}
+        return {"scenario": self.scenario, "training_outputs": self.training_outputs, "stream_options": options}
+
+    @property
+    def title(self) -> str:
+        """What the folder of results is called, unless told otherwise."""
+        from holdfast.bench.data.asked import usual_scenario
+
+        return f"{self.stream}-{self.scenario or usual_scenario(self.stream)}"
 
     @property
     def training(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _compare(context: typer.Context, asked: _CompareOptions) -> None:
     from holdfast.cli import show
 
     methods = options.names("--methods", asked.methods, "holdfast methods")
-    folder = asked.out or Path("holdfast-results") / f"{asked.stream}-{asked.scenario}"
+    folder = asked.out or Path("holdfast-results") / asked.title
     grids = {
         name: {key: text.split(",") for key, text in found.items()}
         for name, found in typed.per_method("--grid", asked.grid or [], methods).items()
@@ -115,7 +115,7 @@ def _tune(context: typer.Context, asked: _TuneOptions) -> None:
     """
     from holdfast.cli import show
 
-    folder = asked.out or Path("holdfast-results") / f"{asked.stream}-{asked.scenario}-tune-{asked.method}"
+    folder = asked.out or Path("holdfast-results") / f"{asked.title}-tune-{asked.method}"
     table = _call(
         context,
         asked,

@@ -20,6 +20,7 @@ from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.comparing.protocols import default_threads, protocol
 from holdfast.bench.comparing.tuning import Search
 from holdfast.bench.data import streams
+from holdfast.bench.data.asked import usual_scenario
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.handing_out import Executor, Stop, never
@@ -143,8 +144,9 @@ def compare(
     *,
     seeds: int | Sequence[int] = 3,
     out: Path | str | None = None,
-    scenario: Scenario = "task",
+    scenario: Scenario | None = None,
     training_outputs: TrainingOutputs = "all",
+    stream_options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     grids: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
     search: Search | None = None,
@@ -173,8 +175,9 @@ def compare(
         seeds: how many, from 0, or which.
         out: folder for records, checkpoints and ``report.html``; ``None``: nothing is written. A second call with the
             same folder keeps what is finished, and goes on at the last checkpoint of what is not.
-        scenario: of a named stream: see ``streams.build``.
+        scenario: of a named stream: see ``streams.build``; ``None``: ``class`` for few shots, else ``task``.
         training_outputs: likewise.
+        stream_options: what else a named stream is built with, such as ``{"imbalance": 50}``: see ``asked.Asked``.
         settings: method -> hyperparameter -> value.
         grids: method -> hyperparameter -> candidates, of which validation accuracy on the first seed chooses.
         search: how hyperparameters are searched on validation data; ``None``: not at all.
@@ -208,14 +211,15 @@ def compare(
     given.check(asked, training, {"settings": settings or {}, "grids": grids or {}}, note)
     numbers = given.numbers(seeds)
     fraction = training.get("validation_fraction")
+    options = dict(stream_options or {})
     comparison = Comparison(
-        _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir),
+        _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir, options),
         asked,
         numbers,
         {method: {key: str(value) for key, value in found.items()} for method, found in (settings or {}).items()},
         {method: {key: list(map(str, v)) for key, v in found.items()} for method, found in (grids or {}).items()},
         training,
-        {"device": device},
+        {"device": device, "stream_options": options},
         threads,
     )
     undertaken = Undertaken(comparison, search, None if out is None else Path(out))
@@ -248,31 +252,35 @@ def use_threads(threads: int | None, stream: str) -> int:
 def _stream(
     stream: str | Stream,
     seed: int,
-    scenario: Scenario,
+    scenario: Scenario | None,
     training_outputs: TrainingOutputs,
     fraction: float | None,
     data_dir: Path | str | None,
+    options: Mapping[str, Any],
 ) -> Stream:
     if isinstance(stream, Stream):
         if not stream.own:
             raise ConfigurationError(
                 f"the stream {stream.name!r} has a name: give that, or one from Stream.from_tensors"
             )
-        if (scenario, training_outputs) != ("task", "all"):
+        if (scenario or "task", training_outputs) != ("task", "all"):
             raise ConfigurationError(
-                Option("scenario", (scenario,)),
+                Option("scenario", (scenario or "task",)),
                 f" is for named streams; this one was made with scenario={stream.scenario!r}",
             )
+        if options:
+            raise ConfigurationError(Option("stream_options"), " is for named streams; this one was made of tensors")
         return stream
     if not isinstance(stream, str):
         raise ConfigurationError(f"stream is {stream!r}; expected a name, or one from Stream.from_tensors")
     return streams.build(
         stream,
         seed=seed,
-        scenario=scenario,
+        scenario=scenario or usual_scenario(stream),
         training_outputs=training_outputs,
         validation_fraction=protocol(stream).validation_fraction if fraction is None else fraction,
         data_dir=data_dir,
+        **options,
     )
 
 

@@ -222,6 +222,9 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
         if chosen.value != entry.settings.get(key):
             words += ["--set", f"{key}={shown(chosen.value)}"]
     words += ["--seed", str(config.seed), "--scenario", config.scenario]
+    for name in ("imbalance", "class_balance"):
+        if name in config.stream_options:
+            words += [f"--{name.replace('_', '-')}", shown(config.stream_options[name])]
     if config.training_outputs != "all":
         words += ["--training-outputs", config.training_outputs]
     for name, default in dataclasses.asdict(protocol(config.stream)).items():

@@ -14,17 +14,23 @@ from holdfast.bench.records.record import Scenario, TrainingOutputs
 from holdfast.checks import check_count, unknown_name
 from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["Asked", "Name", "asked", "parse"]
+__all__ = ["Asked", "Name", "asked", "parse", "usual_scenario"]
 
 
 @dataclass(frozen=True)
 class Name:
-    """A stream's name, read: its kind, its data sets, and the classes per task that the name itself gives."""
+    """A stream's name, read: its kind, its data sets, and the numbers that the name itself gives.
+
+    ``classes`` are those of a task; of a few-shot stream the first task has ``base`` of them, and every later class so
+    many ``shots``.
+    """
 
     text: str
     kind: str
     datasets: tuple[str, ...]
     classes: int | None = None
+    base: int | None = None
+    shots: int | None = None
 
     @property
     def of_text(self) -> bool:
@@ -36,6 +42,11 @@ class Name:
         """How many tasks permuted data have unless told otherwise."""
         return 5 if self.datasets[0] == "digits" else 10
 
+    @property
+    def default_imbalance(self) -> float:
+        """How many times as frequent a long tail's first class is as its last."""
+        return 20.0 if self.datasets[0] == "digits" else 100.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -45,9 +56,13 @@ class Asked:
         seed: fixes the validation part, and the order of pixels or of classes where these are seeded.
         scenario: what the model must answer.
         training_outputs: for the ``class`` scenario: the outputs that the training loss sees.
-        tasks: how many: for a split the first so many (default: all classes), for permuted data 10 (digits: 5).
-        classes_per_task: for a split (default 2).
-        class_order: for a split, the data set's labels in order of arrival, or ``"seeded"``; default ascending.
+        tasks: how many: for a split the first so many (default: all classes), for permuted data 10 (digits: 5), of a
+            few-shot stream with the base task.
+        classes_per_task: for a split (default 2) or a long tail (default: all in one task).
+        class_order: for a split, a long tail (the most frequent first) or a few-shot stream, the data set's labels in
+            order of arrival, or ``"seeded"``; default ascending.
+        imbalance: for a long tail, how many times as frequent the first class is as the last: 100 (digits: 20).
+        class_balance: β of a training loss that weighs each class by how rare it is (``holdfast.ClassBalanced``).
         permutation: for permuted data. ``seeded``: task 0 has the pixels in order, every other an order drawn from
             `seed`. ``anpyc``: ``random.seed(t); random.shuffle(...)`` for every task t, the published ones.
         validation_fraction: share of every class that is set aside from each task's training data.
@@ -65,6 +80,8 @@ class Asked:
     tasks: int | None = None
     classes_per_task: int | None = None
     class_order: Sequence[int] | Literal["seeded"] | None = None
+    imbalance: float | None = None
+    class_balance: float | None = None
     permutation: Permutation = "seeded"
     validation_fraction: float = 0.1
     limit_per_class: int | None = None
@@ -93,6 +110,9 @@ class Asked:
             )
         for option in ("tasks", "classes_per_task", "limit_per_class", "test_limit_per_class"):
             check_count(option, getattr(self, option))
+        given = self.imbalance
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int | float) or not given >= 1):
+            raise ConfigurationError(Option("imbalance"), f" is {given!r}; expected a number of at least 1")
         if self.pad < 0:
             raise ConfigurationError(Option("pad"), f" is {self.pad}; expected at least 0")
         check_share("validation_fraction", self.validation_fraction)
@@ -113,6 +133,12 @@ class Asked:
                 raise ConfigurationError(
                     Option(option), f" does not apply to the stream {name.text!r}, which is {name.kind}"
                 )
+        if name.kind == "fewshot" and self.scenario != "class":
+            raise ConfigurationError(
+                f"in the stream {name.text!r} all classes so far compete: it needs ",
+                Option("scenario", ("class",)),
+                f", got {self.scenario!r}",
+            )
         for option in ("pad", "mean") if name.of_text else ("text",):
             if getattr(self, option):
                 held = "texts" if name.of_text else "images"
@@ -121,10 +147,11 @@ class Asked:
 
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(Asked)}
 _FOR = {
-    "classes_per_task": ("split",),
-    "class_order": ("split",),
+    "classes_per_task": ("split", "longtail"),
+    "class_order": ("split", "longtail", "fewshot"),
+    "imbalance": ("longtail",),
     "permutation": ("permuted",),
-    "tasks": ("split", "permuted"),
+    "tasks": ("split", "longtail", "fewshot", "permuted"),
 }
 """Option -> the kinds of stream that it means something for, where that is not all of them."""
 
@@ -142,6 +169,11 @@ def asked(options: Mapping[str, Any]) -> Asked:
     return Asked(**options)
 
 
+def usual_scenario(name: str) -> Scenario:
+    """What a stream's model must answer where nobody says."""
+    return "class" if name.startswith("fewshot-") else "task"
+
+
 def parse(name: str, ready: Sequence[str] = ()) -> Name:
     """A stream's name, read.
 
@@ -153,13 +185,30 @@ def parse(name: str, ready: Sequence[str] = ()) -> Name:
         ConfigurationError: naming the nearest names.
     """
     kind, *rest = name.split("-")
-    classes = int(rest.pop()) if kind == "split" and len(rest) == 2 and rest[1].isdecimal() else None
+    numbered = kind in ("split", "longtail") and len(rest) == 2 and rest[1].isdecimal()
+    classes = int(rest.pop()) if numbered else None
     known = [*named.names(), *named.names(text=kind == "sequence")]
     if all(each in known for each in rest):
         if kind == "sequence" and len(rest) >= 2:
             return Name(name, "sequence", tuple(rest))
-        if kind in ("split", "permuted") and len(rest) == 1:
+        if kind in ("split", "longtail", "permuted") and len(rest) == 1:
             if classes == 0:
                 raise ConfigurationError(f"the stream {name!r} has 0 classes per task; expected at least 1")
             return Name(name, kind, tuple(rest), classes)
+    if kind == "fewshot":
+        return _few_shots(name, rest, known)
     raise unknown_name("stream", name, list(ready))
+
+
+def _few_shots(name: str, rest: Sequence[str], known: Sequence[str]) -> Name:
+    """``fewshot-DATA-BASE-WAYxSHOT``, read."""
+    ways, _, shots = rest[2].partition("x") if len(rest) == 3 else ("", "", "")
+    numbers = [int(text) if text.isdecimal() else 0 for text in (*rest[1:2], ways, shots)]
+    if len(rest) != 3 or min(numbers) < 1:
+        raise ConfigurationError(
+            f"the stream {name!r} must read fewshot-DATA-BASE-WAYxSHOT, such as fewshot-mnist-4-2x5: 4 base classes, "
+            "then 2 a task with 5 samples each"
+        )
+    if rest[0] not in known:
+        raise unknown_name("data set", rest[0], known)
+    return Name(name, "fewshot", (rest[0],), numbers[1], base=numbers[0], shots=numbers[2])

@@ -14,7 +14,7 @@ from holdfast.bench.data.sets import ImageDataset
 from holdfast.bench.records import seeding
 from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["Draft", "Permutation", "permuted", "sequence", "split"]
+__all__ = ["Draft", "Permutation", "base_then", "permuted", "sequence", "split"]
 
 Permutation = Literal["seeded", "anpyc"]
 
@@ -42,6 +42,52 @@ def split(
     Raises:
         ConfigurationError: if the classes do not divide into such tasks.
     """
+    order = _order(dataset, class_order, seed)
+    if tasks is None:
+        tasks, left = divmod(len(order), per_task)
+        if left:
+            fitting = " or ".join(str(k) for k in range(1, len(order)) if len(order) % k == 0)
+            raise ConfigurationError(f"{len(order)} classes do not divide into tasks of {per_task}; expected {fitting}")
+    if tasks * per_task > len(order):
+        raise ConfigurationError(f"{tasks} tasks of {per_task} classes need {tasks * per_task}, there are {len(order)}")
+    groups = [tuple(order[start : start + per_task]) for start in range(0, tasks * per_task, per_task)]
+    return [_of(dataset, group) for group in groups]
+
+
+def base_then(
+    dataset: ImageDataset,
+    base: int,
+    per_task: int,
+    tasks: int | None,
+    class_order: Sequence[int] | Literal["seeded"] | None,
+    seed: int,
+) -> list[Draft]:
+    """A first task of many classes, then so many to a task.
+
+    Raises:
+        ConfigurationError: if the classes do not divide so.
+    """
+    order = _order(dataset, class_order, seed)
+    later, left = divmod(len(order) - base, per_task)
+    if (tasks is None and left) or later < 1:
+        raise ConfigurationError(
+            f"{len(order)} classes do not divide into a task of {base} and at least one of {per_task}"
+            + (f"; {left} would be left over" if later > 0 else "")
+        )
+    if tasks is not None and tasks > later + 1:
+        raise ConfigurationError(
+            Option("tasks"), f" is {tasks}; {len(order)} classes are enough for {later + 1}, the first of {base}"
+        )
+    starts = [base + per_task * number for number in range(later if tasks is None else tasks - 1)]
+    return [_of(dataset, order[:base]), *(_of(dataset, order[start : start + per_task]) for start in starts)]
+
+
+def _of(dataset: ImageDataset, group: Sequence[int]) -> Draft:
+    return Draft("/".join(dataset.class_names[label] for label in group), dataset, tuple(group))
+
+
+def _order(dataset: ImageDataset, class_order: Sequence[int] | Literal["seeded"] | None, seed: int) -> list[int]:
+    """A data set's labels in order of arrival."""
     total = dataset.num_classes
     if class_order is None:
         order = list(range(total))
@@ -55,15 +101,7 @@ def split(
             raise ConfigurationError(
                 Option("class_order"), f" is {order}; expected different labels of 0 to {total - 1}"
             )
-    if tasks is None:
-        tasks, left = divmod(len(order), per_task)
-        if left:
-            fitting = " or ".join(str(k) for k in range(1, len(order)) if len(order) % k == 0)
-            raise ConfigurationError(f"{len(order)} classes do not divide into tasks of {per_task}; expected {fitting}")
-    if tasks * per_task > len(order):
-        raise ConfigurationError(f"{tasks} tasks of {per_task} classes need {tasks * per_task}, there are {len(order)}")
-    groups = [tuple(order[start : start + per_task]) for start in range(0, tasks * per_task, per_task)]
-    return [Draft("/".join(dataset.class_names[label] for label in group), dataset, group) for group in groups]
+    return order
 
 
 def permuted(dataset: ImageDataset, tasks: int, permutation: Permutation, seed: int) -> list[Draft]:

@@ -2,7 +2,9 @@
 
 A name says what the stream is: ``split-D`` (the classes of D, k to a task), ``split-D-K`` (the same with k = K),
 ``permuted-D`` (all classes of D in every task, the pixels in another order), ``sequence-A-B-…`` (one task per
-data set, which may come again). What the model must answer is the scenario: see `build`.
+data set, which may come again), ``longtail-D`` (all classes of D in one task, each rarer than the one before;
+``longtail-D-K``: K a task), ``fewshot-D-BASE-WAYxSHOT`` (a task of BASE classes, then WAY a task with SHOT samples
+each). What the model must answer is the scenario: see `build`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 
 from torch.nn import functional
 
-from holdfast.bench.data import asked, assembling, drafts, named
+from holdfast.bench.data import asked, assembling, drafts, named, scarce
 from holdfast.bench.data import text as texts
 from holdfast.bench.data.asked import Asked, Name
 from holdfast.bench.data.drafts import Draft
@@ -27,13 +29,19 @@ __all__ = ["build", "names"]
 
 def names() -> dict[str, str]:
     """Stream name -> what it is, in a line. Other data sets and other numbers of classes follow the same grammar."""
-    found = {f"split-{name}": f"5 tasks of 2 classes: {about}" for name, about in named.names().items()}
+    known = named.names()
+    found = {f"split-{name}": f"5 tasks of 2 classes: {about}" for name, about in known.items()}
     found["split-mnist-5"] = "2 tasks, digits 0 to 4 and 5 to 9; any split-DATA-K has K classes a task"
     found |= {
         f"permuted-{name}": f"{Name('', 'permuted', (name,)).default_tasks} tasks of all classes, each with its own "
         f"order of pixels: {about}"
-        for name, about in named.names().items()
+        for name, about in known.items()
     }
+    found |= {f"longtail-{name}": f"1 task, each class rarer than the last: {about}" for name, about in known.items()}
+    found["longtail-mnist-2"] = "5 tasks of 2 classes, each class rarer than the last; any longtail-DATA-K"
+    found["fewshot-mnist-4-2x5"] = (
+        "4 classes, then 3 tasks of 2 with 5 samples each; any fewshot-DATA-BASE-WAYxSHOT, class-incremental"
+    )
     found["sequence-mnist-fashion_mnist"] = "2 tasks, one data set each; any sequence-A-B-… of one image shape"
     return found
 
@@ -79,10 +87,22 @@ def build(
     sets = [_padded(cached[each], wanted.pad) if wanted.pad else cached[each] for each in read.datasets]
     mean, std = (_per_channel(kind, getattr(wanted, kind), getattr(sets[0], kind)) for kind in ("mean", "std"))
     stream = assembling.assemble(name, _drafts(read, sets, wanted), wanted, mean=mean, std=std)
+    if read.kind == "longtail":
+        stream = scarce.long_tail(stream, wanted.imbalance or read.default_imbalance, wanted.seed)
+    elif read.shots is not None:
+        stream = scarce.few_shots(stream, read.shots, wanted.seed)
+    if wanted.class_balance is not None:
+        stream = scarce.balanced(stream, wanted.class_balance)
     return dataclasses.replace(stream, tokenizer=tokenizer)
 
 
 def _drafts(name: Name, sets: list[ImageDataset], wanted: Asked) -> list[Draft]:
+    if name.base is not None:
+        assert name.classes is not None
+        return drafts.base_then(sets[0], name.base, name.classes, wanted.tasks, wanted.class_order, wanted.seed)
+    if name.kind == "longtail":
+        per_task = wanted.classes_per_task or name.classes or sets[0].num_classes
+        return drafts.split(sets[0], per_task, wanted.tasks, wanted.class_order, wanted.seed)
     if name.kind == "split":
         per_task = wanted.classes_per_task or name.classes or 2
         return drafts.split(sets[0], per_task, wanted.tasks, wanted.class_order, wanted.seed)

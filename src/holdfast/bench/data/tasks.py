@@ -162,6 +162,11 @@ class Outline(Protocol):
         """Which outputs the training loss sees."""
         ...
 
+    @property
+    def few_shot(self) -> bool:
+        """Whether a base task is followed by classes of few samples."""
+        ...
+
     def __len__(self) -> int:
         """Number of tasks."""
         ...
@@ -184,6 +189,10 @@ class Stream:
         std: per channel, likewise.
         tokenizer: of texts, as in `text.encode`; `None` for images.
         own: a digest of the samples of a stream that was made of tensors; empty for a named one.
+        by_class: whether its classes have unequal numbers of samples, so that records say how each class fares.
+        shots: training samples of each class after the first task; `None` where these are not few.
+        unlabelled: of a few-shot stream, the other training samples of classes to come, targets -100: for what says
+            that it needs them alone.
     """
 
     name: str
@@ -197,6 +206,9 @@ class Stream:
     std: tuple[float, ...] = ()
     tokenizer: str | None = None
     own: str = ""
+    by_class: bool = False
+    shots: int | None = None
+    unlabelled: Split | None = None
 
     @classmethod
     def from_tensors(
@@ -287,6 +299,11 @@ class Stream:
         """What `models.build` is asked for: a number of outputs, or one number per head."""
         return self.num_outputs if self.heads is None else self.heads
 
+    @property
+    def few_shot(self) -> bool:
+        """Whether a base task is followed by classes of few samples."""
+        return self.shots is not None
+
     def without_test(self) -> Stream:
         """The same stream with every test part empty: what a choice of hyperparameters may be shown."""
         tasks = tuple(
@@ -315,4 +332,5 @@ class Stream:
             )
 
         tasks = tuple(move_task(task) for task in self.tasks)
-        return dataclasses.replace(self, tasks=tasks)
+        bare = None if self.unlabelled is None else move_split(self.unlabelled)
+        return dataclasses.replace(self, tasks=tasks, unlabelled=bare)

@@ -16,6 +16,7 @@ from holdfast.bench import recipes
 from holdfast.bench.evidence import check as results_check
 from holdfast.bench.recipes import Method, Paired, Part, Published, Recipe
 from holdfast.bench.records import record as records
+from holdfast.bench.records.by_class import FREQUENCIES, measures
 from holdfast.bench.records.record import Record
 from holdfast.bench.report import Estimate
 from holdfast.errors import StateError
@@ -30,6 +31,7 @@ __all__ = [
     "collect",
     "differences",
     "distinct",
+    "measured",
     "verdict",
 ]
 
@@ -66,8 +68,21 @@ def accuracy(record: Record, task: int | None) -> float:
     return metrics.average_accuracy(record.matrix) if task is None else record.matrix[-1][task]
 
 
+def measured(record: Record, measure: str) -> float | None:
+    """What a pair of rows is compared by, as a fraction; ``None`` where the record has no such number."""
+    if measure == "average":
+        return accuracy(record, None)
+    return measures(record.by_class)[measure.replace(" ", "_")]
+
+
 FEWEST = 3
 """Seeds below which an interval is too wide to say anything of a published number."""
+
+
+_WHERE = {"average": "", "last session": " after the last session"} | {
+    which: f" on classes with {which} samples" for which in FREQUENCIES
+}
+"""What is measured -> how a sentence says so."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +109,10 @@ class Difference:
         mean, half = self.estimate.mean, self.estimate.half
         if half is None:
             return f"{one} is {mean:+.2f} points from {other} in one run, which shows nothing yet."
+        where, seeds = _WHERE[self.paired.measure], _of(len(self.seeds), self.planned)
         if not any(self.estimate.values):
-            return f"{one} and {other} have the same accuracy on each of {_of(len(self.seeds), self.planned)} seeds."
-        over = f"{mean:+.2f} ± {half:.2f} points, paired over {_of(len(self.seeds), self.planned)} seeds"
+            return f"{one} and {other} have the same accuracy{where} on each of {seeds} seeds."
+        over = f"{mean:+.2f} ± {half:.2f} points{where}, paired over {seeds} seeds"
         if abs(mean) <= half:
             return f"{one} and {other} are not told apart ({over})."
         return f"{one} is {'better' if mean > 0 else 'worse'} than {other} ({over})."
@@ -228,25 +244,36 @@ def collect(folder: Path) -> list[Experiment]:
     return found
 
 
-def between(experiment: Experiment, part: str, rows: tuple[str, str], task: int | None = None) -> Estimate | None:
+def between(
+    experiment: Experiment, part: str, rows: tuple[str, str], task: int | None = None, measure: str = "average"
+) -> Estimate | None:
     """How much better one row is than another, in points, seed by seed; ``None`` where no seed has finished in both.
 
     Args:
         experiment: theirs.
         part: where.
         rows: their labels.
-        task: whose accuracy; ``None``: the average.
+        task: whose accuracy; ``None``: what is measured.
+        measure: of :class:`~holdfast.bench.recipes.Paired`.
     """
     one, other = ({r.config.seed: r for r in experiment.finished(part, label)} for label in rows)
     seeds = sorted(one.keys() & other.keys())
-    return Estimate.of(100 * (accuracy(one[seed], task) - accuracy(other[seed], task)) for seed in seeds)
+    found = []
+    for seed in seeds:
+        ours, theirs = (
+            accuracy(each[seed], task) if task is not None else measured(each[seed], measure) for each in (one, other)
+        )
+        found.append(None if ours is None or theirs is None else 100 * (ours - theirs))
+    return Estimate.of(found)
 
 
 def differences(experiment: Experiment, part: str) -> list[Difference]:
     """The recipe's pairs of rows in one part, wherever both have finished runs of the same seeds."""
     found = []
     for paired in experiment.recipe.paired:
-        whole = between(experiment, part, paired.rows)
+        if paired.parts and part not in paired.parts:
+            continue
+        whole = between(experiment, part, paired.rows, measure=paired.measure)
         if whole is None:
             continue
         by_task = {task: between(experiment, part, paired.rows, task) for task in experiment.tasks(part)}

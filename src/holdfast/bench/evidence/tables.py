@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast.bench.evidence.experiments import Cell, Experiment, distinct, verdict
-from holdfast.bench.evidence.findings import gap, number_of, ours
+from holdfast.bench.evidence.findings import gap, number_of, ours, percent
+from holdfast.bench.records.by_class import FREQUENCIES
 from holdfast.bench.records.record import Record
 from holdfast.bench.records.tried import tried
+from holdfast.bench.report import Estimate
 
 __all__ = ["line", "of_rows", "published"]
 
@@ -19,6 +21,7 @@ def of_rows(cells: Sequence[Cell]) -> list[str]:
     lines = [line("row", "seeds", "accuracy (%)", "s per run", "state", "settings", "by task (%)"), "|---" * 7 + "|"]
     lines += [_row(cell) for cell in some]
     lines.append("")
+    lines += _classes([cell for cell in some if cell.records and cell.records[0].by_class is not None])
     absent = distinct([cell.label for cell in rows if cell not in some])
     if absent:
         lines += [f"Not run yet: {', '.join(absent)}.", ""]
@@ -59,6 +62,32 @@ def _beside(cell: Cell) -> str:
 def line(*values: str) -> str:
     """A line of a table."""
     return f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
+
+
+def _classes(cells: Sequence[Cell]) -> list[str]:
+    """How classes fare by their frequency, and all of them so far session by session; nothing where all are alike."""
+    if not cells:
+        return []
+    several = max(len(record.by_class.samples) for cell in cells for record in cell.records if record.by_class) > 1
+    further = ("sessions (%)", "drop (points)") if several else ()
+    head = ("row", *(f"{which} (%)" for which in FREQUENCIES), *further)
+    lines = [line(*head), "|---" * len(head) + "|"]
+    for cell in cells:
+        found = [record.by_class for record in cell.records if record.by_class is not None]
+        groups = [Estimate.of(_points(each.frequencies.get(which)) for each in found) for which in FREQUENCIES]
+        shown = ["" if each is None else percent(each) for each in groups]
+        if several:
+            sessions = zip(*(each.sessions for each in found), strict=True)
+            drop = Estimate.of(_points(each.performance_drop) for each in found)
+            shown.append(" / ".join(f"{100 * sum(column) / len(column):.1f}" for column in sessions))
+            shown.append("" if drop is None else percent(drop))
+        lines.append(line(cell.label, *shown))
+    grouping = distinct([record.by_class.grouping for cell in cells for record in cell.records if record.by_class])
+    return [*lines, "", f"Classes by their frequency: {'; '.join(grouping)}.", ""]
+
+
+def _points(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
 
 
 def _row(cell: Cell) -> str:

@@ -76,7 +76,8 @@ class Method(_Strict):
     """One row of the protocol's table: a method of the registry under one setting.
 
     ``set`` are hyperparameters whose values ``source`` gave; ``grid`` are candidates, chosen among by validation
-    accuracy on the first seed. ``parts`` and ``variants`` say where the row applies; empty means everywhere.
+    accuracy on the first seed. ``stream_options`` are further ones of its stream, of how it is trained on.
+    ``parts`` and ``variants`` say where the row applies; empty means everywhere.
     """
 
     label: _Label
@@ -86,6 +87,7 @@ class Method(_Strict):
     source: str = ""
     grid: dict[str, list[_Value]] = {}
     train: Training = Training()
+    stream_options: dict[str, Any] = {}
     seeds: int | None = Field(default=None, ge=1)
     parts: list[str] = []
     variants: list[str] = []
@@ -121,10 +123,16 @@ class Published(_Strict):
 
 
 class Paired(_Strict):
-    """Two rows whose difference is measured seed by seed, and in a sentence why that is worth knowing."""
+    """Two rows whose difference is measured seed by seed, and in a sentence why that is worth knowing.
+
+    ``measure`` is the accuracy that is compared, where it is not the average over tasks: of the last session over all
+    classes, or of classes by their frequency, in streams whose classes are unequal.
+    """
 
     rows: tuple[str, str]
     why: str = ""
+    measure: Literal["average", "last session", "many", "medium", "few"] = "average"
+    parts: list[str] = []
 
 
 class Variant(_Strict):
@@ -178,6 +186,7 @@ class Recipe(_Strict):
             ("published: the part", [p.part for p in self.published if p.part], self.parts),
             ("published: the variant", [v for p in self.published for v in p.variants], self.variants),
             ("published: the label", [label for p in self.published for label in p.values], labels),
+            ("paired: the part", [p for pair in self.paired for p in pair.parts], self.parts),
             ("paired: the label", [label for pair in self.paired for label in pair.rows], labels),
         ):
             wrong = [each for each in given if each not in known]

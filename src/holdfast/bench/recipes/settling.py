@@ -12,6 +12,7 @@ from holdfast.bench.comparing import plan
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.comparing.protocols import Protocol
 from holdfast.bench.comparing.typed import typed
+from holdfast.bench.data import asked
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.recipes.schema import Method, Recipe
 from holdfast.bench.records.record import Hyperparameter, RunConfig
@@ -87,7 +88,8 @@ class Settled:
         changes = {key: value for key, value in training.items() if key in _PROTOCOL}
         further = {key: value for key, value in training.items() if key not in _PROTOCOL}
         extra = {**self.extra, "label": method.label}
-        return changes, {"device": self.device, "stream_options": self.options, "extra": extra, **further}
+        options = {**self.options, **method.stream_options}
+        return changes, {"device": self.device, "stream_options": options, "extra": extra, **further}
 
     def _comparison(
         self,
@@ -123,6 +125,10 @@ class _Outline:
     scenario: str
     training_outputs: str
     tasks: int
+
+    @property
+    def few_shot(self) -> bool:
+        return asked.parse(self.name).shots is not None
 
     def __len__(self) -> int:
         return self.tasks

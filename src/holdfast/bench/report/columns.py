@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from holdfast import metrics
+from holdfast.bench.records.by_class import MEASURES
 
-__all__ = ["METRICS", "Estimate", "Metric"]
+__all__ = ["BY_CLASS", "METRICS", "Estimate", "Metric"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,16 @@ METRICS: tuple[Metric, ...] = (
            "the last task as it is, and each earlier one at its worst after any later task (WC-ACC)"),
     Metric("forward_transfer", "Forward transfer", "Forward", "points", "higher", 100, 2, True,
            "mean gain on each task before learning it, over the untrained model"),
+    Metric("many", "Many samples", "Many", "%", "higher", 100, 2, False,
+           "accuracy at the end on the classes with many training samples, where the stream's classes are unequal"),
+    Metric("medium", "Medium", "Medium", "%", "higher", 100, 2, False, "likewise, on those in between"),
+    Metric("few", "Few samples", "Few", "%", "higher", 100, 2, False, "likewise, on those with few training samples"),
+    Metric("last_session", "Last session", "Last", "%", "higher", 100, 2, False,
+           "accuracy over all classes after the last task, each class alike, where the stream's classes are unequal"),
+    Metric("session_mean", "Mean of sessions", "Sessions", "%", "higher", 100, 2, False,
+           "the mean over tasks of the accuracy over all classes so far"),
+    Metric("performance_drop", "Performance drop", "PD", "points", "lower", 100, 2, False,
+           "the accuracy after the first task less that over all classes after the last (PD)"),
     Metric("step_time", "Time per step", "Step time", "\u00d7 finetune", "lower", 1, 2, False,
            "median time of a training step, as a multiple of plain fine-tuning"),
     Metric("consolidate_seconds", "Consolidation", "Consolidate", "s", "lower", 1, 2, False,
@@ -58,6 +69,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("worst_window", "Worst window", "Worst window", "%", "higher", 100, 2, False,
            "the lowest prequential accuracy of a whole window", streamed=True),
 )  # fmt: skip
+
+
+BY_CLASS = MEASURES
+"""Those of streams whose classes have unequal numbers of samples."""
 
 
 @dataclass(frozen=True)

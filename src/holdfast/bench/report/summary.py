@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast import metrics, registry
+from holdfast.bench.records.by_class import measures
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.report.columns import METRICS, Estimate
 from holdfast.errors import DataError
@@ -238,6 +239,7 @@ def _measure(record: Record, references: list[Record]) -> dict[str, float | None
         "learning_accuracy": metrics.learning_accuracy(record.matrix),
         "worst_case_accuracy": metrics.worst_case_accuracy(record.matrix),
         "forward_transfer": metrics.forward_transfer(record.matrix, record.initial),
+        **measures(record.by_class),
         "step_time": _relative_step_time(record, references),
         "consolidate_seconds": costs.seconds_consolidate,
         "peak_memory": float(costs.peak_memory_bytes),

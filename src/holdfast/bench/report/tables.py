@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.bench.records.record import Record
-from holdfast.bench.report.columns import METRICS, Estimate, Metric
+from holdfast.bench.report.columns import BY_CLASS, METRICS, Estimate, Metric
 from holdfast.bench.report.summary import CONTROLS, Group, SummaryRow, groups
 
 __all__ = [
@@ -92,8 +92,8 @@ def text_table(
     Raises:
         DataError: if there is no record.
     """
-    chosen = _chosen(keys)
-    return [table for group in groups(records, controls=controls) for table in _text_tables(group, chosen)]
+    found = groups(records, controls=controls)
+    return [table for group in found for table in _text_tables(group, _chosen(keys, group))]
 
 
 def _text_tables(group: Group, chosen: list[Metric]) -> Iterator[TextTable]:
@@ -123,19 +123,37 @@ def streamed_notes(group: Group) -> list[str]:
     return notes
 
 
-def _chosen(keys: Sequence[str]) -> list[Metric]:
+def _chosen(keys: Sequence[str], group: Group) -> list[Metric]:
+    """The columns of a group's table; where its classes are told apart, theirs too, and none that is empty."""
     by_key = {metric.key: metric for metric in METRICS}
-    return [by_key[key] for key in keys]
+    chosen = [by_key[key] for key in keys]
+    if not any(record.by_class for row in group.rows for record in row.records):
+        return chosen
+    further = [by_key[key] for key in BY_CLASS if key not in keys]
+    wide = ("forgetting", "learning_accuracy", "peak_memory")  # left to the page: too many would fit nowhere
+    return [
+        metric
+        for metric in (*chosen[:1], *further, *chosen[1:])
+        if any(row.estimates[metric.key] is not None for row in group.rows)
+        and (metric.key not in wide or tuple(keys) != SHORT[: len(keys)])
+    ]
+
+
+def _frequencies(group: Group) -> list[str]:
+    """What many and few mean in a group's table, as a note."""
+    found = dict.fromkeys(r.by_class.grouping for row in group.rows for r in row.records if r.by_class is not None)
+    return [f"Classes by frequency: {'; '.join(found)}."] if found else []
 
 
 def _text_table(group: Group, chosen: list[Metric]) -> TextTable:
     seeds, fewer = _seeds(group)
     notes = [f"Mean ± half-width of the 95 % interval over {seeds}. finetune and joint are bounds, never marked best."]
     notes += [fewer] if fewer else []
+    notes += _frequencies(group)
     for row in group.rows:
         notes += [f"{row.label}, seed {seed}: {status}. {reason}".rstrip(" ") for seed, status, reason in row.failures]
     return TextTable(
-        title=f"{group.title}, {len(group.task_names)} tasks",
+        title=f"{group.title}, {len(group.task_names)} task{'s' * (len(group.task_names) != 1)}",
         headers=("Method", *(f"{metric.short} ({metric.unit})" for metric in chosen)),
         rows=tuple((Cell(row_name(row)), *(cell(row, metric) for metric in chosen)) for row in group.rows),
         notes=tuple(notes),
@@ -219,7 +237,7 @@ def to_latex(records: Iterable[Record], *, keys: Sequence[str] = SHORT, controls
     """One ``table`` per group, for ``booktabs``; best values in bold, controls with a dagger."""
     parts = []
     for group in groups(records, controls=controls):
-        chosen = _chosen(keys)
+        chosen = _chosen(keys, group)
         heads = " & ".join(["Method", *(_latex(f"{metric.short} ({metric.unit})") for metric in chosen)])
         lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(chosen)}}}", r"\toprule"]
         lines += [rf"{heads} \\", r"\midrule"]

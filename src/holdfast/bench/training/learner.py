@@ -16,6 +16,7 @@ from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.bench.models import named as models
 from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
+from holdfast.bench.records.by_class import ByClass
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training import growing, optimizers
 from holdfast.bench.training.closed import Closed
@@ -64,6 +65,7 @@ class Learner:
         self.closed = Closed(config, self.entry, values, self.model, stream) if self.entry.kind == "head" else None
         self.optimizer = self._new_optimizer()
         self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
+        self.class_accuracies: list[float] = []  # of every task's classes, at the latest test
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -183,6 +185,7 @@ class Learner:
         Where the configuration says so, the training data stand in for the test part, or dropout stays on.
         """
         config = self.config
+        self.class_accuracies = []
         if part == "test":
             part = config.evaluate_on
         if config.evaluate_mode == "eval":
@@ -203,14 +206,30 @@ class Learner:
                     module.train()
         objective = task.objective
         assert isinstance(objective, SharedForward)
-        right = torch.zeros((), dtype=torch.int64, device=split.targets.device)
+        answers = [torch.zeros(0, dtype=torch.bool, device=split.targets.device)]
         protected = self.method is not None and task.index < self.method.num_tasks
         context = self.method.task(task.index) if self.method is not None and protected else nullcontext()
         with context:
             for outputs, targets in self._answered(task, split):
-                right += (objective.select(outputs).argmax(1) == targets).sum()
+                answers.append(objective.select(outputs).argmax(1) == targets)
         self.model.train(was_training)
-        return int(right) / max(1, len(split))
+        right = torch.cat(answers)
+        if self.stream.by_class:
+            mine = [right[split.targets == column] for column in task.classes]
+            self.class_accuracies += [int(each.sum()) / max(1, len(each)) for each in mine]
+        return int(right.sum()) / max(1, len(split))
+
+    def by_class(self, accuracies: list[list[float]]) -> ByClass | None:
+        """What the record says of each class; ``None`` where all have as many samples.
+
+        Args:
+            accuracies: of every class, for each row of the matrix.
+        """
+        if not self.stream.by_class:
+            return None
+        numbers = [task.train.targets.bincount().tolist() for task in self.stream.tasks]
+        samples = [[numbers[task.index][k] for k in task.classes] for task in self.stream.tasks]
+        return ByClass(samples=samples, accuracies=accuracies)
 
     def _answered(self, task: Task, split: Split) -> Iterator[tuple[Any, Tensor]]:
         """What the model, or the head in its place, answers to each batch of a part; and the targets."""

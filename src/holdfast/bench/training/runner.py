@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ from holdfast.bench.training.diagnostics import Diagnosis, noting
 from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session, sessions
-from holdfast.bench.training.snapshot import Cursor, Keeper, Ledger, Snapshot
+from holdfast.bench.training.snapshot import Cursor, Forgetful, Keeper, Ledger, Snapshot
 from holdfast.bench.training.streaming import Streaming
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError, StateError
 
@@ -70,19 +70,6 @@ class Silent:
 
     def tested(self, task: int, accuracies: list[float]) -> None:
         """Say nothing."""
-
-
-class _Forgetful:
-    """Nobody keeps checkpoints."""
-
-    def load(self) -> Snapshot | None:
-        return None
-
-    def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
-        pass
-
-    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
-        pass
 
 
 def prepared(stream: Stream, config: RunConfig) -> Stream:
@@ -144,7 +131,7 @@ def run(
         stream = stream.without_test()
     with torch.random.fork_rng(devices=_cuda_devices(config)):
         torch.manual_seed(seeding.derive_seed(config.seed, "training"))
-        return _Run(config, stream, read_test, observer or Silent(), keeper or _Forgetful(), command).record()
+        return _Run(config, stream, read_test, observer or Silent(), keeper or Forgetful(), command).record()
 
 
 def _cuda_devices(config: RunConfig) -> list[torch.device]:
@@ -314,6 +301,7 @@ class _Run:
         if self.config.validation_fraction > 0:
             ledger.validation.append(learner.accuracies("valid"))
         ledger.matrix.append(learner.accuracies("test") if self.read_test else ledger.validation[-1])
+        ledger.by_class += [learner.class_accuracies] if self.stream.by_class else []
         ledger.seconds["evaluate"] += time.perf_counter() - tested
         self.observer.tested(session.last.index, ledger.matrix[-1])
         cursor.session, cursor.round, cursor.epoch, cursor.batch = session.index + 1, 0, 0, 0
@@ -331,6 +319,7 @@ class _Run:
             initial=ledger.initial,
             matrix=ledger.matrix,
             validation=ledger.validation,
+            by_class=learner.by_class(ledger.by_class),
             curves=Curves(**ledger.curves),
             first_answers=self.streaming.found(ledger),
             costs=Costs(

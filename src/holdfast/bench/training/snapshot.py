@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-__all__ = ["Cursor", "Keeper", "Ledger", "Snapshot"]
+__all__ = ["Cursor", "Forgetful", "Keeper", "Ledger", "Snapshot"]
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Ledger:
     initial: list[float] = field(default_factory=list)
     matrix: list[list[float]] = field(default_factory=list)
     validation: list[list[float]] = field(default_factory=list)
+    by_class: list[list[float]] = field(default_factory=list)  # beside the matrix, where classes are told apart
     curves: dict[str, list[Any]] = field(
         default_factory=lambda: {"task": [], "step": [], "loss": [], "penalty_share": []}
     )
@@ -75,3 +76,17 @@ class Keeper(Protocol):
     def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
         """The run came to its end: keep what is wanted of model and method as they are now."""
         ...
+
+
+class Forgetful:
+    """Nobody keeps checkpoints."""
+
+    def load(self) -> Snapshot | None:
+        """There is none."""
+        return None
+
+    def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
+        """Write nothing."""
+
+    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
+        """Keep nothing."""
