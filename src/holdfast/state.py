@@ -152,6 +152,7 @@ def pack(
     return {
         "method": method,
         "version": version,
+        "tensors": sum(map(len, state.values())) + len(buffers),
         "meta": dict(meta),
         "state": {name: {k: saved(t) for k, t in tensors.items()} for name, tensors in state.items()},
         "buffers": {name: saved(t) for name, t in buffers.items()},
@@ -183,6 +184,14 @@ def check_form(saved: Any, method: str, version: int) -> None:
     for name, held in {**saved["state"], "buffers": saved["buffers"]}.items():
         if not (isinstance(held, Mapping) and all(isinstance(t, Tensor) for t in held.values())):
             raise StateError(f"the state holds {held!r} under {name!r}; expected a dict of tensors")
+    # torch.distributed.checkpoint fills in a state dict that is there: what a fresh method has not got, it leaves out.
+    found = sum(map(len, saved["state"].values())) + len(saved["buffers"])
+    expected = saved.get("tensors", found)  # older states do not say
+    if found != expected:
+        raise StateError(
+            f"the state holds {found} of the {expected} tensors that were saved of {method}: from a checkpoint of "
+            "torch.distributed.checkpoint take it by holdfast.integrations.checkpoint.load_memory: docs/distributed.md"
+        )
 
 
 def unpack(

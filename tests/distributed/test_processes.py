@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from holdfast import load_state
+from holdfast.integrations.checkpoint import load_memory
 from tests.distributed import heads
 from tests.distributed.cases import CASES, FURTHER, classp, run
-from tests.distributed.worker import RUNS
+from tests.distributed.worker import KEPT, RUNS
 
 FLAT = {"l2sp", "si", "freeze"}  # what looks at nothing but single weights: all that FSDP1 lets be
 NEED_LAYERS = {"ewc", "online ewc", "mas", "anpyc", "pruning"}  # what no tensor-parallel plan lets be
@@ -133,6 +134,23 @@ def test_a_method_that_does_not_work_on_parts_says_so(processes):
     assert said[0]["others"] == said[1]["others"]
     for sentence in said[0]["others"].values():
         assert sentence.startswith("ConfigurationError: parameter '0.weight' is sharded") and "\n" not in sentence
+
+
+@pytest.mark.parametrize("source", ["checkpoints", "alone"])
+@pytest.mark.parametrize("name", KEPT)
+def test_a_distributed_checkpoint_comes_back_in_parts(processes, name, source):
+    _, said = processes
+    assert all(each["checkpoints"][f"{name}, {source}"] for each in said)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("name", KEPT)
+def test_one_process_takes_over_what_two_wrote(processes, name):
+    folder, _ = processes
+    keep = CASES[name].build(CASES[name].model())
+    load_memory(keep, folder / "checkpoints" / name, key="app.keep")
+    found, saved = (flat(s) for s in (keep.state_dict(), load_state(folder / "0" / "checkpoints" / name)))
+    assert found.keys() == saved.keys() and all(torch.equal(found[place], saved[place]) for place in saved)
 
 
 @pytest.mark.parametrize("name", heads.HEADS)

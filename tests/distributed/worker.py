@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any
 
 import torch
 import torch.distributed
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 import holdfast
 from holdfast import registry
+from holdfast.integrations.checkpoint import load_memory, memory_of
 from holdfast.sharding import local
 from tests.distributed import heads
 from tests.distributed.cases import CASES, adam, classp, fsdp2, network, run, sgd, share, train, vectors
@@ -31,6 +35,7 @@ RUNS = {
     "two plans": ["l2sp, all anchors", "si", "anastrophic", "freeze", "packnet", "ewc", "lwf"],
     "tensor parallel": [name for name in CASES if "odd" not in name and "before" not in name and "seq" not in name],
 }
+KEPT = ["ewc", "ewc, odd", "si", "rwalk", "packnet", "lwf"]  # in distributed checkpoints
 
 
 def attempt(function: Callable[[], Any]) -> tuple[Any, str]:
@@ -72,6 +77,41 @@ def placement(rank: int) -> dict[str, Any]:
         "teacher": sum(local(t).numel() for t in lwf.buffers.values()),
         "whole": sum(t.numel() for t in lwf.buffers.values()),
     }
+
+
+def checkpoints(rank: int, folder: Path) -> dict[str, Any]:
+    """What two processes wrote, and what one did, taken over by two: each holds its parts again."""
+    found: dict[str, Any] = {}
+    for name in KEPT:
+        case = CASES[name]
+        model = fsdp2(case.model())
+        keep = case.build(model)
+        optimizer = case.optimizer(model.parameters())
+        keep.attach(optimizer)
+        mine = [(x[rank::2], y[rank::2]) for x, y in case.data(1)]
+        train(model, optimizer, keep, mine)
+        while keep.next_round(mine):
+            train(model, optimizer, keep, mine)
+        keep.consolidate(mine)
+        path = folder / "checkpoints" / name
+        dcp.save({"app": {"keep": memory_of(keep)}}, checkpoint_id=path)
+        saved = keep.state_dict()
+        holdfast.save_state(saved, folder / f"{rank}" / "checkpoints" / name)
+        alone = case.build(case.model())
+        alone.load_state_dict(saved)
+        if rank == 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that it is one process's
+                dcp.save({"app": {"keep": memory_of(alone)}}, checkpoint_id=folder / "alone" / name, no_dist=True)
+        torch.distributed.barrier()
+        for source in (path, folder / "alone" / name):
+            fresh = case.build(fsdp2(case.model()))
+            load_memory(fresh, source, key="app.keep")
+            parts = [t for held in fresh.state.values() for t in held.values()]
+            found[f"{name}, {source.parent.name}"] = all(isinstance(t, DTensor) for t in parts) and all(
+                torch.equal(a, b) for a, b in zip(tensors(saved), tensors(fresh.state_dict()), strict=True)
+            )
+    return found
 
 
 def tensors(state: dict[str, Any]) -> list[Tensor]:
@@ -150,8 +190,9 @@ def main(rank: int, store: str, folder: Path) -> None:
         if result is not None:
             holdfast.save_state(result, folder / f"{rank}" / "heads" / name)
     said["heads refuse"] = {name: attempt(lambda n=name: heads.refused(n, rank))[0] for name in heads.REFUSED}
-    for check in (placement, mixed_precision, refusals, others):
-        said[check.__name__], sentence = attempt(lambda check=check: check(rank))
+    for check in (placement, mixed_precision, refusals, others, functools.partial(checkpoints, folder=folder)):
+        name = getattr(check, "func", check).__name__
+        said[name], sentence = attempt(lambda check=check: check(rank))
         assert not sentence, sentence
     (folder / f"{rank}.json").write_text(json.dumps(said))
     with contextlib.suppress(RuntimeError):
