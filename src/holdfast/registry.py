@@ -213,7 +213,8 @@ _ENTRIES = (
     Entry(
         "fixnorm", "method", "projection", "holdfast.projections.bounds:FixNorm", "Zhou et al. 2021, arXiv:2103.15345",
         "0, and a number",
-        {"norm": "initial"}, {"norm": Choice(("initial", "sqrt_out"))}, {"alpha": None},
+        {"norm": "initial"}, {"norm": Choice(("initial", "sqrt_out"))},
+        {"alpha": None, "select": None, "head": None},
         promises=frozenset({"bounds"}),
     ),
     Entry(
