@@ -48,7 +48,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "ground", "names", "objectives", "importance", "steps", "penalties", "projections", "distillation", "merging",
         "door",
     ),
-    "testing": ("ground", "names", "objectives", "steps", "penalties", "registry", "door"),
+    "testing": ("ground", "names", "objectives", "steps", "penalties", "heads", "registry", "door"),
     "bench.moved": (),
     "bench.records": ("ground",),
     "bench.data": ("ground", "objectives", "bench.moved", "bench.records"),

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+from functools import partial
 
 import pytest
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from holdfast import DataError, registry
-from holdfast.heads import Head
-from tests.contract.cases import same_state
+from holdfast import registry
+from holdfast.heads import NCM, Head
+from holdfast.testing import HEAD_CHECKS, check_head
 
 ENTRIES = [entry for entry in registry.entries() if entry.kind == "head"]
 EVERY = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 
 
-def task(seed: int, classes: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-    draw = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(3):
-        y = torch.tensor(classes)[torch.randint(len(classes), (9,), generator=draw)]
-        x = torch.nn.functional.one_hot(y, 5).double() + torch.rand(9, 5, generator=draw, dtype=torch.float64)
-        found.append((x, y))
-    return found
-
-
-TASKS = [task(1, (0, 1)), task(2, (2,)), task(3, (4, 1, 3))]
-
-
-def built(entry: registry.Entry) -> Head:
+def built(entry: registry.Entry, features: nn.Module | None) -> Head:
     assert entry.build is not None
-    head = entry.build(**entry.defaults)
+    head = entry.build(features, **entry.defaults)
     assert isinstance(head, Head)
     return head
 
@@ -43,49 +29,52 @@ def test_it_is_a_head_that_needs_data_and_takes_no_steps(entry):
 
 
 @EVERY
-def test_any_order_of_samples_batches_and_tasks(entry):
-    head, other = built(entry), built(entry)
-    for batches in TASKS:
-        head.consolidate(batches)
-    for x, y in [batch for batches in TASKS[::-1] for batch in batches[::-1]]:
-        for number in torch.randperm(len(y)).tolist():
-            other.consolidate([(x[number : number + 1], y[number : number + 1])])
-    query = TASKS[2][0][0]
-    torch.testing.assert_close(head(query), other(query), rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("check", HEAD_CHECKS, ids=lambda check: check.__name__)
+def test_it_keeps_the_promises_of_all_heads(entry, check):
+    check(partial(built, entry))
 
 
-@EVERY
-def test_it_grows_and_loses_nothing(entry):
-    head = built(entry)
-    for number, batches in enumerate(TASKS):
-        head.consolidate(batches)
-        assert head.num_tasks == number + 1
-        assert head.classes == tuple(sorted({int(y) for part in TASKS[: number + 1] for _, ys in part for y in ys}))
-    right = [head.predict(x) == y for batches in TASKS for x, y in batches]
-    assert torch.cat(right).double().mean() > 0.8
+class Latest(NCM):
+    """Counts what came last ten times: its answers depend on the order."""
+
+    def consolidate(self, batches=(), **more):
+        parts = list(batches)
+        super().consolidate([*parts, *parts[-1:] * 9], **more)
 
 
-@EVERY
-def test_resumed_it_goes_on_bit_for_bit_and_its_state_is_a_copy(entry):
-    head = built(entry)
-    head.consolidate(TASKS[0])
-    saved = copy.deepcopy(head.state_dict())
-    again = built(entry)
-    again.load_state_dict(head.state_dict())
-    for batches in TASKS[1:]:
-        again.consolidate(batches)
-    assert same_state(dict(head.state_dict()), dict(saved))
-    for batches in TASKS[1:]:
-        head.consolidate(batches)
-    assert same_state(dict(head.state_dict()), dict(again.state_dict()))
-    assert torch.equal(head(TASKS[0][0][0]), again(TASKS[0][0][0]))
+class Forgetful(NCM):
+    """Adds a little of the latest question to the next answer."""
+
+    def answer(self, features: Tensor) -> Tensor:
+        scores = super().answer(features) + self.__dict__.get("before", 0.0)
+        self.__dict__["before"] = 1e-3
+        return scores
 
 
-@EVERY
-def test_an_empty_iterator_is_refused_and_nothing_changes(entry):
-    head = built(entry)
-    head.consolidate(TASKS[0])
-    saved = copy.deepcopy(head.state_dict())
-    with pytest.raises(DataError):
-        head.consolidate(iter(()))
-    assert same_state(dict(saved), dict(head.state_dict()))
+class Unnamed(NCM):
+    """Answers with the place of a label in place of the label."""
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        return self(inputs).argmax(1)
+
+
+class Singular(NCM):
+    """Knows no answer while a class has one sample."""
+
+    def answer(self, features: Tensor) -> Tensor:
+        return super().answer(features) / float(min(self.counts.values()) > 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "promise"),
+    [
+        (Latest, "permuted stream"),
+        (Forgetful, "what is refused changes nothing"),
+        (Unnamed, "labels as they were given"),
+        (Singular, "one shot: finite scores"),
+    ],
+)
+def test_a_head_that_breaks_a_promise_is_told_which(kind, promise):
+    with pytest.raises(AssertionError, match=promise):
+        check_head(kind)
+    check_head(NCM)

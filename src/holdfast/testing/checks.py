@@ -11,26 +11,14 @@ import torch
 from torch import nn
 
 from holdfast.dispatch import Dispatcher
-from holdfast.errors import DataError, HoldfastError, ProtectionError, StateError
+from holdfast.errors import DataError, ProtectionError, StateError
 from holdfast.method import Method
 from holdfast.testing.cases import Net, adam, consolidate, network, same, same_state, sgd, step, task, train, weights
+from holdfast.testing.promises import expect, refused
 
 __all__ = ["CHECKS", "Make", "check_method"]
 
 Make: TypeAlias = Callable[[nn.Module], Method]
-
-
-def _expect(kept: bool, promise: str) -> None:
-    if not kept:
-        raise AssertionError(f"broken promise: {promise}")
-
-
-def _refused(error: type[HoldfastError], act: Callable[[], Any], promise: str) -> None:
-    try:
-        act()
-    except error:
-        return
-    raise AssertionError(f"broken promise: {promise} is refused by a {error.__name__}")
 
 
 def _learned(
@@ -53,7 +41,7 @@ def nothing_changes_before_the_first_consolidate(make: Make) -> None:
         train(plain, optimizer_of(plain), task(1))
         optimizer = optimizer_of(protected)
         train(protected, optimizer, task(1), make(protected).attach(optimizer))
-        _expect(same(weights(plain), weights(protected)), "nothing changes before the first consolidate")
+        expect(same(weights(plain), weights(protected)), "nothing changes before the first consolidate")
 
 
 def something_changes_after_it(make: Make) -> None:
@@ -66,7 +54,7 @@ def something_changes_after_it(make: Make) -> None:
     train(plain, other, task(2))
     train(model, optimizer, task(2), method)
     consolidate(model, optimizer, task(2), method)
-    _expect(not same(weights(plain), weights(model)), "after a consolidate, something changes")
+    expect(not same(weights(plain), weights(model)), "after a consolidate, something changes")
 
 
 def a_saved_state_goes_on_bit_for_bit(make: Make) -> None:
@@ -91,8 +79,8 @@ def a_saved_state_goes_on_bit_for_bit(make: Make) -> None:
         resumed.load_state_dict(saved[2])
         train(again, other, batches[3:], resumed)
         consolidate(again, other, batches, resumed)
-        _expect(same(weights(model), weights(again)), "a run that was resumed makes the same weights")
-        _expect(same_state(method.state_dict(), resumed.state_dict()), "and remembers the same")
+        expect(same(weights(model), weights(again)), "a run that was resumed makes the same weights")
+        expect(same_state(method.state_dict(), resumed.state_dict()), "and remembers the same")
 
 
 def the_memory_travels_with_the_optimizer(make: Make) -> None:
@@ -111,8 +99,8 @@ def the_memory_travels_with_the_optimizer(make: Make) -> None:
         other.load_state_dict(saved[1])
         train(again, other, batches[stop:], resumed)
         consolidate(again, other, batches, resumed)
-        _expect(same(weights(model), weights(again)), "the optimizer's state carries what the method remembers")
-        _expect(same_state(method.state_dict(), resumed.state_dict()), "and all of it")
+        expect(same(weights(model), weights(again)), "the optimizer's state carries what the method remembers")
+        expect(same_state(method.state_dict(), resumed.state_dict()), "and all of it")
 
 
 def a_loaded_state_is_a_copy(make: Make) -> None:
@@ -123,20 +111,20 @@ def a_loaded_state_is_a_copy(make: Make) -> None:
     other.load_state_dict(method.state_dict())
     for tensor in [t for held in other.state.values() for t in held.values()] + list(other.buffers.values()):
         tensor.zero_()
-    _expect(same_state(saved, method.state_dict()), "a loaded state is a copy")
+    expect(same_state(saved, method.state_dict()), "a loaded state is a copy")
 
 
 def detaching_leaves_no_trace(make: Make) -> None:
     """After ``detach`` the optimizer steps as if there had never been a method."""
     model, optimizer, method = _learned(make)
     method.detach()
-    _expect(Dispatcher.find(optimizer) is None, "detach takes the hooks along")
+    expect(Dispatcher.find(optimizer) is None, "detach takes the hooks along")
     plain = copy.deepcopy(model)
     other = sgd(plain)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(plain, other, task(2))
     train(model, optimizer, task(2))
-    _expect(same(weights(plain), weights(model)), "after detach nothing is protected")
+    expect(same(weights(plain), weights(model)), "after detach nothing is protected")
 
 
 def a_step_with_a_closure_is_a_step(make: Make) -> None:
@@ -160,7 +148,7 @@ def a_step_with_a_closure_is_a_step(make: Make) -> None:
 
             optimizer.step(closure)
         found.append(weights(model))
-    _expect(same(*found), "a step with a closure is the same as one without")
+    expect(same(*found), "a step with a closure is the same as one without")
 
 
 def a_skipped_step_changes_nothing(make: Make) -> None:
@@ -184,9 +172,9 @@ def a_skipped_step_changes_nothing(make: Make) -> None:
     model.head.weight.grad[0, 0] = torch.inf
     scaler.step(optimizer)
     after = method.state_dict()
-    _expect(same(before, weights(model)), "a step that is skipped moves no weight")
+    expect(same(before, weights(model)), "a step that is skipped moves no weight")
     kept = all(same_state(held[kind], after[kind]) for kind in ("state", "buffers"))
-    _expect(kept, "a step that is skipped leaves what is remembered")
+    expect(kept, "a step that is skipped leaves what is remembered")
 
 
 def half_precision_stays_finite(make: Make) -> None:
@@ -197,9 +185,9 @@ def half_precision_stays_finite(make: Make) -> None:
     for seed in (1, 2):
         train(model, optimizer, task(seed, torch.bfloat16), method)
         consolidate(model, optimizer, task(seed, torch.bfloat16), method)
-    _expect(all(bool(p.isfinite().all()) for p in model.parameters()), "bfloat16 weights stay finite")
+    expect(all(bool(p.isfinite().all()) for p in model.parameters()), "bfloat16 weights stay finite")
     anchors = [held["anchor"].dtype for held in method.state.values() if "anchor" in held]
-    _expect(set(anchors) <= {torch.float32}, "anchors of bfloat16 weights are float32")
+    expect(set(anchors) <= {torch.float32}, "anchors of bfloat16 weights are float32")
 
 
 def a_new_head_is_learned_and_remembered(make: Make) -> None:
@@ -210,7 +198,7 @@ def a_new_head_is_learned_and_remembered(make: Make) -> None:
     train(model, optimizer, task(2), method)
     consolidate(model, optimizer, task(2), method)
     train(model, optimizer, task(3), method)
-    _expect(method.num_tasks == 2, "a new head between tasks is no obstacle")
+    expect(method.num_tasks == 2, "a new head between tasks is no obstacle")
 
 
 def a_head_that_grows_is_protected_in_its_old_rows(make: Make) -> None:
@@ -227,10 +215,10 @@ def a_head_that_grows_is_protected_in_its_old_rows(make: Make) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     method.attach(optimizer)
     step(model, optimizer, batch, [method])
-    _expect(torch.equal(model.head.weight[4:], plain.head.weight[4:]), "new rows of a head are free")
+    expect(torch.equal(model.head.weight[4:], plain.head.weight[4:]), "new rows of a head are free")
     consolidate(model, optimizer, [batch], method)
     shapes = {held.shape for held in method.state.get("head.weight", {}).values()}
-    _expect(shapes <= {model.head.weight.shape}, "what grew is remembered whole at the next consolidate")
+    expect(shapes <= {model.head.weight.shape}, "what grew is remembered whole at the next consolidate")
 
 
 def a_forgotten_attach_is_noticed(make: Make) -> None:
@@ -240,8 +228,8 @@ def a_forgotten_attach_is_noticed(make: Make) -> None:
         return
     train(model, copy.deepcopy(optimizer), task(2))
     saved = copy.deepcopy(method.state_dict())
-    _refused(ProtectionError, lambda: method.consolidate(task(2)), "a task of which no step was seen")
-    _expect(same_state(saved, method.state_dict()), "what is refused changes nothing")
+    refused(ProtectionError, lambda: method.consolidate(task(2)), "a task of which no step was seen")
+    expect(same_state(saved, method.state_dict()), "what is refused changes nothing")
 
 
 def a_parameter_in_no_optimizer_is_named(make: Make) -> None:
@@ -250,7 +238,7 @@ def a_parameter_in_no_optimizer_is_named(make: Make) -> None:
     method = make(model)
     name = next(iter(method.params))
     left = [p for p in model.parameters() if p is not method.params[name]]
-    _refused(ProtectionError, lambda: method.attach(torch.optim.SGD(left, lr=0.1)), f"an optimizer without {name!r}")
+    refused(ProtectionError, lambda: method.attach(torch.optim.SGD(left, lr=0.1)), f"an optimizer without {name!r}")
 
 
 def an_empty_task_is_refused(make: Make) -> None:
@@ -260,8 +248,8 @@ def an_empty_task_is_refused(make: Make) -> None:
         return
     train(model, optimizer, task(2), method)
     saved = copy.deepcopy(method.state_dict())
-    _refused(DataError, lambda: method.consolidate(iter(())), "an empty task")
-    _expect(same_state(saved, method.state_dict()), "what is refused changes nothing")
+    refused(DataError, lambda: method.consolidate(iter(())), "an empty task")
+    expect(same_state(saved, method.state_dict()), "what is refused changes nothing")
 
 
 def a_foreign_state_is_refused(make: Make) -> None:
@@ -270,7 +258,7 @@ def a_foreign_state_is_refused(make: Make) -> None:
     states: list[Any] = [None, [], {**method.state_dict(), "meta": 3}, {**method.state_dict(), "method": "Another"}]
     for state in states:
         load = functools.partial(method.load_state_dict, state)
-        _refused(StateError, load, "what is no state of this method")
+        refused(StateError, load, "what is no state of this method")
 
 
 def a_compiled_model_is_the_same(make: Make) -> None:
@@ -280,7 +268,7 @@ def a_compiled_model_is_the_same(make: Make) -> None:
     assert isinstance(wrapped, nn.Module)
     other = make(wrapped)
     other.load_state_dict(method.state_dict())
-    _expect(same_state(method.state_dict(), other.state_dict()), "a state fits the same model in a wrapper")
+    expect(same_state(method.state_dict(), other.state_dict()), "a state fits the same model in a wrapper")
 
 
 CHECKS: tuple[Callable[[Make], None], ...] = (
