@@ -34,6 +34,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "steps": ("ground", "names", "objectives", "optim"),
     "penalties": ("ground", "names", "objectives", "importance", "steps"),
     "projections": ("ground", "names", "objectives", "importance", "steps", "penalties"),
+    "reparam": ("ground", "names", "objectives", "steps", "projections"),
     "distillation": ("ground", "names", "objectives", "steps"),
     "merging": ("ground", "names", "objectives", "importance", "steps"),
     "heads": ("ground", "names", "objectives", "importance"),
@@ -41,8 +42,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "prequential": ("ground", "objectives", "heads"),
     "registry": ("ground",),
     "door": (
-        "ground", "names", "objectives", "importance", "optim", "steps", "penalties", "projections", "distillation",
-        "merging", "heads", "auditing", "registry",
+        "ground", "names", "objectives", "importance", "optim", "steps", "penalties", "projections", "reparam",
+        "distillation", "merging", "heads", "auditing", "registry",
     ),
     "integrations": (
         "ground", "names", "objectives", "importance", "steps", "penalties", "projections", "distillation", "merging",

@@ -86,7 +86,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-_WINGS = ("heads", "merging", "prequential")  # that are used by their own names: holdfast.heads.SLDA
+_WINGS = ("heads", "merging", "prequential", "reparam")  # that are used by their own names: holdfast.heads.SLDA
 
 
 def __getattr__(name: str) -> Any:
