@@ -39,7 +39,6 @@ class Attached(Traveller):
     acts_on_gradients: ClassVar[bool] = True  # a parameter without one is none of its business
     puts_back: ClassVar[bool] = False  # whether weights stand where it says after each step
     bounds: ClassVar[bool] = False  # whether it says how large any weight may be, and protects none that was learned
-    checks_weights: bool = True  # look now and then if they fly away; False for who looks anyway: docs/tuning.md
     order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
 
     def __init__(self, model: nn.Module, select: Select) -> None:
@@ -299,14 +298,12 @@ class Attached(Traveller):
         if self.num_tasks == 0:
             self._penalty_calls.passed(optimizer)
             return
-        asked = self._penalty_calls.check
-        noticed = asked(type(self).__name__, optimizer) if self.needs_penalty else self._untouched(optimizer)
+        if self.needs_penalty:
+            noticed = self._penalty_calls.check(type(self).__name__, optimizer)
+        else:
+            noticed = self._untouched(optimizer)
         if noticed is not None:
             self._warn(noticed)
-        self._check_weights(optimizer)
-
-    def _check_weights(self, optimizer: Optimizer) -> None:
-        """Refuse, now and then, to go on with weights that fly away; a look may have the step wait for the device."""
 
     def _warn(self, noticed: str) -> None:
         """Warn, once between one consolidate and the next."""

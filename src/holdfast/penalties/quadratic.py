@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from holdfast.checks import check_not_negative
 from holdfast.dispatch import Step
-from holdfast.errors import ConfigurationError, NumericsError
+from holdfast.errors import ConfigurationError
 from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
@@ -24,9 +24,8 @@ from holdfast.penalties.equations import fold, pull, quadratic_penalty
 from holdfast.penalties.flight import check_near, is_due, remedy
 from holdfast.penalties.gradient import add_quadratic_gradient
 from holdfast.penalties.resources import KEPT, Resources, check_host, check_resources, lent, near, placed
-from holdfast.penalties.stability import cause, is_due, is_far, magnitude
 from holdfast.penalties.tensors import dense_gradients, side_by_side
-from holdfast.sharding import anywhere, check_flat_shards, largest, local, total, zero
+from holdfast.sharding import check_flat_shards, largest, local, total, zero
 from holdfast.state import anchor_of
 from holdfast.step_size import borne_stiffness, check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
@@ -179,41 +178,14 @@ class QuadraticPenalty(Method):
         add_quadratic_gradient(weights, pulls, anchors, importances, 0.5 if self.halved else 1.0)
         self._finder.measure(self.meta, self.buffers, step, params, grads, pulls, len(self._optimizers), self._stiffest)
 
-    def _stiffest(self, names: Sequence[str] | None = None) -> float:
-        """The penalty's largest second derivative at strength 1, in loss / parameter², among some parameters or all."""
-        names = [name for name in (self.state if names is None else names) if self.holds(name)]
+    def _stiffest(self) -> float:
+        """The penalty's largest second derivative at strength 1, in loss / parameter²."""
+        names = [name for name in self.state if self.holds(name)]
         weights = [w for name in names if (w := self.weights_of(name)) is not None]
         most = largest([local(w) for w in weights], weights) if weights else 1.0
         return most * (1 if self.halved else 2)
 
-    def _check_weights(self, optimizer: Optimizer) -> None:
-        step = self.meta["steps"] // len(self._optimizers) + 1
-        if self.checks_weights and is_due(step):
-            self._check_near(optimizer, step - 1)
-
-    def _check_near(self, optimizer: Optimizer, steps: int) -> None:
-        names = [name for name in self._owned[id(optimizer)] if self.holds(name) and not self.params[name].is_meta]
-        params = [self.params[name] for name in names]
-        far = anywhere([is_far(self.part(name), local(self.state[name]["anchor"])) for name in names], params)
-        if not any(far):
-            return
-        lost = anywhere([~magnitude(self.part(name)).isfinite() for name in names], params)
-        strength = self.current_strength
-        stiffness = 0.0 if self.coupling == "proximal" else strength * self._stiffest(names)
-        why = cause(type(optimizer).__name__, strength, stiffness, borne_stiffness(optimizer))
-        if why is None and not any(lost):
-            return  # it is the loss that wants them there
-        name = names[(lost if any(lost) else far).index(True)]
-        found = "is not finite" if any(lost) else "is far beyond all that it was anchored at"
-        raise NumericsError(
-            f"{type(self).__name__} protects weights that have flown away: after {steps} step{'s' * (steps != 1)} "
-            f"parameter {name!r} {found}: {why or 'lower the learning rate'}"
-        )
-
     def _prepare(self) -> None:
-        if self.checks_weights and self.num_tasks > 0:
-            for optimizer in self._optimizers:
-                self._check_near(optimizer, self.meta["steps"] // len(self._optimizers))
         check_host(self.params, self._state_device)
         if self._state_device is not None:  # methods compute with the state where their parameters are
             for name, held in self.state.items():

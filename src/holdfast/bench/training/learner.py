@@ -62,7 +62,6 @@ class Learner:
         if self.entry.kind == "method":
             assert self.entry.build is not None
             self.method = self.entry.build(self.model, **values)
-            self.method.checks_weights = False  # Health looks at all numbers, and a published strength runs as it is
         self.closed = Closed(config, self.entry, values, self.model, stream) if self.entry.kind == "head" else None
         self.optimizer = self._new_optimizer()
         self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
