@@ -42,7 +42,7 @@ def test_the_method_table_shows_each_method_once_and_the_controls_among_them():
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(p.name for p in (ROOT / "docs").glob("*.md"))])
 def test_links_lead_somewhere(page):
     path = ROOT / page if (ROOT / page).is_file() else ROOT / "docs" / page
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+    for target in re.findall(r'\]\(([^)# ]+)(?:#[^) ]*)?(?: "[^"]*")?\)', path.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (path.parent / target).exists(), f"{page} links to {target}"
 

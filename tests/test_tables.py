@@ -61,6 +61,25 @@ def test_the_readme_shows_what_its_records_give(folder: str) -> None:
         assert ours == {key: theirs[key] for key in ours}
 
 
+def test_a_number_that_leads_to_a_page_of_results_is_the_mean_of_its_row() -> None:
+    found = re.compile(r'\[([\d.]+) %\]\([./a-z]*results/([\w-]+)\.md "(\S+) (\S+)"\)')
+    pages = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
+    quoted = {page: found.findall(text) for page, text in pages.items()}
+    means: dict[tuple[str, str, str], list[float]] = {}
+    for recipe in {row[1] for rows in quoted.values() for row in rows}:
+        for each in record.load_all(ROOT / "results" / recipe):
+            extra, last = each.config.extra, each.matrix[-1]
+            means.setdefault((recipe, extra["part"], extra["label"]), []).append(100 * sum(last) / len(last))
+    for page, rows in quoted.items():
+        for number, *row in rows:
+            values = means[row[0], row[1], row[2]]
+            assert number == f"{sum(values) / len(values):.2f}", f"{page.name}: {' '.join(row)}"
+    for name in ("ncm", "fecam", "gpm"):  # and no number stands there without its row
+        page = ROOT / "docs" / "methods" / f"{name}.md"
+        assert len(quoted[page]) >= 2
+        assert not re.search(r"\d %", found.sub("", pages[page])), name
+
+
 def test_the_page_of_ewc_shows_what_its_records_give() -> None:
     shown = {row["row"]: row for row in after("docs/methods/ewc.md", "records/ewc-strengths")}
     for strength in ("1e3", "1e4", "1e5"):
