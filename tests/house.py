@@ -15,7 +15,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "holdfast"
 FILES: Mapping[str, tuple[str, ...]] = {
     "ground": ("checks", "errors", "files", "metrics", "pieces", "processes", "structure", "student"),
     "names": ("names", "parts", "sharding", "state", "wrappers"),
-    "steps": ("attaching", "dispatch", "guards", "method", "step_size", "strength", "travelling", "watching"),
+    "steps": (
+        "attaching",
+        "dispatch",
+        "guards",
+        "method",
+        "rebinding",
+        "step_size",
+        "strength",
+        "travelling",
+        "watching",
+    ),
     "prequential": ("prequential",),
     "registry": ("registry",),
     "door": ("__init__",),

@@ -151,3 +151,10 @@ def test_searched_and_automatic_strengths_are_those_that_were_measured() -> None
             "automatic": f"{auto:.2f}",
             "best of the grid": f"{best:.2f} (at {found['best_of_grid']['strength']:g})",
         }
+
+
+def test_the_page_of_adapters_says_what_its_record_gives() -> None:
+    found = json.loads((ROOT / "docs" / "records" / "leaks.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "peft.md").read_text(encoding="utf-8")
+    assert f"**{100 * found['peft OSF']:.2g} %** for PEFT's OSF, {100 * found['gpm']:.2g} % for" in page
+    assert f"{100 * found['gpm']:.2g}" == f"{100 * found['adam-nscl']:.2g}"

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from holdfast.attaching import Attached
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError, DataError, ProtectionError, StateError
 from holdfast.guards import PenaltyCalls, check_scale
 from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.processes import in_step
+from holdfast.rebinding import Rebinding
 from holdfast.sharding import check_flat_shards, is_flat, local, total, zero
 from holdfast.state import check_finite, check_something, pack, unpack
 from holdfast.watching import Watched
@@ -47,7 +47,7 @@ _FINAL = {
 }
 
 
-class Method(Attached, abc.ABC):
+class Method(Rebinding, abc.ABC):
     """What must be remembered, and where a training step is changed.
 
     A subclass fills :meth:`_remember` and the phases that it takes part in. What is marked as final cannot be

@@ -76,6 +76,13 @@ class PathPenalty(QuadraticPenalty):
                 f"there and back within its step; expected {kind.removesuffix('Closure')}, with train() and eval()"
             )
 
+    def _take_effect(self, model: nn.Module, *, effective: bool) -> None:
+        if effective:
+            raise ConfigurationError(
+                f"{type(self).__name__} measures importance along the way of the weights that are trained, and "
+                "adapters are others; expected on='weights'"
+            )
+
     def _check_companion(self, other: Attached) -> None:
         if isinstance(other, QuadraticPenalty) and other.coupling == "loss":
             raise ConfigurationError(

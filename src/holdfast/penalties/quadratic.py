@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from holdfast.checks import check_not_negative
 from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
-from holdfast.method import Method
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
+from holdfast.penalties.adapted import AdaptedPenalty
 from holdfast.penalties.equations import fold, pull, quadratic_penalty
 from holdfast.penalties.flight import check_near, is_due, remedy
 from holdfast.penalties.gradient import add_quadratic_gradient
@@ -53,7 +53,7 @@ class Options(Resources, total=False):
     objective: Objective | Callable[[Any, Batch], Tensor] | None
 
 
-class QuadraticPenalty(Method):
+class QuadraticPenalty(AdaptedPenalty):
     """What all quadratic penalties share: strength, coupling, and the three ways to apply them.
 
     Args:
@@ -148,18 +148,20 @@ class QuadraticPenalty(Method):
         """Anchors, and importances where there are any, on their parameters' devices: what is here of them."""
         weights = {name: w for name in names if (w := self.weights_of(name)) is not None}
         assert len(weights) in (0, len(names))
-        anchors = [near(local(self.state[name]["anchor"]), self.params[name]) for name in names]
-        return anchors, [near(local(w), self.params[name]) for name, w in weights.items()] or None
+        at = {name: self._sites[name].base if name in self._sites else self.params[name] for name in names}
+        anchors = [near(local(self.state[name]["anchor"]), at[name]) for name in names]
+        return anchors, [near(local(w), at[name]) for name, w in weights.items()] or None
 
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; differentiable."""
-        names = [name for name in self.state if name in self.params and self.holds(name)]
+        names = [name for name in self.state if (name in self.params or name in self._sites) and self.holds(name)]
         if self.num_tasks == 0 or not names:
             return zero(self.params)
         anchors, importances = self._lists(names)
+        weights = [self._sites[n].weight() if n in self._sites else self.block(n, self.params[n]) for n in names]
         check_flat_shards(f"{type(self).__name__}.value()", self.model.modules())
         constant = self.buffers.get("constant")
-        found = quadratic_penalty([self.block(n, self.params[n]) for n in names], anchors, importances, self.factor)
+        found = quadratic_penalty(weights, anchors, importances, self.factor)
         return found if constant is None else found + self.factor * constant.to(found)
 
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
@@ -176,6 +178,9 @@ class QuadraticPenalty(Method):
         grads = self._gradients(names)
         pulls = [torch.zeros_like(anchor) for anchor in anchors]
         add_quadratic_gradient(weights, pulls, anchors, importances, 0.5 if self.halved else 1.0)
+        for parameter, pulled in self._pulls_back(step, 0.5 if self.halved else 1.0):
+            assert parameter.grad is not None
+            params, grads, pulls = [*params, parameter], [*grads, parameter.grad], [*pulls, pulled]
         self._finder.measure(self.meta, self.buffers, step, params, grads, pulls, len(self._optimizers), self._stiffest)
 
     def _stiffest(self) -> float:
@@ -186,6 +191,7 @@ class QuadraticPenalty(Method):
         return most * (1 if self.halved else 2)
 
     def _prepare(self) -> None:
+        super()._prepare()
         check_host(self.params, self._state_device)
         if self._state_device is not None:  # methods compute with the state where their parameters are
             for name, held in self.state.items():
@@ -212,6 +218,9 @@ class QuadraticPenalty(Method):
         """Add the penalty's gradient, where the coupling says so."""
         if self.coupling != "gradient":
             return
+        for parameter, pulled in self._pulls_back(step, self.factor, step.grad_scale):
+            assert parameter.grad is not None
+            parameter.grad.add_(pulled.to(parameter.grad.dtype))
         names = self._pulled(step)
         if not names:
             return

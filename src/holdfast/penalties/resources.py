@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from holdfast.errors import ConfigurationError
 from holdfast.pieces import neighbours
@@ -126,7 +126,7 @@ def placed(held: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.
     return found
 
 
-def near(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+def near(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A tensor on the parameter's device."""
     return tensor.to(parameter.device, non_blocking=True)
 

@@ -68,7 +68,7 @@ def power(phi: Tensor, alpha: float) -> Tensor:
         >>> power(torch.tensor([-3.0, 0.0, 2.0]), 2.0)
         tensor([-9.,  0.,  4.])
     """
-    found: Tensor = _Power.apply(phi, float(alpha))  # type: ignore[no-untyped-call]
+    found: Tensor = _Power.apply(phi, float(alpha))  # type: ignore[no-untyped-call]  # PyTorch's own
     return found
 
 

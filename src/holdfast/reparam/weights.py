@@ -139,7 +139,7 @@ def register(layers: Iterable[nn.Module], build: Any) -> None:
         by: Reparametrised = build()
         parametrize.register_parametrization(module, "weight", by, unsafe=True)
         assert _chain(module).original is weight
-        by.loading = module.register_load_state_dict_pre_hook(_load_plain)  # type: ignore[no-untyped-call]
+        by.loading = module.register_load_state_dict_pre_hook(_load_plain)  # type: ignore[no-untyped-call]  # PyTorch's own
     weight.grad = None
 
 

@@ -1,0 +1,131 @@
+r"""The weights that a layer with adapters computes with, and how a gradient on them reaches the adapters.
+
+Adapters are coordinates: :math:`A \to -2A,\ B \to -B/2` changes nothing of what a layer computes. A penalty on
+:math:`W = W_0 + \sum_a s_a B_a A_a` sees what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.errors import ConfigurationError
+from holdfast.names import canonical_modules
+from holdfast.penalties.gradient import add_quadratic_gradient
+from holdfast.sharding import is_sharded
+from holdfast.wrappers import adapters_of
+
+__all__ = ["Site", "gradient_at", "pulled_back", "sites"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One layer with adapters.
+
+    Attributes:
+        layer: of PEFT.
+    """
+
+    layer: Any
+
+    @property
+    def base(self) -> Tensor:
+        """W₀, ``[*p]``."""
+        weight: Tensor = self.layer.get_base_layer().weight
+        return weight.detach()
+
+    @property
+    def active(self) -> list[str]:
+        """The adapters that take part now: none where they are switched off, or merged into the weight already."""
+        if self.layer.disable_adapters or self.layer.merged:
+            return []
+        return [name for name in self.layer.active_adapters if name in self.layer.scaling]
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters of the active adapters that are trained."""
+        found = []
+        for name in self.layer.adapter_layer_names:
+            held = getattr(self.layer, name)
+            for adapter in self.active:
+                if adapter in held:
+                    one = held[adapter]
+                    found += [one] if isinstance(one, nn.Parameter) else list(one.parameters())
+        return [parameter for parameter in found if parameter.requires_grad]
+
+    def weight(self) -> Tensor:
+        """W₀ + Σ s B A, ``[*p]``, with a graph to the adapters."""
+        total = self.base
+        for name in self.active:
+            total = total + self.layer.get_delta_weight(name).to(total.dtype)
+        return total
+
+
+def gradient_at(
+    anchor: Tensor, importance: Tensor | None, factor: float, scale: Tensor | None, weight: Tensor
+) -> Tensor:
+    r"""The gradient of a quadratic penalty on a weight: :math:`2 a F (W - W^*)`, times the scale.
+
+    Args:
+        anchor: W*, ``[*p]``.
+        importance: F, ``[*p]``; ``None`` for 1 everywhere.
+        factor: a.
+        scale: what gradients are multiplied by, ``[]``; ``None`` for 1.
+        weight: W, ``[*p]``.
+    """
+    found = torch.zeros_like(weight)
+    add_quadratic_gradient([weight], [found], [anchor], None if importance is None else [importance], factor, scale)
+    return found
+
+
+def sites(model: nn.Module, names: Sequence[str]) -> dict[str, Site]:
+    """The layers with adapters whose weights are among those named.
+
+    Args:
+        model: with adapters of PEFT.
+        names: of parameters, as the model has them.
+
+    Raises:
+        ConfigurationError: for adapters whose layer computes with more than their weight (DoRA), or sharded ones.
+    """
+    found = adapters_of(model)
+    layers = {id(layer) for layer in (found[1] if found else ())}
+    known = {}
+    for name, module in canonical_modules(model):
+        place = f"{name}.base_layer.weight"
+        if id(module) in layers and place in names:
+            if any(getattr(module, "use_dora", {}).values()):
+                raise ConfigurationError(
+                    f"{name} has an adapter with DoRA, which also scales the weight, so that no sum is its effective "
+                    "weight; expected LoRA without use_dora"
+                )
+            if is_sharded(module.get_base_layer().weight):  # type: ignore[operator]  # known by its type
+                raise ConfigurationError(f"{name} is sharded; on='effective' expects whole weights: DDP or one process")
+            known[place] = Site(module)
+    return known
+
+
+def pulled_back(site: Site, trained: Sequence[nn.Parameter], gradient_on: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    r"""A gradient on an effective weight, at the adapters' parameters.
+
+    .. math:: \partial A = s B^\top G, \qquad \partial B = s G A^\top
+
+    and likewise for convolutions and embeddings, by the layer's own sum.
+
+    Args:
+        site: the layer.
+        trained: those of its parameters for which it is asked.
+        gradient_on: ``W -> G``, a function of the effective weight.
+
+    Yields:
+        The parameters, each with its gradient.
+    """
+    with torch.enable_grad():
+        weight = site.weight()
+    grads = torch.autograd.grad(weight, list(trained), gradient_on(weight.detach()), allow_unused=True)
+    for parameter, grad in zip(trained, grads, strict=True):
+        if grad is not None:
+            yield parameter, grad
