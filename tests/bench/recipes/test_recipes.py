@@ -79,8 +79,8 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
             return true_load(name)
         shape = data.SOURCES[name].shape
         assert shape is not None
-        labels = torch.arange(10).repeat(6)
-        images = torch.randint(0, 256, (60, *shape), dtype=torch.uint8)
+        labels = torch.arange(10).repeat(115)  # enough for a long tail
+        images = torch.randint(0, 256, (1150, *shape), dtype=torch.uint8)
         classes, channels = tuple("0123456789"), shape[0]
         return ImageDataset(name, images, labels, images, labels, classes, (0.5,) * channels, (0.5,) * channels)
 
