@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast import HoldfastError
-from holdfast.heads import NCM, SLDA, FeCAM, RandomFourier, RandomPatches, RandomProjection, Ridge
+from holdfast.heads import NCM, SLDA, FeCAM, RandomFourier, RandomPatches, RandomProjection, Ridge, TransportCalibrated
 from tests.contract.cases import same_state
 from tests.distributed.cases import fsdp2, network
 
@@ -22,6 +22,7 @@ HEADS = {
     "ridge": Ridge,
     "ridge, number": lambda: Ridge(strength=0.1),
     "fecam": FeCAM,
+    "h-ot": lambda: TransportCalibrated(base_samples=9, keep=9, draws=20),
     "ridge, projection": lambda: Ridge(expand=RandomProjection(20)),
     "slda, fourier": lambda: SLDA(RandomFourier(15), shrinkage=0.1),
     "slda, patches": lambda: SLDA(RandomPatches(3, patch=3, pool=1), shrinkage=0.1),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.heads import NCM, SLDA, FeCAM, Ridge
+from holdfast.heads import NCM, SLDA, FeCAM, Ridge, TransportCalibrated
 
 HEADS = {
     "ncm": NCM,
@@ -15,6 +15,7 @@ HEADS = {
     "ridge": Ridge,
     "ridge-number": lambda *args, **more: Ridge(*args, strength=0.1, **more),
     "fecam": FeCAM,
+    "h-ot": lambda *args, **more: TransportCalibrated(*args, base_samples=18, keep=70, draws=20, **more),
 }
 every = pytest.mark.parametrize("make", HEADS.values(), ids=HEADS)
 

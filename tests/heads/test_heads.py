@@ -132,7 +132,7 @@ def test_the_width_is_known_before_anything_is_learned(make):
     x, y = samples()
     head = make(expand=None)
     assert head.width([(x[:2], y[:2])]) == 6 and head.num_tasks == 0 and head.state_bytes == 0
-    mapped = make(expand=RandomFourier(20)) if make is not FeCAM else make(expand=RandomProjection(20))
+    mapped = make(expand=RandomFourier(20)) if make not in (FeCAM, HEADS["h-ot"]) else make(expand=RandomProjection(20))
     assert mapped.width([(x[:2], y[:2])]) == 20 and not mapped.expand.fitted
     with pytest.raises(DataError, match="it got none"):
         head.width([])
@@ -180,8 +180,8 @@ def test_no_more_memory_than_was_announced(name, dtype, monkeypatch):
         head(x[:10])
     announced = head.memory(size, classes)
     assert seen.peak <= announced
-    if name != "ncm":
-        assert seen.peak >= 0.4 * announced  # it says something
+    if name != "ncm":  # it says something; h-ot must also reckon with novel classes, of which there are none here
+        assert seen.peak >= (0.3 if name == "h-ot" else 0.4) * announced
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,17 @@ import torch
 from torch import nn
 
 from holdfast import ConfigurationError, ProtectionError, StateError, heads, save_state
-from holdfast.heads import NCM, SLDA, FeCAM, Head, RandomFourier, RandomPatches, RandomProjection, Ridge
+from holdfast.heads import (
+    NCM,
+    SLDA,
+    FeCAM,
+    Head,
+    RandomFourier,
+    RandomPatches,
+    RandomProjection,
+    Ridge,
+    TransportCalibrated,
+)
 from tests.heads.cases import samples, tell
 from tests.heads.test_features import Net
 
@@ -21,6 +31,7 @@ MADE = {
     "ridge, fourier": lambda: Ridge(RandomFourier(20, width=0.7, seed=2)),
     "ridge number": lambda: Ridge(strength=0.2, relative=True),
     "fecam": lambda: FeCAM(shrinkage=0.5, tukey=1),
+    "h-ot": lambda: TransportCalibrated(tukey=0, share=0.5, base_samples=12, keep=12, draws=30, levels=1, seed=3),
 }
 
 

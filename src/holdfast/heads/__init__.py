@@ -5,6 +5,7 @@ May import the core (errors, names, objectives, importance.untouched, files) and
 
 from __future__ import annotations
 
+from holdfast.heads.calibrated import TransportCalibrated
 from holdfast.heads.fecam import FeCAM
 from holdfast.heads.head import Head
 from holdfast.heads.maps import FeatureMap, RandomFourier, RandomProjection
@@ -24,6 +25,7 @@ __all__ = [
     "RandomProjection",
     "Ridge",
     "SLDA",
+    "TransportCalibrated",
     "load",
     "save",
 ]

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from holdfast.checks import check_not_negative
-from holdfast.errors import ConfigurationError, DataError
+from holdfast.errors import ConfigurationError
 from holdfast.heads.head import Head
 from holdfast.heads.maps import FeatureMap
-from holdfast.heads.moments import Moments, mirror, summary
+from holdfast.heads.moments import Moments, scatter, summary
+from holdfast.heads.powers import tukey_power
 from holdfast.objectives import Classification
 
 __all__ = ["FeCAM", "fecam_distance", "normalised_correlation"]
@@ -129,17 +130,7 @@ class FeCAM(Head):
     def _shares(self, inputs: Any, features: Tensor) -> Iterator[tuple[str, Tensor, Tensor | None]]:
         features = features.double()
         yield "plain", features, None
-        yield "powers", self._powers(features), None
-
-    def _powers(self, features: Tensor) -> Tensor:
-        if self.tukey == 1:
-            return features
-        if bool((features < 0).any()):
-            raise DataError(
-                f"FeCAM takes features to the power {self.tukey:g}, and one is {float(features.min()):.3g}; expected "
-                "features after a ReLU, or tukey=1"
-            )
-        return features**self.tukey
+        yield "powers", tukey_power(features, self.tukey, "FeCAM"), None
 
     def _solve(self) -> dict[str, Tensor]:
         plain, powers = summary(self._moments["plain"]), self._moments["powers"]
@@ -149,7 +140,7 @@ class FeCAM(Head):
         inverses = torch.zeros(powers.gram.shape, dtype=torch.float64, device=powers.gram.device)
         for row, number in enumerate(powers.counts.tolist()):
             if number > 1:
-                covariance = _scatter(powers, row) / (number - 1)
+                covariance = scatter(powers, row) / (number - 1)
             else:
                 shared = _shared_covariance(powers) if shared is None else shared
                 covariance = shared
@@ -157,7 +148,7 @@ class FeCAM(Head):
         return {"prototypes": plain.means**self.tukey, "inverses": inverses}
 
     def _score(self, features: Tensor, solved: Mapping[str, Tensor]) -> Tensor:
-        return -fecam_distance(self._powers(features), solved["prototypes"], solved["inverses"])
+        return -fecam_distance(tukey_power(features, self.tukey, "FeCAM"), solved["prototypes"], solved["inverses"])
 
 
 def _inverse(correlation: Tensor) -> Tensor:
@@ -172,19 +163,11 @@ def _inverse(correlation: Tensor) -> Tensor:
     return found
 
 
-def _scatter(moments: Moments, row: int) -> Tensor:
-    """What a class's samples differ from their mean, ``[D, D]``."""
-    assert moments.gram is not None and moments.sums is not None
-    gram, total = moments.gram[row], moments.sums[row]
-    mirror(gram)
-    return gram.double() - torch.outer(total, total) / moments.counts[row]
-
-
 def _shared_covariance(moments: Moments) -> Tensor:
     """The covariance of all classes together, each around its own mean; 0 where none has two samples."""
     degrees = int(moments.counts.sum()) - len(moments.labels)
     assert moments.sums is not None
     found = moments.sums.new_zeros(moments.sums.shape[1], moments.sums.shape[1])
     for row in range(len(moments.labels)):
-        found += _scatter(moments, row)
+        found += scatter(moments, row)
     return found / max(1, degrees)

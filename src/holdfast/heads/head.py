@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from holdfast.errors import ConfigurationError, DataError, StateError
 from holdfast.heads.maps import FeatureMap, device_after
 from holdfast.heads.moments import Moments
-from holdfast.heads.reading import Labelled, ahead, features_of, fit, labelled
+from holdfast.heads.reading import Labelled, ahead, checked, features_of, fit, labelled
 from holdfast.heads.representation import Backbone
 from holdfast.heads.together import add_up, meeting
 from holdfast.objectives import Batch, Classification
@@ -72,7 +72,7 @@ class Head(nn.Module, abc.ABC):
             raise ConfigurationError(f"expand is a {type(expand).__name__}; expected a feature map or None")
         self.backbone = Backbone(features, layer)
         self.expand = expand
-        self.objective = _checked(objective, type(self).__name__)
+        self.objective = checked(objective, type(self).__name__)
         self.dtype = dtype
         self.meta: dict[str, Any] = {"num_tasks": 0, "weights": {}}
         self._moments: dict[str, Moments] = self._parts()
@@ -94,6 +94,10 @@ class Head(nn.Module, abc.ABC):
     def _shares(self, inputs: Any, features: Tensor) -> Iterator[tuple[str, Tensor, Tensor | None]]:
         """Which accumulator takes what: ``(name, features [B, D], which samples [B] or None for all)``."""
         yield next(iter(self._moments)), features, None
+
+    def _keys(self, inputs: Any, features: Tensor) -> Tensor | None:
+        """A number for each sample that depends on its inputs alone, int64 ``[B]``, if an accumulator asks for such."""
+        return None
 
     @property
     def num_tasks(self) -> int:
@@ -121,7 +125,7 @@ class Head(nn.Module, abc.ABC):
     @property
     def state_bytes(self) -> int:
         """Bytes that the head remembers: its sums, and the tensors of its feature map."""
-        tensors = [t for part in self._moments.values() for t in (part.counts, part.sums, part.gram) if t is not None]
+        tensors = [t for part in self._moments.values() for t in part.tensors().values()]
         tensors += [] if self.expand is None else list(self.expand.tensors.values())
         return sum(t.numel() * t.element_size() for t in tensors)
 
@@ -203,7 +207,7 @@ class Head(nn.Module, abc.ABC):
             with in_step(meeting()):
                 if generator is not None and not isinstance(generator, torch.Generator):
                     raise ConfigurationError(f"generator is {generator!r}; expected a torch.Generator or None")
-                known = self.objective if objective is None else _checked(objective, name)
+                known = self.objective if objective is None else checked(objective, name)
                 if not isinstance(batches, Iterable):
                     raise DataError(f"batches is a {type(batches).__name__}; {name} expects an iterable of them")
                 self.backbone.check_whole(name)
@@ -233,12 +237,12 @@ class Head(nn.Module, abc.ABC):
         seen, device = 0, torch.device("cpu")
         for inputs, raw, labels in stream:
             features = raw if self.expand is None else self.expand(raw)
-            known, device = labels != IGNORED, features.device
+            known, device, keys = labels != IGNORED, features.device, self._keys(inputs, features)
             for part, rows, chosen in self._shares(inputs, features):
                 taken = known if chosen is None else known & chosen
                 if bool(taken.any()):
-                    whole = bool(taken.all())
-                    added[part].add(rows if whole else rows[taken], labels if whole else labels[taken])
+                    told = (rows, labels) if keys is None else (rows, labels, keys)
+                    added[part].add(*(told if bool(taken.all()) else (each[taken] for each in told)))
             seen += int(known.sum())
         if not seen:
             raise DataError(f"{type(self).__name__} learns from samples; consolidate got none")
@@ -338,13 +342,3 @@ class Head(nn.Module, abc.ABC):
             self.backbone.module.to(device)
         self._solved = None
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own gap
-
-
-def _checked(objective: Any, head: str) -> Classification:
-    if objective is None:
-        return Classification()
-    if not isinstance(objective, Classification):
-        raise ConfigurationError(
-            f"objective is {objective!r}; {head} answers with one class: expected Classification()"
-        )
-    return objective

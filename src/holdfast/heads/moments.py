@@ -2,7 +2,7 @@ r"""Counts, class sums and a Gram matrix: all that a closed-form head remembers 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from holdfast.errors import ConfigurationError, DataError, NumericsError, StateError
 
-__all__ = ["CHUNK", "Gram", "Moments", "Summary", "add_gram", "mirror", "summary"]
+__all__ = ["CHUNK", "Gram", "Moments", "Summary", "add_gram", "mirror", "scatter", "summary"]
 
 Gram: TypeAlias = Literal["none", "shared", "per class"]
 
@@ -109,13 +109,19 @@ class Moments:
         """As this was before its first sample."""
         return Moments(self.kind, dtype=self.dtype)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is remembered, by name; what does not exist yet is left out."""
+        found = {"counts": self.counts, "sums": self.sums, "gram": self.gram}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
     @torch.no_grad()
-    def add(self, features: Tensor, labels: Tensor) -> None:
+    def add(self, features: Tensor, labels: Tensor, keys: Tensor | None = None) -> None:
         """Count samples in.
 
         Args:
             features: z, ``[B, D]``.
             labels: y, any integers, ``[B]``.
+            keys: a number of each sample that depends on its inputs alone, int64 ``[B]``, for those who keep some.
 
         Raises:
             DataError: for another D than before.
@@ -198,16 +204,15 @@ class Moments:
         self._waiting += other._waiting
         self.settle()
 
+    def exchange(self, gathered: Callable[[Tensor], Tensor]) -> None:
+        """Of what processes cannot add up, take what one process would have; these sums are all added up."""
+
     def state_dict(self) -> dict[str, Any]:
         """Labels, counts and sums, as tensors."""
         self.settle()
         for gram in () if self.gram is None else self.gram.view(-1, *self.gram.shape[-2:]):
             mirror(gram)  # whoever reads the file expects a whole matrix
-        found = {"labels": torch.tensor(self.labels, dtype=torch.int64), "counts": self.counts}
-        for name, tensor in (("sums", self.sums), ("gram", self.gram)):
-            if tensor is not None:
-                found[name] = tensor
-        return found
+        return {"labels": torch.tensor(self.labels, dtype=torch.int64), **self.tensors()}
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Take over a copy of what :meth:`state_dict` returned.
@@ -306,3 +311,11 @@ def summary(*parts: Moments) -> Summary:
     for part in parts:
         part.settle()
     return Summary(list(parts))
+
+
+def scatter(moments: Moments, row: int) -> Tensor:
+    """What a class's samples differ from their mean, ``[D, D]``."""
+    assert moments.gram is not None and moments.sums is not None
+    gram, total = moments.gram[row], moments.sums[row]
+    mirror(gram)
+    return gram.double() - torch.outer(total, total) / moments.counts[row]

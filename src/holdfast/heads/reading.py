@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from holdfast.errors import DataError
+from holdfast.errors import ConfigurationError, DataError
 from holdfast.heads.maps import FeatureMap
 from holdfast.heads.representation import Backbone
 from holdfast.heads.together import gathered
 from holdfast.objectives import Batch, Classification
 from holdfast.objectives.batches import targets_of
 
-__all__ = ["Labelled", "ahead", "features_of", "fit", "labelled"]
+__all__ = ["Labelled", "ahead", "checked", "features_of", "fit", "labelled"]
 
 Labelled: TypeAlias = tuple[Any, Tensor, Tensor]
 """A batch's inputs, its features ``[B, ...]`` as a feature map is to see them, and its labels, int64 ``[B]``."""
@@ -72,3 +72,18 @@ def fit(expand: FeatureMap | None, first: list[Labelled]) -> None:
     if first and expand is not None:
         wanted = max(1, expand.fit_samples)
         expand.fit(gathered(torch.cat([features for _, features, _ in first])[:wanted])[:wanted])
+
+
+def checked(objective: Any, head: str) -> Classification:
+    """The objective of a head, or the usual one.
+
+    Raises:
+        ConfigurationError: for one that does not mean one class.
+    """
+    if objective is None:
+        return Classification()
+    if not isinstance(objective, Classification):
+        raise ConfigurationError(
+            f"objective is {objective!r}; {head} answers with one class: expected Classification()"
+        )
+    return objective

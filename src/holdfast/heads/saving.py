@@ -12,6 +12,7 @@ from torch import nn
 
 from holdfast.errors import ConfigurationError, HoldfastError, StateError
 from holdfast.files import load_state, save_state
+from holdfast.heads.calibrated import TransportCalibrated
 from holdfast.heads.fecam import FeCAM
 from holdfast.heads.head import Head
 from holdfast.heads.maps import FeatureMap, RandomFourier, RandomProjection
@@ -29,7 +30,11 @@ _HEADS: Mapping[type[Head], tuple[str, ...]] = {
     SLDA: ("shrinkage", "relative", "prior"),
     Ridge: ("strength", "relative"),
     FeCAM: ("shrinkage", "tukey"),
-}
+    TransportCalibrated: (
+        "tukey", "share", "spread", "levels", "draws", "base_samples", "keep", "epsilon", "temperature", "strength",
+        "released", "seed",
+    ),
+}  # fmt: skip
 _MAPS: Mapping[type[FeatureMap], tuple[str, ...]] = {
     RandomProjection: ("size", "seed"),
     RandomFourier: ("size", "width", "seed"),

@@ -82,6 +82,7 @@ def add_up(parts: Mapping[str, Moments], device: torch.device) -> None:
                 moved = tensor.to(_device())
                 torch.distributed.all_reduce(moved)
                 tensor.copy_(moved)
+        part.exchange(gathered)
 
 
 def _all(tensor: Tensor) -> list[Tensor]:

@@ -15,7 +15,8 @@ from holdfast.bench.training import runner
 from holdfast.bench.training.learner import Learner
 from tests.bench.training.test_runner import Counting, Double, Stop, small_config, small_stream
 
-HEADS = [entry.name for entry in registry.entries() if entry.kind == "head"]
+HEADS = [entry.name for entry in registry.entries() if entry.kind == "head" and not entry.needs_few_shot]
+FEW_SHOT = [entry.name for entry in registry.entries() if entry.kind == "head" and entry.needs_few_shot]
 BACKBONES = [
     ("random-patches", "class"),
     ("first-task", "task"),
@@ -38,6 +39,15 @@ def test_class_incremental_digits_are_told_apart(name):
     assert sum(record.matrix[-1]) / 5 > 0.6
     assert record.matrix[0][0] > 0.8 and record.matrix[0][4] == 0.0  # classes that were not met are not guessed
     assert record.costs.state_bytes > 0
+
+
+@pytest.mark.parametrize("name", FEW_SHOT)
+def test_few_shots_are_told_apart_over_a_network_that_learned_the_base_classes(name):
+    stream = streams.build("fewshot-digits-6-2x5", seed=0, scenario="class")
+    config = small_config(stream, name, backbone="first-task", epochs=4, lr=0.01)
+    record = runner.run(config, stream=stream)
+    assert record.status == "finished", record.failure
+    assert record.matrix[0][0] > 0.8 and min(record.matrix[-1]) > 0.3
 
 
 @pytest.mark.parametrize(("backbone", "scenario"), BACKBONES)

@@ -22,12 +22,17 @@ from holdfast.strength import AutoStrength
 __all__ = ["check_backbone", "check_changes", "command", "keep_their_own", "plan", "refusal", "settled"]
 
 
-def refusal(entry: Entry, scenario: str) -> str | None:
-    """Why a method does not apply to a scenario, as a sentence; ``None`` where it does."""
-    if entry.needs_task_id and scenario != "task":
+def refusal(entry: Entry, stream: Outline) -> str | None:
+    """Why a method does not apply to a stream, as a sentence; ``None`` where it does."""
+    if entry.needs_task_id and stream.scenario != "task":
         return (
-            f"{entry.name} must be told at test which task a sample belongs to, and the scenario {scenario!r} does not "
-            "tell: use the scenario 'task', or leave it out"
+            f"{entry.name} must be told at test which task a sample belongs to, and the scenario {stream.scenario!r} "
+            "does not tell: use the scenario 'task', or leave it out"
+        )
+    if entry.needs_few_shot and not stream.few_shot:
+        return (
+            f"{entry.name} is for few samples of new classes after a base task, and the stream {stream.name!r} has no "
+            "such tasks: use one like fewshot-mnist-4-2x5 (fewshot-DATA-BASE-WAYxSHOT)"
         )
     if entry.needs_one_head and scenario == "task":
         return (
@@ -72,10 +77,10 @@ def plan(
 
     Raises:
         ConfigurationError: for an unknown method or setting, a value of another type or out of range, or a method
-            that does not apply to the scenario.
+            that does not apply to the stream.
     """
     entry = registry.lookup(method)
-    why_not = refusal(entry, stream.scenario)
+    why_not = refusal(entry, stream)
     if why_not is not None:
         raise ConfigurationError(why_not)
     given = {key: value for key, value in (changes or {}).items() if value is not None}
