@@ -54,12 +54,9 @@ class Entry:
         state: tensors of the size of a parameter that it keeps, as shown to users.
         needs_data: whether ``consolidate`` needs data of the task just learned.
         needs_task_id: whether a task must be named when it is tested.
-<<<<<<< HEAD
         needs_one_head: whether it is about classes that compete in one head: a head per task leaves it nothing to do.
-=======
         needs_few_shot: whether it is for streams of a base task and then few samples of new classes, and no others.
         needs_unlabelled: whether it wants, before the first task, unlabelled samples of the tasks to come.
->>>>>>> 59d12b7 (Calibrate few samples of new classes by optimal transport from classes of many: H-OT)
         keeps_optimizer: whether the optimizer is the memory and must survive the task change.
         control: whether every claim should be held against it.
         bound: whether it is the floor (no protection) or the ceiling of a comparison, never its winner.
@@ -85,12 +82,9 @@ class Entry:
     automatic: frozenset[str] = frozenset()
     needs_data: bool = False
     needs_task_id: bool = False
-<<<<<<< HEAD
     needs_one_head: bool = False
-=======
     needs_few_shot: bool = False
     needs_unlabelled: bool = False
->>>>>>> 59d12b7 (Calibrate few samples of new classes by optimal transport from classes of many: H-OT)
     keeps_optimizer: bool = False
     control: bool = False
     bound: Bound | None = None
@@ -283,7 +277,7 @@ _ENTRIES = (
     Entry(
         "h-ot", "head", "head", "holdfast.heads:TransportCalibrated", "Guo et al. 2022, arXiv:2210.04144",
         "a matrix per class, and features",
-        {"tukey": 0.5, "share": 0.3, "spread": 0.21, "levels": 2}, {"share": Range(0.05, 0.95, log=False)},
+        {"tukey": 1.0, "share": 0.3, "spread": 0.21, "levels": 2}, {"share": Range(0.05, 0.95, log=False)},
         {"draws": 750, "base_samples": 25, "keep": 200, "epsilon": 0.01, "released": False, "seed": 0, "layer": None},
         needs_data=True, needs_few_shot=True, trains=False,
     ),

@@ -15,7 +15,7 @@ HEADS = {
     "ridge": Ridge,
     "ridge-number": lambda *args, **more: Ridge(*args, strength=0.1, **more),
     "fecam": FeCAM,
-    "h-ot": lambda *args, **more: TransportCalibrated(*args, base_samples=18, keep=70, draws=20, **more),
+    "h-ot": lambda *args, **more: TransportCalibrated(*args, tukey=0.5, base_samples=18, keep=70, draws=20, **more),
 }
 every = pytest.mark.parametrize("make", HEADS.values(), ids=HEADS)
 

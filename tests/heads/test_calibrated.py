@@ -63,7 +63,7 @@ def test_classes_of_different_sizes_are_not_padded(known):
 
 
 def head_of(known: dict[str, Tensor], **settings) -> TransportCalibrated:
-    head = TransportCalibrated(base_samples=8, draws=20, keep=8, **settings)
+    head = TransportCalibrated(tukey=0.5, base_samples=8, draws=20, keep=8, **settings)
     for label in torch.randperm(4).tolist():
         head.consolidate([(known["feats"][label], torch.full((8,), label))])
     head.consolidate([(known["raw_support"], torch.arange(4, 7).repeat_interleave(2))])
@@ -104,7 +104,7 @@ def test_the_head_transports_what_the_equations_say(known, mode, levels, monkeyp
 
 
 def test_what_is_drawn_has_the_calibrated_moments(known, monkeypatch):
-    head = TransportCalibrated(base_samples=8, draws=40_000, keep=8, levels=1)
+    head = TransportCalibrated(tukey=0.5, base_samples=8, draws=40_000, keep=8, levels=1)
     head.consolidate([(known["feats"].flatten(0, 1), torch.arange(4).repeat_interleave(8))])
     head.consolidate([(known["raw_support"][:1], torch.tensor([9]))])
     seen = {}
@@ -137,7 +137,7 @@ def test_a_class_with_enough_samples_is_a_base_class_whenever_they_come(known):
 
 
 def test_without_a_base_class_it_is_the_regression_alone(known):
-    head = TransportCalibrated(base_samples=25)
+    head = TransportCalibrated(tukey=0.5, base_samples=25)
     x, y = known["raw_support"], torch.arange(3).repeat_interleave(2)
     head.consolidate([(x, y)])
     weight, offset = logistic_regression(known["support"], y, 3)

@@ -95,6 +95,10 @@ def settings(entry: Entry) -> None:
 
     console = _console()
     console.print(Text(f"{entry.name}: {entry.family}, {entry.source}"), soft_wrap=True)
+    if entry.needs_few_shot:
+        console.print("It is for streams of a base task and few samples of new classes: fewshot-DATA-BASE-WAYxSHOT.")
+    if entry.needs_unlabelled:
+        console.print("It needs unlabelled samples of the tasks to come, before the first one is learned.")
     if not entry.settings:
         console.print("It has no settings.")
         return

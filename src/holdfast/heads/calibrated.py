@@ -46,7 +46,8 @@ class TransportCalibrated(Head):
 
     Args:
         features: as for :class:`Head`; >= 0 unless ``tukey`` is 1: after a ReLU.
-        tukey: β, the power of novel features and of what is asked; 0 for the logarithm.
+        tukey: β, the power of novel features and of what is asked; 0 for the logarithm. Base classes' means stay as
+            they are, as in the release, so a power other than 1 is for novel classes that compete among themselves.
         share: λ in [0, 1]: how much of a calibrated mean is the sample's own.
         spread: α, >= 0, added to every entry of a calibrated covariance.
         levels: 2, transport between classes whose costs are transports between samples; 1, from class means.
@@ -79,7 +80,7 @@ class TransportCalibrated(Head):
         self,
         features: nn.Module | Callable[..., Any] | None = None,
         *,
-        tukey: float = 0.5,
+        tukey: float = 1.0,
         share: float = 0.3,
         spread: float = 0.21,
         levels: int = 2,
@@ -207,8 +208,8 @@ class TransportCalibrated(Head):
                 weight, offset = logistic_regression(rows, owners, len(means), strength=self.strength)
                 sure = torch.softmax(rows @ weight + offset, 1).gather(1, owners[:, None])[:, 0]
             sizes = torch.bincount(owners).tolist()
-            weights = [certainties(each, self.temperature) for each in sure.split(sizes)]
-            costs = transported_costs(rows.split(sizes), weights, support, **self._settings())
+            weights = [certainties(each, self.temperature) for each in torch.split(sure, sizes)]
+            costs = transported_costs(torch.split(rows, sizes), weights, support, **self._settings())
         source = costs.new_full((len(means),), 1 / len(means))
         target = costs.new_full((len(support),), 1 / len(support))
         plan = sinkhorn(costs, source, target, **self._settings())  # type: ignore[arg-type]
@@ -222,4 +223,5 @@ def _root(covariance: Tensor) -> Tensor:
     """The symmetric root, which is unique and exists for any covariance; Cholesky's wants a positive definite one."""
     values, vectors = torch.linalg.eigh(covariance)
     values = torch.where(values > _ZERO * values.max(), values, 0.0)
-    return (vectors * values.sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.sqrt()) @ vectors.T
+    return root

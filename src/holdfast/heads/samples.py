@@ -104,8 +104,8 @@ class Samples(Moments):
         self._new, self.rows, self.owners, self.keys = [], None, *([torch.zeros(0, dtype=torch.int64)] * 2)
         if self.sums is None:
             return
-        found = [state.get(name) for name in ("rows", "owners", "keys")]
-        if not all(isinstance(part, Tensor) and len(part) == len(found[0]) for part in found):
+        found = [part for name in ("rows", "owners", "keys") if isinstance(part := state.get(name), Tensor)]
+        if len(found) < 3 or len({len(part) for part in found}) > 1:
             raise StateError("the state of a head that keeps features holds no rows, owners and keys of equal length")
         rows, owners, keys = (part.detach().to(device, copy=True) for part in found)
         if rows.dim() != 2 or rows.shape[1] != self.sums.shape[1] or rows.dtype != self.dtype:

@@ -220,12 +220,23 @@ def test_a_device_that_is_not_there_is_refused(stream: Stream) -> None:
 
 def test_a_method_that_must_be_told_the_task_says_why_it_does_not_apply() -> None:
     needing = [entry for entry in registry.entries() if entry.needs_task_id]
-    for entry in registry.entries():
-        assert (plan.refusal(entry, "task") is not None) == entry.needs_one_head
-        assert (plan.refusal(entry, "class") is not None) == (entry in needing)
+    told = streams.build("split-digits", seed=0, scenario="task", limit_per_class=4)
     stream = streams.build("split-digits", seed=0, scenario="class", limit_per_class=4)
+    for entry in registry.entries():
+        assert (plan.refusal(entry, told) is not None) == (entry.needs_one_head or entry.needs_few_shot)
+        assert (plan.refusal(entry, stream) is not None) == (entry in needing or entry.needs_few_shot)
     for entry in needing:
         with pytest.raises(ConfigurationError, match=f"{entry.name} must be told at test which task"):
+            planned(stream, entry.name)
+
+
+def test_a_method_of_few_shots_says_which_streams_have_them(stream: Stream) -> None:
+    few = streams.build("fewshot-digits-6-2x2", seed=0, scenario="class", limit_per_class=8)
+    found = [entry for entry in registry.entries() if entry.needs_few_shot]
+    assert found
+    for entry in found:
+        assert plan.refusal(entry, few) is None
+        with pytest.raises(ConfigurationError, match=f"^{entry.name} is for few samples .* 'split-digits' has no"):
             planned(stream, entry.name)
 
 

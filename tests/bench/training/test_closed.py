@@ -8,6 +8,7 @@ import torch
 from holdfast import ConfigurationError, registry
 from holdfast.bench import compare, report
 from holdfast.bench.comparing import plan, rehearsal
+from holdfast.bench.data import streams
 from holdfast.bench.models import representation
 from holdfast.bench.records.record import without_times
 from holdfast.bench.report.page import render

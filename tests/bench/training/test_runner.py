@@ -138,7 +138,7 @@ def test_joint_learns_everything_in_one_row() -> None:
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_every_method_runs_wherever_it_applies(entry: registry.Entry, scenario: Any) -> None:
     stream = small_stream(scenario)
-    if plan.refusal(entry, scenario):
+    if plan.refusal(entry, stream):
         with pytest.raises(ValueError, match=f"^{entry.name} (must be told at test which task|is about classes that)"):
             small_config(stream, entry.name)
         return
