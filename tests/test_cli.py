@@ -185,3 +185,25 @@ def test_a_run_that_diverges_says_why_and_fails() -> None:
     result = holdfast("run", "split-digits", "--method", "finetune", "--optimizer", "sgd", "--lr", "1e30", *FAST)
     assert result.exit_code == 1
     assert "not finite at step" in result.stderr
+
+
+def test_streams_have_their_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = succeed("streams")
+    assert all(name in shown for name in ("longtail-digits", "longtail-cifar10", "fewshot-mnist-4-2x5"))
+    options = ["--imbalance", "5", "--class-balance", "0.9", "--stream-option", "limit_per_class=60"]
+    shown = succeed("compare", "longtail-digits", "--methods", "finetune,max-norm", "--seeds", "1", *options, *FAST)
+    assert "Many" in shown and "Few" in shown
+    (first, second) = record.load_all(tmp_path / "holdfast-results" / "longtail-digits-task")
+    expected = {"imbalance": 5.0, "class_balance": 0.9, "limit_per_class": 60}
+    assert first.config.stream_options == second.config.stream_options == expected
+    assert first.by_class is not None and first.by_class.samples[0][0] == 54
+    again = succeed(*shlex.split(first.command)[1:], "--out", str(tmp_path / "again"))
+    (repeated,) = record.load_all(tmp_path / "again")
+    assert "Few" in again and repeated.matrix == first.matrix and repeated.by_class == first.by_class
+
+
+def test_few_shots_need_no_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "PD" in succeed("compare", "fewshot-digits-4-3x5", "--methods", "ncm,finetune", "--seeds", "1", *FAST)
+    assert (tmp_path / "holdfast-results" / "fewshot-digits-4-3x5-class" / "report.html").is_file()

@@ -36,6 +36,24 @@ CASES = {
     "method needs a task id": ([*COMPARE, "packnet", "--scenario", "class"], ["packnet must be told at test"]),
     "learning rate of an optimizer": ([*RUN, "classp", "--lr", "0.1"], ["--lr", "--set lr="]),
     "forgetful memory": ([*RUN, "adagrad", "--optimizer-between-tasks", "fresh"], ["adagrad remembers"]),
+    "no tail": (
+        ["run", "longtail-digits", "--method", "ewc", "--imbalance", "0.2"],
+        ["--imbalance is 0.2", "at least 1"],
+    ),
+    "a tail of a split": ([*RUN, "ewc", "--imbalance", "9"], ["--imbalance does not apply", "split-digits"]),
+    "few shots by task": (
+        ["run", "fewshot-digits-4-2x5", "--method", "ncm", "--scenario", "task"],
+        ["--scenario class", "'task'"],
+    ),
+    "loss of classes to come": (
+        [*RUN, "ewc", "--scenario", "class", "--class-balance", "0.9"],
+        ["--class-balance", "--training-outputs seen"],
+    ),
+    "unknown option of a stream": ([*RUN, "ewc", "--stream-option", "limit=3"], ["'limit'", "limit_per_class"]),
+    "scenario as an option": (
+        [*RUN, "ewc", "--stream-option", "scenario=class"],
+        ["--stream-option has 'scenario'", "--scenario"],
+    ),
     "unknown model": ([*RUN, "ewc", "--model", "mpl"], ["model 'mpl'", "mlp"]),
     "unknown optimizer": ([*RUN, "ewc", "--optimizer", "adm"], ["no optimizer 'adm'", "adam"]),
     "unknown device": ([*RUN, "ewc", "--device", "abacus"], ["--device is 'abacus'"]),

@@ -17,7 +17,7 @@ __all__ = ["Group", "add", "typed"]
 _COMMAND = "holdfast.command"
 _TYPED_AS = {
     "settings": "set", "grids": "grid", "methods": "method", "seeds": "seed", "trials": "tune", "labels": "methods",
-    "repository": "push",
+    "repository": "push", "stream_options": "stream_option",
 }  # fmt: skip
 """Keyword -> the parameter of commands that have none of its name."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -44,6 +45,10 @@ class Trained:
         float | None,
         typer.Option(metavar="BETA", help="Weigh each class in the training loss by how rare it is, such as 0.9999."),
     ] = None
+    stream_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V", help="Another option of the stream, such as limit_per_class=100; repeatable."),
+    ] = None
     model: Annotated[
         str | None, typer.Option(help="mlp, mlp-A-B, cnn-classp, resnet-small or package.module:factory.")
     ] = None
@@ -76,8 +81,11 @@ class Trained:
     @property
     def scenes(self) -> dict[str, Any]:
         """What the stream is asked for, by name."""
+        from holdfast.bench.comparing.typed import pairs
+
+        options = {key: _value(text) for key, text in pairs("--stream-option", self.stream_option or [])}
         given = {name: getattr(self, name) for name in ("imbalance", "class_balance")}
-        options = {name: value for name, value in given.items() if value is not None}
+        options |= {name: value for name, value in given.items() if value is not None}
         return {"scenario": self.scenario, "training_outputs": self.training_outputs, "stream_options": options}
 
     @property
@@ -147,6 +155,14 @@ class Searched:
         str | None,
         typer.Option(metavar="URL", help="Database of the searches; default: a file in the results' folder."),
     ] = None
+
+
+def _value(text: str) -> Any:
+    """What was typed as a number, a list or a truth value, if it is one; else the word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def names(option: str, text: str, listed: str = "") -> tuple[str, ...]:

@@ -211,7 +211,7 @@ def compare(
     given.check(asked, training, {"settings": settings or {}, "grids": grids or {}}, note)
     numbers = given.numbers(seeds)
     fraction = training.get("validation_fraction")
-    options = dict(stream_options or {})
+    options = given.stream_options(stream_options or {})
     comparison = Comparison(
         _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir, options),
         asked,

@@ -9,7 +9,7 @@ from holdfast.bench.comparing import compare as comparing
 from holdfast.bench.comparing import plan
 from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["check", "names", "numbers"]
+__all__ = ["check", "names", "numbers", "stream_options"]
 
 
 def names(methods: Sequence[str], controls: bool, note: Callable[[str], None]) -> tuple[str, ...]:
@@ -81,6 +81,22 @@ def numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
             Option("seeds"), f" is {seeds!r}; expected at least one: how many, or a list of different ones"
         )
     return found
+
+
+def stream_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What else a named stream is built with.
+
+    Raises:
+        ConfigurationError: for what a comparison is told by itself.
+    """
+    for name in ("seed", "scenario", "training_outputs", "validation_fraction"):
+        if name in options:
+            raise ConfigurationError(
+                Option("stream_options"),
+                f" has {name!r}, which is told by ",
+                Option("seeds" if name == "seed" else name),
+            )
+    return dict(options)
 
 
 def _check_settings(option: str, given: Mapping[str, Any], asked: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -164,6 +165,10 @@ def settled(config: RunConfig, chosen: Mapping[str, str | Hyperparameter], **fie
     return config.model_copy(update=fields) if fields else config
 
 
+def _json(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def check_changes(changes: Mapping[str, Any]) -> None:
     """Refuse what is no field of a protocol.
 
@@ -227,9 +232,9 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
         if chosen.value != entry.settings.get(key):
             words += ["--set", f"{key}={shown(chosen.value)}"]
     words += ["--seed", str(config.seed), "--scenario", config.scenario]
-    for name in ("imbalance", "class_balance"):
-        if name in config.stream_options:
-            words += [f"--{name.replace('_', '-')}", shown(config.stream_options[name])]
+    for name, value in config.stream_options.items():
+        own = name in ("imbalance", "class_balance")
+        words += [f"--{name.replace('_', '-')}", shown(value)] if own else ["--stream-option", f"{name}={_json(value)}"]
     if config.training_outputs != "all":
         words += ["--training-outputs", config.training_outputs]
     for name, default in dataclasses.asdict(protocol(config.stream)).items():
