@@ -189,6 +189,8 @@ def test_perplexity_is_that_of_the_models_own_loss() -> None:
             wanted = copy.deepcopy(model).eval()(**batch).loss.exp().item()
         assert getattr(found.perplexity, side).value == pytest.approx(wanted, rel=1e-6)  # theirs is in float32
     assert found.objective == "CausalLM" and found.count == 6 * 7 - 3
+    assert verdict(found).startswith("The perplexity ")
+    assert found.lost == pytest.approx(100 * found.loss.difference.value / found.loss.before.value)
     assert audit(before, after, [batch], objective=CausalLM(per="sequence")).data[0].kl == pytest.approx(found.kl)
     halves = [{key: value[part] for key, value in batch.items()} for part in (slice(0, 2), slice(2, 6))]
     assert audit(before, after, halves).data[0].perplexity.after.value == pytest.approx(found.perplexity.after.value)

@@ -149,8 +149,8 @@ class DataAudit:
 
     @property
     def lost(self) -> float | None:
-        """What was lost, in points of accuracy; where nothing is right or wrong, in percent by which the loss rose."""
-        if self.accuracy is not None:
+        """What was lost, in points of accuracy; of words, or where nothing is right, in per cent of the loss."""
+        if self.accuracy is not None and self.perplexity is None:
             return -100 * self.accuracy.difference.value
         if self.loss is None or not self.loss.before.value:
             return None
@@ -199,7 +199,7 @@ class Audit:
         """The data sets of which more was lost than allowed.
 
         Args:
-            most: points of accuracy, or percent of loss where nothing is right or wrong (see :attr:`DataAudit.lost`).
+            most: points of accuracy, or per cent of the loss (see :attr:`DataAudit.lost`).
         """
         return [found for found in self.data if found.lost is not None and not found.lost <= most]
 

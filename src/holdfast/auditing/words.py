@@ -19,6 +19,8 @@ def probability(value: float) -> str:
 
 def verdict(data: DataAudit) -> str:
     """What happened to one data set, in a sentence that claims no more than the samples show."""
+    if data.perplexity is not None:
+        return _of_words(data.perplexity)
     if data.accuracy is None or data.negative_flips is None:
         return _of_loss(data)
     change = data.accuracy.difference
@@ -39,6 +41,15 @@ def _sure(data: DataAudit, change: Measured) -> bool:
     if data.mcnemar is not None:
         return data.mcnemar < _CHANCE
     return change.half_width is not None and abs(change.value) > change.half_width
+
+
+def _of_words(change: Change) -> str:
+    sure = change.difference.half_width is not None and abs(change.difference.value) > change.difference.half_width
+    way = f"from {change.before.value:.4g} to {change.after.value:.4g}"
+    by = f"{change.difference.value:+.3g} ± {_half(change.difference)}"
+    if not sure:
+        return f"The perplexity went {way} ({by}), which may be chance."
+    return f"The perplexity {'rose' if change.difference.value > 0 else 'fell'} {way} ({by})."
 
 
 def _of_loss(data: DataAudit) -> str:

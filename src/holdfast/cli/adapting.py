@@ -146,7 +146,7 @@ def _audit(context: typer.Context, asked: _AuditOptions) -> None:
     if asked.fail_above is not None:
         too_much = found.exceeding(asked.fail_above)
         for data in too_much:
-            unit = "points" if data.accuracy is not None else "% of the loss"
+            unit = "points" if data.accuracy is not None and data.perplexity is None else "% of the loss"
             show.aside(f"{data.name} lost {data.lost:.2f} {unit}, more than {asked.fail_above:g}")
         if too_much:
             raise typer.Exit(1)

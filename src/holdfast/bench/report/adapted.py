@@ -55,7 +55,10 @@ def front_section(
     if before is None or any(point.kept is None for point in points):
         return note + table
     return (
-        note + el("div", el("figure", _chart(points, curve, chosen, before, unit), _caption()), class_="cards") + table
+        note
+        + el("div", el("figure", _chart(points, curve, chosen, before, unit), _caption()), class_="cards")
+        + el("h3", "All candidates")
+        + table
     )
 
 
@@ -78,8 +81,13 @@ def _chart(points: Sequence[Candidate], curve: Sequence[Candidate], chosen: Cand
     if len(line) > 1:
         path = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in line)
         parts.append(el("g", el("path", d=path, class_="line faint"), class_="floor"))
-    for number, point in enumerate(points):
-        parts.append(_point(x, y, point, number))
+    named: list[tuple[float, float]] = []
+    for number, point in sorted(enumerate(points), key=lambda pair: pair[1].name != chosen.name):
+        assert point.kept is not None
+        place = x(point.kept), y(point.learned)
+        clear = all(abs(place[0] - a) > 60 or abs(place[1] - b) > 12 for a, b in named)  # the table names them all
+        named += [place] if clear else []
+        parts.append(_point(x, y, point, number, named=clear))
     if chosen.kept is not None:
         parts.append(
             el(
@@ -97,7 +105,7 @@ def _chart(points: Sequence[Candidate], curve: Sequence[Candidate], chosen: Cand
     return figure("front", _WIDTH, _HEIGHT, title, f"{title}: {spoken}.", *parts)
 
 
-def _point(x: Scale, y: Scale, point: Candidate, number: int) -> str:
+def _point(x: Scale, y: Scale, point: Candidate, number: int, *, named: bool) -> str:
     assert point.kept is not None
     at, high = x(point.kept), y(point.learned)
     left = at > (x.start + x.end) / 2
@@ -106,4 +114,4 @@ def _point(x: Scale, y: Scale, point: Candidate, number: int) -> str:
         text_anchor="end" if left else "start",
     )  # fmt: skip
     title = el("title", text(f"{point.name}: old {point.kept:.2f}, new {point.learned:.2f}"))
-    return el("g", title, marker(number, at, high, 5.0), name, class_=f"s c{number % 8}")
+    return el("g", title, marker(number, at, high, 5.0), name if named else "", class_=f"s c{number % 8}")

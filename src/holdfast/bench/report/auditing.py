@@ -108,12 +108,12 @@ def _data(identity: str, found: Audit, data: DataAudit) -> str:
 
 def _headline(identity: str, found: Audit, data: DataAudit) -> tuple[str, str]:
     """Accuracy (or loss) of both, with intervals."""
-    percent = data.accuracy is not None
-    change, scale = (data.accuracy, 100.0) if percent else (data.loss, 1.0)
+    percent = data.accuracy is not None and data.perplexity is None
+    change, scale = (data.accuracy, 100.0) if percent else (data.perplexity or data.loss, 1.0)
     if change is None:
         return "", ""
     rows = [_Row(found.before, *_twice(change.before, scale)), _Row(found.after, *_twice(change.after, scale))]
-    title = "Accuracy, %" if percent else "Loss"
+    title = "Accuracy, %" if percent else "Perplexity" if data.perplexity is not None else "Loss"
     return _dumbbells(identity, rows, title, 100.0 if percent else None), "Bar: 95 % interval."
 
 
