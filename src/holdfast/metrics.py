@@ -211,8 +211,9 @@ def minimum_accuracy(matrix: Matrix, learned: Sequence[int] | None = None) -> fl
 
     .. math:: \frac1{T-1} \sum_{j=1}^{T-1} \min_{n > \ell_j} a_{nj}
 
-    Source: De Lange et al. 2023, arXiv:2205.13452. Differs: it sees the rows that there are. The dip right after a
-    task begins (the stability gap) shows only where there are rows from within tasks.
+    Source: the min-ACC of De Lange et al. 2023, arXiv:2205.13452: each task's lowest accuracy since it was learned, and
+    their mean; the formula is ours, and its number there was not looked up. Differs: it sees the rows that there are.
+    The dip right after a task begins (the stability gap) shows only where there are rows from within tasks.
 
     Args:
         matrix: ``[rows, T]``, fractions; with ``learned``, as many rows as there were tests, in the order of time.
@@ -236,7 +237,8 @@ def worst_case_accuracy(matrix: Matrix, learned: Sequence[int] | None = None) ->
 
     .. math:: \frac1T a_{TT} + \Bigl( 1 - \frac1T \Bigr) \, \text{min-ACC}
 
-    Source: De Lange et al. 2023, arXiv:2205.13452. Differs: as :func:`minimum_accuracy`.
+    Source: the WC-ACC of De Lange et al. 2023, arXiv:2205.13452: the latest task's accuracy and min-ACC, weighted by
+    their numbers of tasks; likewise without its number there. Differs: as :func:`minimum_accuracy`.
 
     Args:
         matrix: as for :func:`minimum_accuracy`.
@@ -261,7 +263,8 @@ def prequential_accuracy(hits: Sequence[bool] | Tensor, window: int | None = Non
 
     .. math:: P_w(i) = \frac1{\min(i, w)} \sum_{k=\max(1, i-w+1)}^{i} [\hat y_k = y_k]
 
-    Source: Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning algorithms". Differs: no.
+    Source: the sliding window of Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning algorithms", with
+    the 0-1 loss; the formula is ours, for the definition in words. Differs: their fading factors are not offered.
 
     Args:
         hits: ``[N]``, whether the answer to each sample was right, in the order of the stream.
@@ -287,8 +290,8 @@ def no_change(labels: Sequence[int] | Tensor) -> list[bool]:
 
     In a stream that is ordered by class it is nearly always right without having learned anything.
 
-    Source: Bifet et al. 2013, "Pitfalls in benchmarking data stream classification", the no-change classifier.
-    Differs: no; the first sample has no label before it, and counts as wrong.
+    Source: the no-change classifier of Bifet et al. 2013, "Pitfalls in benchmarking data stream classification", which
+    is defined there in words. Differs: no; the first sample has no label before it, and counts as wrong.
 
     Args:
         labels: ``[N]``, in the order of the stream.
@@ -305,7 +308,8 @@ def temporal_kappa(accuracy: float, baseline: float) -> float | None:
 
     .. math:: \kappa = \frac{p - p_e}{1 - p_e}
 
-    Source: Bifet et al. 2013, "Pitfalls in benchmarking data stream classification", κ₊. Differs: no.
+    Source: the temporal kappa of Bifet et al. 2013, "Pitfalls in benchmarking data stream classification": Cohen's
+    kappa with the no-change classifier in the place of chance. Its number there was not looked up. Differs: no.
 
     Args:
         accuracy: p, a fraction.

@@ -71,6 +71,16 @@ def test_the_round_trip_is_exact(method: str, backbone: str, scenario: str, tmp_
         assert sum(right) / len(right) == exported.description.accuracies[task]
 
 
+def test_its_card_says_what_it_chose_by_itself(tmp_path: Path) -> None:
+    chosen = {
+        "shrinkage": Hyperparameter(value="auto", source="default"),
+        "prior": Hyperparameter(value=False, source="default"),
+    }
+    export.export(run("slda", "pixels", scenario="class", hyperparameters=chosen), tmp_path / "head")
+    card = (tmp_path / "head" / "README.md").read_text(encoding="utf-8")
+    assert "`shrinkage`: auto (found in training)" in card and "`prior`: False (the default, untuned)" in card
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "digits-slda"

@@ -147,3 +147,4 @@ def test_the_report_says_why_it_is_solved():
     rows = {row.method: row for row in report.rows(records)}
     assert rows["slda"].estimates["step_time"] is None and rows["slda"].settings["backbone"] == "pixels"
     assert "backbone" not in rows["finetune"].settings and not rows["slda"].untuned
+    assert rows["slda"].hyperparameters[0] == ("shrinkage", "auto (default)")

@@ -148,7 +148,8 @@ def _protocol(record: Record) -> str:
     entry = registry.lookup(config.method)
     lines = [f"- Method: `{config.method}` ({entry.source})."]
     for key, value in config.hyperparameters.items():
-        how = _HOW["auto" if value.source == "default" and value.detail else value.source]
+        by_itself = value.source == "default" and (value.value == "auto" or bool(value.detail))
+        how = _HOW["auto" if by_itself else value.source]
         lines.append(f"- `{key}`: {value.value} ({how}{': ' + value.story if value.story else ''}).")
     where = record.environment
     lines += [

@@ -134,7 +134,8 @@ def hyperparameter_text(values: Sequence[Hyperparameter]) -> str:
     """The value over the seeds, and how it was chosen: ``0.1 (default, untuned)``."""
     first = values[0]
     shown = ", ".join(dict.fromkeys(_text(value.value) for value in values))
-    how = "default, untuned" if first.source == "default" and not first.detail else first.source
+    plain = first.source == "default" and not first.detail and first.value != "auto"
+    how = "default, untuned" if plain else first.source
     stories = dict.fromkeys(value.story for value in values if value.story)
     story = next(iter(stories), "") if len(stories) <= 1 else "chosen for each seed"
     return f"{shown} ({how}{': ' + story if story else ''})"
