@@ -1,7 +1,7 @@
 """The bench: named data, streams of tasks, models, one plain training loop, records and reports.
 
-``from holdfast.bench import Stream, compare`` is the door. Importing this package imports none of its wings, and so
-none of the optional packages that they need.
+``from holdfast.bench import Stream, compare, stream_of`` is the door. Importing this package imports none of its wings,
+and so none of the optional packages that they need.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from holdfast.bench import moved
 
 if TYPE_CHECKING:
     from holdfast.bench.comparing.calling import compare as compare
+    from holdfast.bench.data.arranging import stream_of as stream_of
     from holdfast.bench.data.tasks import Stream as Stream
 
-__all__ = ["Stream", "compare"]
+__all__ = ["Stream", "compare", "stream_of"]
 
 moved.install()
 
@@ -24,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from holdfast.bench.comparing.calling import compare
 
         return compare
+    if name == "stream_of":
+        from holdfast.bench.data.arranging import stream_of
+
+        return stream_of
     if name == "Stream":
         from holdfast.bench.data.tasks import Stream
 

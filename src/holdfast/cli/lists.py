@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from holdfast.cli import commands, options
 
 __all__ = ["register"]
 
@@ -34,12 +37,24 @@ def _methods(
         show.settings(registry.lookup(name))
 
 
-def _streams() -> None:
-    """List the ready streams of tasks."""
-    from holdfast.bench.data import streams
-    from holdfast.cli import show
+@dataclass(kw_only=True)
+class _StreamsOptions(options.Read):
+    place: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="Your own data, a folder or a file: what was found of them."),
+    ] = None
+    scenario: Annotated[str, typer.Option(help="Of a comparison of your own data: task, domain or class.")] = "task"
 
-    show.streams(streams.names())
+
+def _streams(context: typer.Context, asked: _StreamsOptions) -> None:
+    """List the ready streams of tasks; or say what was found of your own data, and what a comparison would do."""
+    from holdfast.bench.data import streams
+    from holdfast.cli import data, show
+
+    if asked.place is None:
+        show.streams(streams.names())
+    elif not data.describe(asked.place, asked, {"scenario": asked.scenario}):
+        raise typer.Exit(1)
 
 
 def _report(
@@ -73,5 +88,5 @@ def _report(
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("methods", epilog="Example: holdfast methods ewc")(_methods)
-    app.command("streams", epilog="Example: holdfast streams")(_streams)
+    commands.add(app, "streams", _StreamsOptions, _streams, epilog="Example: holdfast streams pets")
     app.command("report", epilog="Example: holdfast report demo")(_report)

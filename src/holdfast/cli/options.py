@@ -9,9 +9,25 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-__all__ = ["DataDir", "MethodName", "Out", "Placed", "Searched", "Spread", "StreamName", "Threads", "Trained", "names"]
+__all__ = [
+    "DataDir",
+    "MethodName",
+    "Out",
+    "Placed",
+    "Read",
+    "Searched",
+    "Spread",
+    "StreamName",
+    "StreamOrData",
+    "Threads",
+    "Trained",
+    "names",
+]
 
 StreamName: TypeAlias = Annotated[str, typer.Argument(metavar="STREAM", help="A name from 'holdfast streams'.")]
+StreamOrData: TypeAlias = Annotated[
+    str, typer.Argument(metavar="STREAM", help="A name from 'holdfast streams', or your own data: a folder or a file.")
+]
 MethodName: TypeAlias = Annotated[str, typer.Option("--method", help="A name from 'holdfast methods'.")]
 Threads: TypeAlias = Annotated[
     int | None, typer.Option(help="CPU threads; default 1 for small models, else all.", min=1)
@@ -23,10 +39,37 @@ Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder
 
 
 @dataclass(kw_only=True)
-class Trained:
+class Read:
+    """How one's own data are read and dealt out; a named stream takes none of it."""
+
+    classes_per_task: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="Own data without tasks: classes of each task; default 2.")
+    ] = None
+    image_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Own images become N pixels wide and high.")
+    ] = None
+    words: Annotated[int | None, typer.Option(metavar="N", min=1, help="Own texts: the first N words; default 30.")] = (
+        None
+    )
+    text: Annotated[str | None, typer.Option(metavar="COL", help="Own table: the column of texts.")] = None
+    label: Annotated[str | None, typer.Option(metavar="COL", help="Own table: the column of labels.")] = None
+    task: Annotated[str | None, typer.Option(metavar="COL", help="Own table: the column of tasks.")] = None
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Own data: leave out what cannot be read, and say how much.")
+    ] = False
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """These options, by name, where they were given."""
+        names = ("classes_per_task", "image_size", "words", "text", "label", "task", "skip_broken")
+        return {name: value for name in names if (value := getattr(self, name))}
+
+
+@dataclass(kw_only=True)
+class Trained(Read):
     """What is learned, and how: the stream and the protocol."""
 
-    stream: StreamName
+    stream: StreamOrData
     scenario: Annotated[
         str | None,
         typer.Option(
@@ -88,12 +131,15 @@ class Trained:
         options |= {name: value for name, value in given.items() if value is not None}
         return {"scenario": self.scenario, "training_outputs": self.training_outputs, "stream_options": options}
 
-    @property
-    def title(self) -> str:
-        """What the folder of results is called, unless told otherwise."""
+    def titled(self, stream: str) -> str:
+        """What the folder of results is called, unless told otherwise.
+
+        Args:
+            stream: the stream's name.
+        """
         from holdfast.bench.data.asked import usual_scenario
 
-        return f"{self.stream}-{self.scenario or usual_scenario(self.stream)}"
+        return f"{stream}-{self.scenario or usual_scenario(stream)}"
 
     @property
     def training(self) -> dict[str, Any]:

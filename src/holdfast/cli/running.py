@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import commands, options
+from holdfast.cli import commands, data, options
 from holdfast.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from holdfast.bench.comparing.calling import Table
     from holdfast.bench.comparing.tuning import Search
+    from holdfast.bench.data.tasks import Stream
 
 __all__ = ["register"]
 
@@ -72,7 +73,8 @@ def _run(context: typer.Context, asked: _RunOptions) -> None:
                 )
     if entry.keeps_optimizer and asked.optimizer_between_tasks == "fresh":
         raise ConfigurationError(f"{asked.method} remembers in its optimizer: --optimizer-between-tasks must be kept")
-    table = _call(context, asked, (asked.method,), seeds=[asked.seed], out=asked.out, controls=False)
+    stream = data.stream_of(asked)
+    table = _call(context, asked, stream, (asked.method,), seeds=[asked.seed], out=asked.out, controls=False)
     if not table.finished:
         raise typer.Exit(1)
     show.matrix(table.records[0])
@@ -87,7 +89,8 @@ def _compare(context: typer.Context, asked: _CompareOptions) -> None:
     from holdfast.cli import show
 
     methods = options.names("--methods", asked.methods, "holdfast methods")
-    folder = asked.out or Path("holdfast-results") / asked.title
+    stream = data.stream_of(asked)
+    folder = asked.out or Path("holdfast-results") / f"{asked.titled(data.called(stream))}"
     grids = {
         name: {key: text.split(",") for key, text in found.items()}
         for name, found in typed.per_method("--grid", asked.grid or [], methods).items()
@@ -95,6 +98,7 @@ def _compare(context: typer.Context, asked: _CompareOptions) -> None:
     table = _call(
         context,
         asked,
+        stream,
         methods,
         seeds=asked.seeds,
         out=folder,
@@ -115,10 +119,12 @@ def _tune(context: typer.Context, asked: _TuneOptions) -> None:
     """
     from holdfast.cli import show
 
-    folder = asked.out or Path("holdfast-results") / f"{asked.title}-tune-{asked.method}"
+    stream = data.stream_of(asked)
+    folder = asked.out or Path("holdfast-results") / f"{asked.titled(data.called(stream))}-tune-{asked.method}"
     table = _call(
         context,
         asked,
+        stream,
         (asked.method,),
         seeds=asked.seeds,
         out=folder,
@@ -137,6 +143,7 @@ def _tune(context: typer.Context, asked: _TuneOptions) -> None:
 def _call(
     context: typer.Context,
     asked: _RunOptions | _CompareOptions | _TuneOptions,
+    stream: str | Stream,
     methods: tuple[str, ...],
     **further: Any,
 ) -> Table:
@@ -150,7 +157,7 @@ def _call(
     settings = typed.per_method("--set", asked.set or [], methods)
     with monitor(show.progress_console()) as watching, asked_to_stop(show.aside) as stop:
         return compare(
-            asked.stream,
+            stream,
             methods,
             settings=settings,
             device=asked.device,
@@ -165,7 +172,7 @@ def _call(
             stop=stop,
             words=context.find_root().obj,
             **further,
-            **asked.scenes,
+            **(asked.scenes if isinstance(stream, str) else {}),  # data of one's own are made for theirs
             **asked.training,
         )
 

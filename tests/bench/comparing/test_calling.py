@@ -68,7 +68,7 @@ def test_a_folder_refuses_another_stream_of_that_name(own: Stream, tmp_path: Pat
     compare(own, ["finetune"], seeds=1, out=tmp_path, **QUICK)
     (x, y), test = (own.tasks[0].train.samples, own.tasks[0].train.targets), (own.tasks[0].test.samples[:2], None)
     other = Stream.from_tensors([((x + 1, y), (test[0], y[:2]))] * 2, scenario="class", name="signs")
-    with pytest.raises(ConfigurationError, match="differs in stream options"):
+    with pytest.raises(ConfigurationError, match="differs in the data themselves"):
         compare(other, ["finetune"], seeds=1, out=tmp_path, **QUICK)
 
 

@@ -19,7 +19,7 @@ from holdfast.bench.comparing.carrying import REPORT, How, carry_out
 from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.comparing.protocols import default_threads, protocol
 from holdfast.bench.comparing.tuning import Search
-from holdfast.bench.data import streams
+from holdfast.bench.data import arranging, finding, streams
 from holdfast.bench.data.asked import usual_scenario
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs.folder import Folder
@@ -170,12 +170,14 @@ def compare(
     """Compare methods over a stream under one protocol; every method is trained alike.
 
     Args:
-        stream: a name that ``holdfast streams`` lists, or a stream of one's own: ``Stream.from_tensors``.
+        stream: a name that ``holdfast streams`` lists; a stream of one's own: ``Stream.from_tensors`` or
+            ``holdfast.bench.stream_of``; or the path of one's own data.
         methods: names that ``holdfast methods`` lists.
         seeds: how many, from 0, or which.
         out: folder for records, checkpoints and ``report.html``; ``None``: nothing is written. A second call with the
             same folder keeps what is finished, and goes on at the last checkpoint of what is not.
-        scenario: of a named stream: see ``streams.build``; ``None``: ``class`` for few shots, else ``task``.
+        scenario: of a stream that is not made yet: see ``streams.build``; ``None``: ``class`` for few shots, else
+            ``task``.
         training_outputs: likewise.
         stream_options: what else a named stream is built with, such as ``{"imbalance": 50}``: see ``asked.Asked``.
         settings: method -> hyperparameter -> value.
@@ -213,7 +215,7 @@ def compare(
     fraction = training.get("validation_fraction")
     options = given.stream_options(stream_options or {})
     comparison = Comparison(
-        _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir, options),
+        _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir, options, note),
         asked,
         numbers,
         {method: {key: str(value) for key, value in found.items()} for method, found in (settings or {}).items()},
@@ -224,7 +226,7 @@ def compare(
     )
     undertaken = Undertaken(comparison, search, None if out is None else Path(out))
     undertaken.say_untuned(note)
-    with _threads(threads, comparison.stream.name) as used, _watching(progress) as monitor:
+    with _threads(threads, comparison.stream) as used, _watching(progress) as monitor:
         how = How(
             out=undertaken.out,
             data_dir=None if data_dir is None else Path(data_dir),
@@ -240,10 +242,10 @@ def compare(
     return Table(tuple(records), how.out)
 
 
-def use_threads(threads: int | None, stream: str) -> int:
-    """Set the number of CPU threads, by the stream's name where it is not given, and return it."""
+def use_threads(threads: int | None, stream: str, holds: str = "") -> int:
+    """Set the number of CPU threads, by what the stream is where it is not given, and return it."""
     check_count("threads", threads)
-    wanted = default_threads(stream) if threads is None else threads
+    wanted = default_threads(stream, holds) if threads is None else threads
     if wanted is not None:
         torch.set_num_threads(wanted)
     return torch.get_num_threads()
@@ -257,11 +259,12 @@ def _stream(
     fraction: float | None,
     data_dir: Path | str | None,
     options: Mapping[str, Any],
+    note: Callable[[str], None],
 ) -> Stream:
     if isinstance(stream, Stream):
         if not stream.own:
             raise ConfigurationError(
-                f"the stream {stream.name!r} has a name: give that, or one from Stream.from_tensors"
+                f"the stream {stream.name!r} has a name: give that, or one from Stream.from_tensors or stream_of"
             )
         if (scenario or "task", training_outputs) != ("task", "all"):
             raise ConfigurationError(
@@ -269,10 +272,14 @@ def _stream(
                 f" is for named streams; this one was made with scenario={stream.scenario!r}",
             )
         if options:
-            raise ConfigurationError(Option("stream_options"), " is for named streams; this one was made of tensors")
+            raise ConfigurationError(Option("stream_options"), " is for named streams; this one is your own")
         return stream
     if not isinstance(stream, str):
         raise ConfigurationError(f"stream is {stream!r}; expected a name, or one from Stream.from_tensors")
+    if finding.is_place(stream):
+        if options:
+            raise ConfigurationError(Option("stream_options"), f" is for named streams; {stream} is data of your own")
+        return arranging.stream_of(stream, scenario=scenario or "task", training_outputs=training_outputs, say=note)
     return streams.build(
         stream,
         seed=seed,
@@ -285,11 +292,11 @@ def _stream(
 
 
 @contextmanager
-def _threads(threads: int | None, stream: str) -> Iterator[int]:
+def _threads(threads: int | None, stream: Stream) -> Iterator[int]:
     """Within it as many as are used; whoever calls goes on with as many as before."""
     before = torch.get_num_threads()
     try:
-        yield use_threads(threads, stream)
+        yield use_threads(threads, stream.name, stream.holds)
     finally:
         torch.set_num_threads(before)
 

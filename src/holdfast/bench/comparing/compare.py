@@ -16,7 +16,9 @@ from typing import Any
 
 from holdfast import registry
 from holdfast.bench.comparing import plan, rehearsal
+from holdfast.bench.comparing.protocols import TEXT_MODEL, protocol
 from holdfast.bench.comparing.typed import typed
+from holdfast.bench.data import text
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs.handing_out import Executor, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
@@ -68,12 +70,19 @@ class Comparison:
     fields: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
 
+    @property
+    def _model(self) -> str:
+        return self.changes.get("model") or protocol(self.stream.name, self.stream.holds).model
+
     @cached_property
     def planned(self) -> Mapping[str, RunConfig]:
         """Method -> the configuration of its runs, before anything is chosen: each is planned once."""
         fields = dict(self.fields)
         if self.stream.own:
-            fields["stream_options"] = {**fields.get("stream_options", {}), "own": self.stream.own}
+            fields["stream_options"] = {**fields.get("stream_options", {}), **self.stream.about, "own": self.stream.own}
+        if self._model == "transformer" and self.stream.tokenizer is not None and not fields.get("model_options"):
+            width = TEXT_MODEL if self.stream.own else {}
+            fields["model_options"] = {"text": {"vocabulary": text.vocabulary(self.stream.tokenizer), **width}}
         return {
             method: plan.plan(
                 self.stream,

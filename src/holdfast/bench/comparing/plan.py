@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from pydantic import ValidationError
 from holdfast import registry
 from holdfast.bench.comparing.protocols import Protocol, protocol
 from holdfast.bench.comparing.typed import AUTO, shown, typed
-from holdfast.bench.data.tasks import Outline
 from holdfast.bench.records.record import Hyperparameter, RunConfig
 from holdfast.checks import check_count, unknown_name
 from holdfast.errors import ConfigurationError, Option
@@ -21,6 +21,39 @@ from holdfast.registry import Entry
 from holdfast.strength import AutoStrength
 
 __all__ = ["check_backbone", "check_changes", "command", "keep_their_own", "plan", "refusal", "settled"]
+
+
+class Outline(typing.Protocol):
+    """What the configuration of a run says of its stream."""
+
+    @property
+    def name(self) -> str:
+        """As given to `streams.build`."""
+        ...
+
+    @property
+    def scenario(self) -> str:
+        """``task``, ``domain`` or ``class``."""
+        ...
+
+    @property
+    def training_outputs(self) -> str:
+        """Which outputs the training loss sees."""
+        ...
+
+    @property
+    def few_shot(self) -> bool:
+        """Whether a base task is followed by classes of few samples."""
+        ...
+
+    @property
+    def holds(self) -> str:
+        """What one's own data are; empty for a named stream."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of tasks."""
+        ...
 
 
 def refusal(entry: Entry, stream: Outline) -> str | None:
@@ -87,7 +120,7 @@ def plan(
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     chosen = {key: _default(entry, key) for key in entry.defaults}
     chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
-    trained = dataclasses.replace(protocol(stream.name), **given)
+    trained = dataclasses.replace(protocol(stream.name, stream.holds), **given)
     if trained.outputs == "growing" and stream.scenario != "class":
         raise ConfigurationError(
             Option("outputs", ("growing",)),

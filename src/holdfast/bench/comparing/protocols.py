@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.bench.records.record import BetweenTasks, Outputs
 
-__all__ = ["Protocol", "default_threads", "protocol"]
+__all__ = ["TEXT_MODEL", "Protocol", "default_threads", "protocol"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,17 @@ _DIGITS = Protocol("mlp", "adam", 1e-2, 10, 32)
 _GREY = Protocol("mlp", "adam", 1e-3, 2, 128)  # 28x28 grey images: van de Ven 2025 and others train Split-MNIST so
 _OWN = Protocol("mlp", "adam", 1e-3, 10, 32)  # of one's own tensors, which may be few
 _COLOUR = Protocol("resnet-small", "adam", 1e-3, 5, 128)
+_OWN_COLOUR = replace(_COLOUR, epochs=10, batch_size=32)
+TEXT_MODEL = {"width": 128, "heads": 4}
+"""Of a transformer for one's own texts, which may be few; the published protocol's is five times as wide."""
+
+_BY_HOLDS = {
+    "grey": _OWN,
+    "colour": _OWN_COLOUR,
+    "texts": replace(_OWN, model="transformer", backbone="first-task"),
+    "features": replace(_OWN, backbone="pixels"),
+}
+"""What one's own data hold -> how they are trained; a head stands on features as they are."""
 
 
 _PROTOCOLS = {
@@ -42,22 +53,28 @@ _PROTOCOLS = {
 }
 
 
-def protocol(stream: str) -> Protocol:
-    """The default protocol of a stream, by the data sets in its name; of a stream of one's own by none.
+def protocol(stream: str, holds: str = "") -> Protocol:
+    """The default protocol of a stream, by the data sets in its name; of one's own data by what they hold.
+
+    Args:
+        stream: its name.
+        holds: as in `Stream.holds`; empty: a named stream, or one of one's own tensors.
 
     Example:
-        >>> protocol("split-mnist").model
-        'mlp'
+        >>> protocol("split-mnist").model, protocol("reviews", "texts").model
+        ('mlp', 'transformer')
     """
+    if holds:
+        return _BY_HOLDS[holds]
     for dataset in stream.split("-")[1:]:
         if dataset in _PROTOCOLS:
             return _PROTOCOLS[dataset]
     return _OWN
 
 
-def default_threads(stream: str) -> int | None:
+def default_threads(stream: str, holds: str = "") -> int | None:
     """CPU threads to use where the user does not say; ``None`` for PyTorch's own choice.
 
     One for small networks: more gain little there, cost much on a busy machine, and could change the last digits.
     """
-    return None if protocol(stream) is _COLOUR else 1
+    return None if protocol(stream, holds).model == "resnet-small" else 1

@@ -79,7 +79,10 @@ def _refuse_others(folder: Folder, comparison: Comparison, searched: Collection[
 
 def _differing(old: RunConfig, new: RunConfig, fields: Sequence[str]) -> list[str]:
     old, new = old.without_story(), new.without_story()
-    return [name.replace("_", " ") for name in fields if getattr(old, name) != getattr(new, name)]
+    changed = [name for name in fields if getattr(old, name) != getattr(new, name)]
+    if "stream_options" in changed and old.stream_options.get("own") != new.stream_options.get("own"):
+        changed[changed.index("stream_options")] = "the data themselves"
+    return [name.replace("_", " ") for name in changed]
 
 
 def _chosen_among(old: RunConfig, trials: Sequence[Job], keys: Collection[str]) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from holdfast.bench.data import own
 from holdfast.bench.data.asked import Asked
 from holdfast.bench.data.drafts import Draft
+from holdfast.bench.data.sets import normalising
 from holdfast.bench.data.tasks import Split, Stream, Task
-from holdfast.objectives import Classification
 
 __all__ = ["assemble"]
 
@@ -28,8 +29,7 @@ def assemble(
         std: likewise.
     """
     widths = [len(part.members) for part in parts]
-    scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1) if std else None
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1) if std else None
+    scale, shift = normalising(mean, std)
     return Stream(
         name=name,
         scenario=asked.scenario,
@@ -47,9 +47,7 @@ def _task(
     index: int, part: Draft, widths: Sequence[int], asked: Asked, scale: Tensor | None, shift: Tensor | None
 ) -> Task:
     classes, seen = _columns(index, widths, asked.scenario)
-    objective = training_objective = Classification(head=index if asked.scenario == "task" else None)
-    if asked.training_outputs != "all":
-        training_objective = Classification(classes=seen if asked.training_outputs == "seen" else classes)
+    objective, training_objective = own.objectives(asked.scenario, asked.training_outputs, index, classes, seen)
     dataset = part.dataset
     columns = torch.full((dataset.num_classes,), -1)
     columns[list(part.members)] = torch.tensor(classes)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 
-from holdfast.bench.data import by_class, columns, features, pictures, plain, stored, tables
+from holdfast.bench.data import by_class, columns, features, own, pictures, plain, stored, tables
 from holdfast.bench.data.columns import Meaning
 from holdfast.bench.data.parts import Key, Kind, Samples, listed, part_of
 from holdfast.errors import DataError
 
-__all__ = ["sources"]
+__all__ = ["is_place", "sources"]
 
 _FILES = (*tables.ENDINGS, *features.ENDINGS, plain.ENDING)
+
+
+def is_place(name: str) -> bool:
+    """Whether a word is the path of one's own data, and not the name of a stream; one that could be both is a name.
+
+    Example:
+        >>> is_place("split-mnist"), is_place("./split-mnist"), is_place("reviews.csv")
+        (False, True, True)
+    """
+    if own.is_named(name):
+        return False
+    return "/" in name or os.sep in name or Path(name).suffix.lower() in _FILES or Path(name).expanduser().exists()
 
 
 def sources(

@@ -13,28 +13,83 @@ from torch import Tensor
 from holdfast.bench.data import asked
 from holdfast.bench.records.record import Scenario, TrainingOutputs
 from holdfast.errors import ConfigurationError, DataError, Option
+from holdfast.objectives import Classification
 
-__all__ = ["Given", "GivenTask", "read"]
+__all__ = ["Given", "GivenTask", "is_named", "objectives", "read"]
+
+
+def objectives(
+    scenario: Scenario, training_outputs: TrainingOutputs, index: int, classes: Sequence[int], seen: Sequence[int]
+) -> tuple[Classification, Classification]:
+    """What a task's test asks, and what its training loss sees.
+
+    Args:
+        scenario: what the model must answer.
+        training_outputs: for the ``class`` scenario: the outputs that the training loss sees.
+        index: the task's place in the stream.
+        classes: the outputs that are its own.
+        seen: likewise, of it and all before it.
+    """
+    asked_for = Classification(head=index if scenario == "task" else None)
+    if training_outputs == "all":
+        return asked_for, asked_for
+    return asked_for, Classification(classes=seen if training_outputs == "seen" else classes)
 
 
 @dataclass(frozen=True, eq=False)
 class GivenTask:
-    """One task as it was given: samples ``[n, ...]`` and labels int64 ``[n]``, on the CPU."""
+    """One task as it was given: samples ``[n, ...]`` and labels int64 ``[n]``, on the CPU.
+
+    ``valid_x`` and ``valid_y`` are its validation part, where it brings one; ``answers`` what its labels are called,
+    where that is not the same in all tasks.
+    """
 
     name: str
     train_x: Tensor
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
+    valid_x: Tensor | None = None
+    valid_y: Tensor | None = None
+    answers: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Part -> samples and labels."""
+        found = {"train": (self.train_x, self.train_y), "test": (self.test_x, self.test_y)}
+        if self.valid_x is not None and self.valid_y is not None:
+            found["valid"] = (self.valid_x, self.valid_y)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Tasks that passed the checks, and which output each label has."""
+    """Tasks that passed the checks, and which output each label has.
+
+    ``mean`` and ``std`` are what pixels of 0 to 255 are normalised by; empty: samples go to the model as they are.
+    """
 
     tasks: tuple[GivenTask, ...]
     scenario: Scenario
     class_names: Mapping[int, str]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a label that is asked for and was not taught.
+
+        Raises:
+            DataError: naming the task and the label.
+        """
+        for index, task in enumerate(self.tasks):
+            known = set(self.labels(index))
+            for part, (_, labels) in task.parts.items():
+                unknown = sorted(set(labels.tolist()) - known)
+                if unknown:
+                    asked = {"valid": "validated", "test": "tested"}[part]
+                    raise DataError(
+                        f"{task.name} is {asked} on the label {self.class_name(unknown[0])}, which it does not train on"
+                    )
 
     def labels(self, index: int) -> list[int]:
         """The labels that a task trains on, in the order of its outputs."""
@@ -73,10 +128,9 @@ class Given:
     def digest(self) -> str:
         """What tells these samples and labels from any others."""
         found = hashlib.sha256(self.scenario.encode())
-        for task in self.tasks:
-            for tensor in (task.train_x, task.train_y, task.test_x, task.test_y):
-                found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-                found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for tensor in (each for task in self.tasks for pair in task.parts.values() for each in pair):
+            found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest()[:16]
 
 
@@ -95,7 +149,7 @@ def read(
         ConfigurationError: for a wrong scenario or name.
     """
     asked.Asked(seed=0, scenario=scenario, training_outputs=training_outputs)
-    if not isinstance(name, str) or not name.strip() or _is_named(name):
+    if not isinstance(name, str) or not name.strip() or is_named(name):
         raise ConfigurationError(
             f"the stream's name is {name!r}; expected one that no named stream has, such as 'own' or 'my plants'"
         )
@@ -121,16 +175,11 @@ def read(
                 f"{task.name} has samples {tuple(task.train_x.shape[1:])} of {task.train_x.dtype}, but {found[0].name} "
                 f"has {tuple(first.shape[1:])} of {first.dtype}; expected one shape and one dtype"
             )
-    given = Given(found, scenario, dict(class_names or {}))
-    for index, task in enumerate(found):
-        known = set(given.labels(index))
-        unknown = sorted(set(task.test_y.tolist()) - known)
-        if unknown:
-            raise DataError(f"{task.name} is tested on the label {unknown[0]}, which it does not train on")
-    return given
+    return Given(found, scenario, dict(class_names or {}))
 
 
-def _is_named(name: str) -> bool:
+def is_named(name: str) -> bool:
+    """Whether a named stream has this name."""
     try:
         asked.parse(name)
     except ConfigurationError:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from holdfast.bench.data import own
 from holdfast.bench.data.tasks import Stream
 from holdfast.errors import StateError
 
@@ -29,7 +31,9 @@ def write(stream: Stream, path: Path) -> Path:
     assert stream.own
     tensors = {}
     for task in stream.tasks:
-        for part, split in (("train", task.train), ("test", task.test)):
+        for part, split in (("train", task.train), ("test", task.test), ("valid", task.valid)):
+            if part == "valid" and not len(split):
+                continue
             tensors[f"{task.index}.{part}.samples"] = split.samples.contiguous()
             tensors[f"{task.index}.{part}.targets"] = split.targets.contiguous()
     about = {
@@ -39,6 +43,11 @@ def write(stream: Stream, path: Path) -> Path:
         "own": stream.own,
         "tasks": [task.name for task in stream.tasks],
         "answers": [task.answers for task in stream.tasks],
+        "mean": stream.mean,
+        "std": stream.std,
+        "tokenizer": stream.tokenizer,
+        "about": dict(stream.about),
+        "holds": stream.holds,
     }
     try:
         save_file(tensors, path, metadata={"stream": json.dumps(about)})
@@ -60,20 +69,26 @@ def read(path: Path) -> Stream:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path} is not a stream of holdfast: {error}") from error
-    parts = ("train", "test")
-    pairs = [
-        [(tensors[f"{index}.{part}.samples"], tensors[f"{index}.{part}.targets"]) for part in parts]
-        for index in range(len(about["tasks"]))
-    ]
-    stream = Stream.from_tensors(
-        [(train, test) for train, test in pairs],
-        scenario=about["scenario"],
-        training_outputs=about["training_outputs"],
-        name=about["name"],
-        task_names=about["tasks"],
+    given = own.Given(
+        tuple(_task(name, index, tensors) for index, name in enumerate(about["tasks"])),
+        about["scenario"],
+        {},
+        tuple(about["mean"]),
+        tuple(about["std"]),
     )
+    stream = Stream.from_given(given, about["name"], about["training_outputs"])
     tasks = (
         dataclasses.replace(task, answers=tuple(answers))
         for task, answers in zip(stream.tasks, about["answers"], strict=True)
     )
-    return dataclasses.replace(stream, tasks=tuple(tasks), own=about["own"])
+    kept = {name: about[name] for name in ("own", "tokenizer", "about", "holds")}
+    return dataclasses.replace(stream, tasks=tuple(tasks), **kept)
+
+
+def _task(name: str, index: int, tensors: dict[str, Tensor]) -> own.GivenTask:
+    found = {
+        f"{part}_{short}": tensors.get(f"{index}.{part}.{what}")
+        for part in ("train", "test", "valid")
+        for short, what in (("x", "samples"), ("y", "targets"))
+    }
+    return own.GivenTask(name, **found)  # type: ignore[arg-type]  # none but those of a validation part is missing

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-__all__ = ["ImageDataset", "TextDataset"]
+__all__ = ["ImageDataset", "TextDataset", "normalising"]
+
+
+def normalising(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor | None, Tensor | None]:
+    """What a pixel x of 0 to 255 is multiplied by, and what is added then: float32 ``[C, 1, 1]`` each.
+
+    Args:
+        mean: per channel, of pixels scaled to [0, 1]; empty: samples go to the model as they are stored.
+        std: likewise.
+    """
+    if not std:
+        return None, None
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(-1, 1, 1)
+    return scale, torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).view(-1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)

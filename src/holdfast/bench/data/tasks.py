@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from holdfast.bench.data import own
+from holdfast.bench.data.own import Given
+from holdfast.bench.data.sets import normalising
 from holdfast.bench.data.splitting import holdout
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import Scenario, TrainingOutputs
-from holdfast.objectives import Classification, Objective
+from holdfast.objectives import Objective
 
-__all__ = ["Outline", "Split", "Stream", "Task"]
+__all__ = ["Split", "Stream", "Task"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,34 +146,6 @@ class Task:
             yield self.batch(split, order[start : start + size])
 
 
-class Outline(Protocol):
-    """What the configuration of a run says of its stream."""
-
-    @property
-    def name(self) -> str:
-        """As given to `streams.build`."""
-        ...
-
-    @property
-    def scenario(self) -> str:
-        """``task``, ``domain`` or ``class``."""
-        ...
-
-    @property
-    def training_outputs(self) -> str:
-        """Which outputs the training loss sees."""
-        ...
-
-    @property
-    def few_shot(self) -> bool:
-        """Whether a base task is followed by classes of few samples."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of tasks."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class Stream:
     """Tasks that arrive one after another.
@@ -188,11 +162,14 @@ class Stream:
         mean: per channel, of pixels scaled to [0, 1], that every task is normalised by.
         std: per channel, likewise.
         tokenizer: of texts, as in `text.encode`; `None` for images.
-        own: a digest of the samples of a stream that was made of tensors; empty for a named one.
+        own: a digest of the samples of a stream that was made of tensors or of one's own data; empty for a named one.
         by_class: whether its classes have unequal numbers of samples, so that records say how each class fares.
         shots: training samples of each class after the first task; `None` where these are not few.
         unlabelled: of a few-shot stream, the other training samples of classes to come, targets -100: for what says
             that it needs them alone.
+        about: what a record says of one's own data, beside that digest: what they hold, and the options.
+        holds: ``grey`` or ``colour`` (images), ``texts`` or ``features`` of one's own data: which protocol fits;
+            empty: that of its name.
     """
 
     name: str
@@ -209,6 +186,8 @@ class Stream:
     by_class: bool = False
     shots: int | None = None
     unlabelled: Split | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    holds: str = ""
 
     @classmethod
     def from_tensors(
@@ -250,36 +229,64 @@ class Stream:
             >>> len(stream), stream.num_outputs, stream.tasks[1].classes
             (2, 4, (2, 3))
         """
-        given = own.read(tasks, name, scenario, training_outputs, task_names, class_names)
+        return cls.from_given(
+            own.read(tasks, name, scenario, training_outputs, task_names, class_names), name, training_outputs
+        )
+
+    @classmethod
+    def from_given(cls, given: Given, name: str, training_outputs: TrainingOutputs) -> Stream:
+        """A stream of tasks that passed the checks.
+
+        Args:
+            given: the tasks, and which output each label has.
+            name: of the stream.
+            training_outputs: for the ``class`` scenario: the outputs that the training loss sees.
+        """
+        scale, shift = normalising(given.mean, given.std)
         built = []
         for index, each in enumerate(given.tasks):
             classes, seen = given.classes(index), given.seen(index)
-            objective = training_objective = Classification(head=index if scenario == "task" else None)
-            if training_outputs != "all":
-                training_objective = Classification(classes=seen if training_outputs == "seen" else classes)
-            train, test = (
-                Split(samples, torch.arange(len(samples)), given.columns(index, labels))
-                for samples, labels in ((each.train_x, each.train_y), (each.test_x, each.test_y))
-            )
+            asked, trained = own.objectives(given.scenario, training_outputs, index, classes, seen)
+            splits = {
+                part: Split(samples, torch.arange(len(samples)), given.columns(index, labels))
+                for part, (samples, labels) in each.parts.items()
+            }
+            train = splits["train"]
             none = Split(train.storage, train.rows[:0], train.targets[:0])
-            answers = tuple(given.class_name(label) for label in given.labels(index))
-            built.append(
-                Task(each.name, index, train, none, test, classes, seen, objective, training_objective, answers=answers)
-            )
-        heads = tuple(len(task.classes) for task in built) if scenario == "task" else None
+            answers = each.answers or tuple(given.class_name(label) for label in given.labels(index))
+            parts = (train, splits.get("valid", none), splits["test"])
+            task = Task(each.name, index, *parts, classes, seen, asked, trained, scale, shift, answers=answers)
+            built.append(task)
+        heads = tuple(len(task.classes) for task in built) if given.scenario == "task" else None
         outputs = sum(heads) if heads is not None else len({column for task in built for column in task.classes})
         shape = tuple(given.tasks[0].train_x.shape[1:])
-        return cls(name, scenario, training_outputs, tuple(built), outputs, heads, shape, own=given.digest())
+        return cls(
+            name,
+            given.scenario,
+            training_outputs,
+            tuple(built),
+            outputs,
+            heads,
+            shape,
+            given.mean,
+            given.std,
+            own=given.digest(),
+        )
 
     def with_validation(self, fraction: float, seed: int) -> Stream:
         """A stream of one's own with the same share of every class set aside from each task's training data.
+
+        A task that brings a validation part keeps that, and all of its training data.
 
         Args:
             fraction: the share, in [0, 1).
             seed: fixes which samples.
         """
-        assert self.own and not any(len(task.valid) for task in self.tasks)
-        parts = [task.train.set_aside(fraction, seed, task.index) for task in self.tasks]
+        assert self.own
+        parts = [
+            (task.train, task.valid) if len(task.valid) else task.train.set_aside(fraction, seed, task.index)
+            for task in self.tasks
+        ]
         tasks = (
             dataclasses.replace(task, train=train, valid=valid)
             for task, (train, valid) in zip(self.tasks, parts, strict=True)

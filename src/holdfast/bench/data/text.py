@@ -17,7 +17,7 @@ from holdfast.bench.data.splitting import holdout
 from holdfast.bench.records import seeding
 from holdfast.errors import ConfigurationError, DependencyError
 
-__all__ = ["PADDING", "Options", "encode", "load", "options", "train_tokenizer"]
+__all__ = ["PADDING", "Options", "encode", "load", "options", "train_tokenizer", "vocabulary"]
 
 PADDING = 0
 """The number that stands where a text has ended."""
@@ -101,6 +101,13 @@ def encode(tokenizer: str, texts: Sequence[str]) -> Tensor:
     width = found.padding["length"]
     rows = [each.ids for each in found.encode_batch([_opening(text, width) for text in texts])]
     return torch.tensor(rows, dtype=torch.int32).view(-1, width)
+
+
+def vocabulary(tokenizer: str) -> int:
+    """How many words a tokenizer of :func:`train_tokenizer` tells apart, padding and the unknown word among them."""
+    from tokenizers import Tokenizer
+
+    return int(Tokenizer.from_str(tokenizer).get_vocab_size())
 
 
 @dataclass(frozen=True)

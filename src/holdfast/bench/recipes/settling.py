@@ -125,6 +125,7 @@ class _Outline:
     scenario: str
     training_outputs: str
     tasks: int
+    holds: str = ""
 
     @property
     def few_shot(self) -> bool:

@@ -86,8 +86,8 @@ def build_stream(config: RunConfig, *, data_dir: Path | str | None = None) -> St
     """
     if "own" in config.stream_options:
         raise ConfigurationError(
-            f"the stream {config.stream!r} was made of tensors (Stream.from_tensors), which no file of ours holds: "
-            "call holdfast.bench.compare with it again"
+            f"the stream {config.stream!r} is of somebody's own data, which no name brings back: make the same "
+            "comparison again"
         )
     stream = streams.build(
         config.stream,
