@@ -137,7 +137,8 @@ def share_of(trainer: Trainer, keep: Method, batch: Mapping[str, Any], labels: A
     """What a term of this micro-batch is multiplied by, so that a step has the term once.
 
     The Trainer averages the losses of a step itself, or it adds up losses that were divided by the labels of the
-    whole step: then a micro-batch's share is that of its labels.
+    whole step: then a micro-batch's share is that of its labels. A term that is the same whatever the batch has equal
+    shares, which sum to 1 in each process: where it reaches shards, nothing averages its gradient over the processes.
 
     Args:
         trainer: that takes the step.
@@ -151,7 +152,7 @@ def share_of(trainer: Trainer, keep: Method, batch: Mapping[str, Any], labels: A
         scaled = trainer.compute_loss_func is not None or (trainer.model_accepts_loss_kwargs and labels is not None)
     if not scaled:
         return 1.0
-    if labels is None or total is None:
+    if labels is None or total is None or not keep.of_batch:
         return 1.0 / int(trainer.current_gradient_accumulation_steps)
     return number_in(keep, batch) / total.clamp(min=1)
 

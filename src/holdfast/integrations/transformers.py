@@ -109,7 +109,7 @@ class HoldfastCallback(TrainerCallback):
 
     def _get_batch_samples(self, trainer: Trainer, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         batches, labels = own(*args, **kwargs)
-        counts = self.keep.needs_penalty and labels is not None
+        counts = self.keep.needs_penalty and self.keep.of_batch and labels is not None
         self._total = number_of_step(trainer, self.keep, batches) if counts else None
         return batches, labels
 

@@ -71,6 +71,7 @@ class QuadraticPenalty(AdaptedPenalty):
     """
 
     on_shards: ClassVar[bool] = True
+    of_batch: ClassVar[bool] = False
     halved: ClassVar[bool] = True  # whether the paper writes the one half
     renewed: ClassVar[int] = 2  # anchor and importance
     auto_fraction: ClassVar[float | None] = 3.0  # of the task's gradient, for strength="auto": see docs/tuning.md
