@@ -21,6 +21,7 @@ from holdfast import (
     registry,
 )
 from holdfast.bench.comparing.plan import refusal
+from holdfast.bench.data import streams
 from holdfast.projections.balancing import balanced_rows
 from holdfast.projections.norms import row_norms, tau_normalised
 
@@ -121,12 +122,6 @@ def test_what_cannot_be_balanced_is_refused_and_nothing_changes() -> None:
     keep = WeightBalancing(model)
     before = model[2].weight.detach().clone()
     for batches, objective, error, message in (
-        (
-            labelled(1, 2),
-            Classification(head=1),
-            ConfigurationError,
-            "about head 1, .* nothing between them",
-        ),
         (labelled(1, 2), Regression(), ConfigurationError, "the objective is Regression"),
         (labelled(1, 6), None, DataError, r"the labels are \[1, 6\]; expected rows of '2\.weight', 0 to 5"),
         (labelled(-100), None, DataError, "no batch has a label"),
@@ -134,10 +129,16 @@ def test_what_cannot_be_balanced_is_refused_and_nothing_changes() -> None:
         with pytest.raises(error, match=message):
             keep.consolidate(batches, objective=objective)
     assert torch.equal(model[2].weight, before) and keep.seen == ()
+    keep.consolidate(labelled(1, 2), objective=Classification(head=0))  # a task whose head is the only one
+    keep.meta["steps"] = 1
+    with pytest.raises(
+        ConfigurationError, match=r"about head 1, and those before were about 0; .* nothing between them"
+    ):
+        keep.consolidate(labelled(1, 2), objective=Classification(head=1))
     with torch.no_grad():
         model[2].weight[0, 0] = torch.nan
     with pytest.raises(NumericsError, match=r"'2\.weight' is not finite"):
-        keep.consolidate(labelled(1))
+        keep.consolidate(labelled(1), objective=Classification(head=0))
 
 
 class Two(nn.Module):
@@ -166,5 +167,6 @@ def test_a_model_without_one_last_layer_is_refused() -> None:
 
 def test_a_head_per_task_is_refused_before_anything_is_trained() -> None:
     entry = registry.lookup("weight-balancing")
-    assert "compete in one head" in str(refusal(entry, "task"))
-    assert refusal(entry, "class") is None and refusal(entry, "domain") is None
+    for scenario, tasks, refused in (("task", 2, True), ("task", 1, False), ("class", 2, False), ("domain", 2, False)):
+        stream = streams.build("split-digits", seed=0, scenario=scenario, tasks=tasks, limit_per_class=4)
+        assert ("compete in one head" in str(refusal(entry, stream))) == refused

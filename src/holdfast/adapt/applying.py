@@ -88,7 +88,7 @@ def offered(opened: Opened, *, has_old: bool, adapters: bool = False) -> list[st
 
 def merges(candidate: Candidate) -> bool:
     """Whether a method acts when it is asked to remember what was learned, and not on the steps."""
-    return candidate.method != WISE_FT and "merges" in registry.lookup(candidate.method).promises
+    return candidate.method != WISE_FT and "between-tasks" in registry.lookup(candidate.method).promises
 
 
 def protected(

@@ -72,7 +72,7 @@ class WeightBalancing(Method):
     .. math:: \theta_k \leftarrow s \, \frac{\theta_k}{\lVert \theta_k \rVert^{\tau}}, \qquad k \text{ seen}
 
     Training itself is left as it is; ``consolidate`` reads the labels of the task's data and changes the last layer's
-    weight. Its bias stays. It is for classes that compete in one last layer: a head per task is refused.
+    weight. Its bias stays. It is for classes that compete in one last layer: tasks with a head each are refused.
 
     Source: Alshammari et al. 2022, arXiv:2203.14197, sec. 4.2, for long-tailed data. Differs: after each task, among
     the classes seen, is ours; so is that these rows keep their mean length.
@@ -113,7 +113,7 @@ class WeightBalancing(Method):
         self._name = _last_layer(model, head)
         self._select = [self._name]
         self.params = selected(model, self._select)
-        self.meta["seen"] = []
+        self.meta.update(seen=[], head=None)  # the classes, and which head's they are
         self._next: Tensor | None = None  # what the last layer is about to become
 
     @property
@@ -135,17 +135,18 @@ class WeightBalancing(Method):
                 f"WeightBalancing balances the classes of a Classification, and the objective is "
                 f"{type(objective).__name__}"
             )
-        if objective.head is not None:
+        if self.num_tasks and objective.head != self.meta["head"]:
             raise ConfigurationError(
-                f"the objective is about head {objective.head!r}, and WeightBalancing balances classes that compete in "
-                "one last layer: heads of different tasks never do, so there is nothing between them to balance"
+                f"the objective is about head {objective.head!r}, and those before were about {self.meta['head']!r}; "
+                "WeightBalancing balances classes that compete in one last layer: heads of different tasks never do, "
+                "so there is nothing between them to balance"
             )
         weight = whole(self.params[self._name].detach())
         if not bool(weight.isfinite().all()):
             raise NumericsError(f"WeightBalancing: parameter {self._name!r} is not finite, so nothing was balanced")
         seen = sorted({*self.seen, *self._classes(batches, len(weight))})
         self._next = balanced_rows(weight, seen, norm=self.norm, tau=self.tau, threshold=self.threshold)
-        self.meta["seen"] = seen
+        self.meta.update(seen=seen, head=objective.head)
 
     def _classes(self, batches: Iterable[Batch], number: int) -> list[int]:
         """Those that the labels name, in any process."""

@@ -68,7 +68,7 @@ def refusal(entry: Entry, stream: Outline) -> str | None:
             f"{entry.name} is for few samples of new classes after a base task, and the stream {stream.name!r} has no "
             "such tasks: use one like fewshot-mnist-4-2x5 (fewshot-DATA-BASE-WAYxSHOT)"
         )
-    if entry.needs_one_head and stream.scenario == "task":
+    if entry.needs_one_head and stream.scenario == "task" and len(stream) > 1:
         return (
             f"{entry.name} is about classes that compete in one head, and in the scenario 'task' each task has a head "
             "of its own: use the scenario 'class', or leave it out"
