@@ -70,6 +70,7 @@ def test_a_comparison_and_its_records() -> None:
         "data": "32 grey images of 4x4 in 4 classes",
         "columns": {},
     }
+    assert "32 grey images of 4x4 in 4 classes; 2 tasks" in Path("holdfast-results/pets-task/report.html").read_text()
     text = "".join(path.read_text() for path in Path("holdfast-results/pets-task/records").glob("*.json"))
     assert str(Path.cwd()) not in text  # nothing that breaks on another machine
     assert found["ewc-seed0"]["task_names"] == ["a/b", "c/d"]

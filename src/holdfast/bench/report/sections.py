@@ -43,6 +43,8 @@ def group_section(identity: str, group: Group, series: dict[str, Series], publis
     """Everything about one stream and scenario."""
     common = [f"{name} {value}" for name, value in group.common.items()]
     protocol = [_count(len(group.task_names), "task"), f"the loss sees {group.training_outputs} outputs", *common]
+    held = next((record.config.stream_options.get("data") for row in group.rows for record in row.records), None)
+    protocol = [str(held), *protocol] if held else protocol  # of one's own data, whose name says nothing
     parts = [el("h2", text(group.title)), el("p", text("; ".join(protocol)), class_="protocol")]
     parts += [el("p", lead(group), class_="lead"), standing(group), troubles(group)]
     parts.append(summary_table(group, series, published))
