@@ -27,7 +27,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "watching",
     ),
     "prequential": ("prequential",),
-    "registry": ("registry",),
+    "registry": ("entry", "registry"),
     "door": ("__init__",),
     "bench": ("bench.__init__",),
     "bench.moved": ("bench.moved",),
@@ -44,7 +44,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "steps": ("ground", "names", "objectives", "optim"),
     "penalties": ("ground", "names", "objectives", "importance", "steps"),
     "projections": ("ground", "names", "objectives", "importance", "steps", "penalties"),
-    "reparam": ("ground", "names", "objectives", "steps", "projections"),
+    "reparam": ("ground", "names", "objectives", "importance", "steps", "projections"),
     "distillation": ("ground", "names", "objectives", "steps"),
     "merging": ("ground", "names", "objectives", "importance", "steps"),
     "heads": ("ground", "names", "objectives", "importance"),
@@ -80,7 +80,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "bench.evidence": ("ground", "registry", "bench.records", "bench.report", "bench.comparing", "bench.recipes"),
     "bench.export": (
-        "ground", "heads", "registry", "bench.moved", "bench.records", "bench.data", "bench.models", "bench.training",
+        "ground", "reparam", "heads", "registry", "bench.moved", "bench.records", "bench.data", "bench.models",
+        "bench.training",
     ),
     "bench.study": (
         "ground", "names", "objectives", "importance", "steps", "projections", "heads", "registry", "bench.records",

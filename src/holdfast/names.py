@@ -21,6 +21,7 @@ __all__ = [
     "canonical_buffers",
     "canonical_modules",
     "canonical_parameters",
+    "named",
     "owners",
     "selected",
     "selected_rows",
@@ -208,6 +209,27 @@ def _check_all_match(select: Select, names: Iterable[str]) -> None:
             )
 
 
+def named(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
+    """The parameters that a selection names, trainable or not.
+
+    Args:
+        model: any module, wrapped or not.
+        select: as for :func:`selected`.
+
+    Returns:
+        name -> live parameter; nothing if it names none.
+
+    Raises:
+        ConfigurationError: if a name or pattern fits no parameter beside others that do.
+    """
+    keep = _as_predicate(select)
+    everything = canonical_parameters(model)
+    found = {name: p for name, p in everything.items() if keep(name, p)}
+    if found:
+        _check_all_match(select, everything)
+    return found
+
+
 def selected(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
     """The trainable parameters that a selection names.
 
@@ -223,12 +245,9 @@ def selected(model: nn.Module, select: Select) -> dict[str, nn.Parameter]:
     Raises:
         ConfigurationError: if nothing is selected, or a name or pattern fits no parameter at all.
     """
-    keep = _as_predicate(select)
-    everything = canonical_parameters(model)
-    found = {n: p for n, p in everything.items() if p.requires_grad and keep(n, p)}
-    if found:
-        _check_all_match(select, everything)
-    else:
+    found = {name: p for name, p in named(model, select).items() if p.requires_grad}
+    if not found:
+        everything = canonical_parameters(model)
         shown = "" if select is None else f" that select={_describe(select)} names"
         names = ", ".join(list(everything)[:5]) or "no parameter at all"
         raise ConfigurationError(f"the model has no trainable parameter{shown}; it has {names}")

@@ -30,7 +30,7 @@ def test_rows_of_a_layer(name, coupling, rows):
     model, method = learned(name, coupling, outputs=4, select=select)
     assert all(t.shape == model.head.weight[inside].shape for t in method.state["head.weight"].values())
     with torch.no_grad():
-        if name not in ("packnet", "freeze"):
+        if name not in ("packnet", "efficient-packnet", "freeze"):
             model.head.weight += 0.1
     plain = copy.deepcopy(model)
     batch = data(2, 4)[0]
@@ -42,7 +42,8 @@ def test_rows_of_a_layer(name, coupling, rows):
     outside = torch.ones(4, dtype=torch.bool)
     outside[inside] = False
     assert not moved[outside].any()
-    assert moved[inside].any()
+    owner = method.state["head.weight"].get("owner")
+    assert moved[inside].any() or (owner is not None and not owner.any())  # or the task needs none of them
 
     again = copy.deepcopy(model)
     other = made(name, again, coupling, select=select)

@@ -23,12 +23,13 @@ def test_it_keeps_the_promise(name, check):
 
 @EVERY
 def test_protection_changes_training_after_consolidate(name):
-    plain, protected = network(), network()
-    first, second = sgd(plain), sgd(protected)
+    protected = network()
+    second = sgd(protected)
     method = build(name, protected).attach(second)
     train(protected, second, task(1), method)
     consolidate(protected, second, task(1), method)
-    plain.load_state_dict(protected.state_dict())
+    plain = copy.deepcopy(protected)
+    first = sgd(plain)
     first.load_state_dict(copy.deepcopy(second.state_dict()))
     train(plain, first, task(2))
     train(protected, second, task(2), method)

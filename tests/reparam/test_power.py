@@ -114,7 +114,9 @@ def test_the_way_back_and_plain_weights_in() -> None:
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(x), model(x))
     answered = model(x)
+    twin = copy.deepcopy(model)
     assert reparam.plain(model) is model
+    assert torch.equal(twin(x), answered)  # a copy goes on as it is
     assert torch.equal(model(x), answered)
     assert list(model.state_dict()) == list(plain.state_dict())
     assert not model.first._load_state_dict_pre_hooks
@@ -153,7 +155,7 @@ class Tied(nn.Module):
         (lambda: reparam.powerpropagate(nn.BatchNorm1d(2)), "no layer for powerpropagate"),
         (lambda: reparam.powerpropagate(nn.LazyLinear(2)), "'weight' is not yet initialised"),
         (lambda: reparam.powerpropagate(Tied()), r"shared with 'words' \(a Embedding\)"),
-        (lambda: reparam.powerpropagate(Tied(), select="typo"), "typo"),
+        (lambda: reparam.powerpropagate(Tied(), select="typo"), "select='typo' names"),
     ],
 )
 def test_what_is_refused(act, said: str) -> None:

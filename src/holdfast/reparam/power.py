@@ -13,7 +13,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.reparam.weights import Reparametrised, plain_layers, register
 
-__all__ = ["Power", "check_alpha", "inverse_power", "power", "powerpropagate"]
+__all__ = ["Power", "check_alpha", "inverse_power", "power", "powerpropagate", "register_powers"]
 
 
 class _Power(torch.autograd.Function):
@@ -159,7 +159,18 @@ def powerpropagate(model: nn.Module, alpha: float = 2.0, *, select: Select = Non
         >>> list(model.state_dict())
         ['bias', 'parametrizations.weight.original']
     """
-    alpha = check_alpha(alpha)
-    for modules in plain_layers(model, select, "powerpropagate").values():
-        register(modules, partial(Power, alpha))
+    register_powers(model, check_alpha(alpha), select, again=False)
     return model
+
+
+def register_powers(model: nn.Module, alpha: float, select: Select, *, again: bool = True) -> None:
+    """Powerpropagate what is plain.
+
+    Args:
+        model: any module, wrapped or not; changed.
+        alpha: α, >= 1.
+        select: which weights.
+        again: leave those that are computed by something of ours already as they are.
+    """
+    for modules in plain_layers(model, select, "powerpropagate", again=again).values():
+        register(modules, partial(Power, alpha))

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from holdfast.errors import ConfigurationError
-from holdfast.names import Select, canonical_modules, selected
+from holdfast.names import Select, canonical_modules, canonical_parameters, named
 from holdfast.sharding import is_flat, is_sharded
 from holdfast.wrappers import canonical_name
 
@@ -54,7 +54,14 @@ def _chain(module: nn.Module) -> Any:
     return lists["weight"]
 
 
-def plain_layers(model: nn.Module, select: Select, purpose: str, kinds: tuple[type[nn.Module], ...] = LAYERS) -> Layers:
+def plain_layers(
+    model: nn.Module,
+    select: Select,
+    purpose: str,
+    kinds: tuple[type[nn.Module], ...] = LAYERS,
+    *,
+    again: bool = False,
+) -> Layers:
     """The layers whose weights can be computed from something else, by the canonical names of these.
 
     Args:
@@ -62,6 +69,7 @@ def plain_layers(model: nn.Module, select: Select, purpose: str, kinds: tuple[ty
         select: which weights; ``None`` for all of these layers, also frozen ones.
         purpose: who asks, for the sentence of an error.
         kinds: of layers.
+        again: pass over those that are computed by something of ours already.
 
     Returns:
         name of a weight -> the layers that compute with it, several where it is shared.
@@ -72,19 +80,23 @@ def plain_layers(model: nn.Module, select: Select, purpose: str, kinds: tuple[ty
     """
     if is_flat(model.modules()):
         raise ConfigurationError(f"the model is sharded (FSDP1); {purpose} takes whole weights: call it before that")
-    wanted = None if select is None else set(selected(model, select))
-    first: dict[int, str] = {}
+    wanted = set(named(model, select))
+    names = {id(p): name for name, p in canonical_parameters(model).items()}
     found: Layers = {}
+    passed = False
     for prefix, module in canonical_modules(model):
         if not isinstance(module, kinds):
             continue
         name = f"{prefix}.weight" if prefix else "weight"
         weight = module._parameters.get("weight")
-        name = name if weight is None else first.setdefault(id(weight), name)
-        if wanted is not None and name not in wanted:
+        name = names.get(id(weight), name)
+        if name not in wanted and (weight is not None or select is not None):
             continue
         if weight is None:
             by = reparametrised(module)
+            passed = passed or (again and by is not None)
+            if again and by is not None:
+                continue
             how = "in another way" if by is None else f"by {type(by).__name__}"
             raise ConfigurationError(
                 f"parameter {name!r} is computed {how} already, and {purpose} takes plain weights: leave it out with "
@@ -94,9 +106,11 @@ def plain_layers(model: nn.Module, select: Select, purpose: str, kinds: tuple[ty
             how = "not yet initialised" if is_lazy(weight) else "sharded"
             raise ConfigurationError(f"parameter {name!r} is {how}; {purpose} takes whole weights: call it earlier")
         found.setdefault(name, []).append(module)
-    if not found:
+    if not found and not passed:
+        shown = "" if select is None else f" that select={select!r} names"
         raise ConfigurationError(
-            f"the model has no layer for {purpose}; expected one of {', '.join(kind.__name__ for kind in kinds)}"
+            f"the model has no layer for {purpose}{shown}; expected one of "
+            f"{', '.join(kind.__name__.strip('_') for kind in kinds)}"
         )
     _check_shared(model, found, purpose)
     return found
@@ -143,6 +157,16 @@ def register(layers: Iterable[nn.Module], build: Any) -> None:
     weight.grad = None
 
 
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrised layer a class of its own: PyTorch makes one per layer, which the layer's copies share.
+
+    Removing a parametrisation deletes the weight from that class, and so would take it from the copies.
+    """
+    kind = type(module)
+    held = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+    module.__class__ = type(kind.__name__, kind.__bases__, held)
+
+
 def plain(model: nn.Module) -> nn.Module:
     """Bake every weight that is computed here into a plain parameter; the model answers as it did.
 
@@ -180,6 +204,7 @@ def plain(model: nn.Module) -> nn.Module:
         assert by is not None
         if by.loading is not None:
             by.loading.remove()
+        _own_class(module)
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
     with torch.no_grad():
         for _, module in layers:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.method import Method
+from holdfast.names import canonical_parameters
 from holdfast.objectives import Classification
 
 __all__ = [
@@ -112,8 +113,8 @@ def consolidate(model: nn.Module, optimizer: torch.optim.Optimizer, batches: lis
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of every parameter, by name."""
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+    """A copy of every parameter, by canonical name."""
+    return {name: p.detach().clone() for name, p in canonical_parameters(model).items()}
 
 
 def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:

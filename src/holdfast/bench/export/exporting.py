@@ -6,6 +6,7 @@ if every accuracy comes out as it stands in the record, to the last digit, is an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.runner import Observer
 from holdfast.bench.training.snapshot import Snapshot
 from holdfast.errors import ConfigurationError, StateError
+from holdfast.reparam import plain
 
 __all__ = ["Exported", "evaluate", "export", "load"]
 
@@ -143,19 +145,20 @@ def _weights(learner: Learner, stream: Stream) -> list[dict[str, Tensor]]:
     """
 
     def copied() -> dict[str, Tensor]:
-        return {name: t.detach().cpu().clone().contiguous() for name, t in learner.model.state_dict().items()}
+        model = plain(copy.deepcopy(learner.model))  # whatever its weights are computed from
+        return {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
 
     if learner.closed is not None and learner.closed.head.backbone.module is None:
         return []
-    plain = copied()
+    whole = copied()
     if learner.method is None:
-        return [plain]
+        return [whole]
     sets = []
     for task in range(len(stream)):
         with learner.method.task(task):
             sets.append(copied())
-    same = all(torch.equal(plain[name], weights[name]) for weights in sets for name in plain)
-    return [plain] if same else sets
+    same = all(torch.equal(whole[name], weights[name]) for weights in sets for name in whole)
+    return [whole] if same else sets
 
 
 def _describe(record: Record, stream: Stream, weights: list[str]) -> Description:
