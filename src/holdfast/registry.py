@@ -8,7 +8,7 @@ from types import MappingProxyType
 from holdfast.checks import unknown_name
 from holdfast.entry import Bound, Choice, Entry, Promise, Range, Value
 
-__all__ = ["Choice", "Entry", "Range", "Value", "bound", "entries", "lookup"]
+__all__ = ["Bound", "Choice", "Entry", "Range", "Value", "bound", "entries", "lookup"]
 
 _STRENGTH = {"coupling": "gradient"}
 _QUADRATIC: frozenset[Promise] = frozenset({"quadratic"})
