@@ -144,7 +144,10 @@ class Rebinding(Attached):
         names, live = matched(self.state, model), canonical_parameters(model)
         for name, here in names.items():
             for kind, tensor in self.state[name].items():
-                if tensor.shape != live[here].shape:
+                grown = tensor.dim() == live[here].dim() and all(
+                    a <= b for a, b in zip(tensor.shape, live[here].shape, strict=True)
+                )
+                if not grown:
                     raise StateError(
                         f"{name!r} is remembered with {kind} {tuple(tensor.shape)}, but the model has "
                         f"{tuple(live[here].shape)}"

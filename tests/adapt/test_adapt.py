@@ -174,10 +174,12 @@ def test_a_language_model(writer: Path, tmp_path: Path) -> None:
 def test_adapters_are_merged(sentiment: Path, tmp_path: Path) -> None:
     new = table(tmp_path / "new.csv", [*reviews(40, 0), *[("film scene actor", "maybe")] * 8])
     asked = Asked(
-        model=str(sentiment), data=str(new), methods=("finetune",), lora=2, out=str(tmp_path / "better"),
-        train=replace(TRAIN, epochs=2),
+        model=str(sentiment), data=str(new), methods=("finetune", "l2sp"), lora=2, out=str(tmp_path / "better"),
+        train=replace(TRAIN, epochs=2), settings={"l2sp": {"strength": 1e3}},
     )  # fmt: skip
-    adapt(asked)
+    outcome = adapt(asked)
+    free, held = outcome.points
+    assert held.method == "l2sp" and held.learned <= free.learned  # on the effective weights, which it hardly lets go
     before, after = open_model(str(sentiment)), open_model(str(tmp_path / "better"))
     assert after.classes == ("no", "yes", "maybe")
     names = dict(after.model.named_parameters())
@@ -198,7 +200,7 @@ def test_adapters_are_merged(sentiment: Path, tmp_path: Path) -> None:
         ({"methods": ("si",), "keep": "old"}, "si, which measures while the old data are learned"),
         ({"methods": ("slda",)}, "slda, which needs data of what must not be lost"),
         ({"methods": ("fecam",), "keep": "old"}, "fecam, whose answer is no linear function"),
-        ({"methods": ("l2sp",), "lora": 2}, "l2sp, which acts on the weights, which adapters leave as they are"),
+        ({"methods": ("coma",), "lora": 2}, "coma, which acts on the weights, which adapters leave as they are"),
         ({"hold": 1.0}, "hold is 1, but there are no old data"),
         ({"settings": {"ewc": {"strength": 1.0}}}, "set is for ewc"),
         ({"model": "mine:unnamed"}, "the outputs of mine:unnamed have no names"),

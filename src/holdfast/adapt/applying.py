@@ -73,7 +73,8 @@ def refusal(method: str, opened: Opened, *, has_old: bool, adapters: bool = Fals
         return "remembers in an optimizer that has to have trained the old data, too"
     if entry.kind == "head" and opened.kind == "language":
         return "answers with classes, and a language model has none"
-    if adapters and entry.kind == "method" and "through-loss" not in entry.promises:
+    on_effective = "quadratic" in entry.promises  # a path integral was refused above
+    if adapters and entry.kind == "method" and not on_effective and "through-loss" not in entry.promises:
         return "acts on the weights, which adapters leave as they are"
     if "retrains" in entry.promises:
         return "asks for rounds of retraining"

@@ -176,6 +176,8 @@ class Workshop:
         )  # fmt: skip
         if self.lora:
             with_adapters(opened, self.lora)
+            if keep is not None and not keep.needs_penalty:
+                keep.rebind(opened.model, on="effective")
         train(opened, keep, course, self._merge(keep, opened) if merges(candidate) else None)
         merged(opened)
         return opened

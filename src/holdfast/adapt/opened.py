@@ -26,6 +26,7 @@ class Opened(abc.ABC):
         kind: what it reads.
         classes: what its outputs are called, in order; of a language model empty.
         named: whether these names mean something; else they are numbers.
+        usual_lr: the learning rate at which such a model is usually trained further.
     """
 
     source: str
@@ -33,6 +34,7 @@ class Opened(abc.ABC):
     kind: Kind
     classes: tuple[str, ...]
     named: bool
+    usual_lr: float = 1e-3
 
     @abc.abstractmethod
     def inputs(self, samples: Sequence[Any]) -> Any:

@@ -32,6 +32,8 @@ class Pretrained(Opened):
         length: how many tokens of a text it reads at most.
     """
 
+    usual_lr = 5e-5
+
     def __init__(self, source: str, model: Any, kind: Kind, processor: Any) -> None:
         self.source, self.model, self.kind, self.processor = source, model, kind, processor
         names = {int(label): str(name) for label, name in (model.config.id2label or {}).items()}

@@ -35,7 +35,7 @@ class Settings:
     Attributes:
         epochs: passes over the new data.
         batch_size: samples per step, over all processes and micro-batches together.
-        lr: learning rate; it falls linearly to 0.
+        lr: learning rate; it falls linearly to 0. ``None``: what is usual for the model (:attr:`Opened.usual_lr`).
         optimizer: its name.
         accumulation: micro-batches per step.
         precision: ``no`` or ``bf16``.
@@ -44,7 +44,7 @@ class Settings:
 
     epochs: int = 3
     batch_size: int = 32
-    lr: float = 5e-5
+    lr: float | None = None
     optimizer: str = "adamw"
     accumulation: int = 1
     precision: Literal["no", "bf16"] = "no"
@@ -53,7 +53,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulation"):
             check_count(name, getattr(self, name))
-        check_positive("lr", self.lr)
+        if self.lr is not None:
+            check_positive("lr", self.lr)
         if self.precision not in ("no", "bf16"):
             raise ConfigurationError(Option("precision"), f" is {self.precision!r}; expected no or bf16")
         if self.optimizer not in optimizers.names():
@@ -112,9 +113,10 @@ def train(opened: Opened, keep: Method | None, course: Course, finish: Callable[
         KeyboardInterrupt: if it was asked to stop; a checkpoint is written.
     """
     settings, accelerator = course.settings, course.accelerator
+    rate = opened.usual_lr if settings.lr is None else settings.lr
     model = opened.model.to(accelerator.device).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = optimizers.build(settings.optimizer, trained, settings.lr)
+    optimizer = optimizers.build(settings.optimizer, trained, rate)
     if keep is not None:
         keep.attach(optimizer)
     total = settings.steps(len(course.data))
@@ -127,7 +129,7 @@ def train(opened: Opened, keep: Method | None, course: Course, finish: Callable[
         torch.manual_seed(settings.seed * 7_919 + done)  # of dropout: so that a step does not depend on those before
         places = order(len(course.data), epoch, settings.seed)[place * settings.batch_size :][: settings.batch_size]
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * (1 - done / total)
+            group["lr"] = rate * (1 - done / total)
         last = _step(opened, wrapped, optimizer, keep, places, course)
         done += 1
         course.tell(done, total, last)

@@ -50,6 +50,7 @@ def write(folder: Path, asked: Asked, outcome: Outcome, opened: Opened, before: 
 def _card(asked: Asked, outcome: Outcome, opened: Opened) -> str:
     """A model card: what it is, how it was made, what it kept and what it learned."""
     train, chosen = asked.train, outcome.chosen
+    rate = opened.usual_lr if train.lr is None else train.lr
     library = {"images": "image-classification", "texts": "text-classification", "language": "text-generation"}
     settings = ", ".join(f"{key} {value}" for key, value in chosen.settings.items()) or "defaults"
     weight = f", {chosen.weight:g} of the way from before to after" if chosen.weight != 1 else ""
@@ -75,7 +76,7 @@ def _card(asked: Asked, outcome: Outcome, opened: Opened) -> str:
         "",
         "## How it was made",
         "",
-        f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer} at {train.lr:g} falling to 0, seed "
+        f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer} at {rate:g} falling to 0, seed "
         f"{train.seed}, precision {train.precision}. Candidates on validation data:",
         "",
         "| candidate | old | new |",

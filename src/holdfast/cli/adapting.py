@@ -102,12 +102,11 @@ def _adapt(context: typer.Context, asked: _AdaptOptions) -> None:
 
     methods = options.names("--methods", asked.methods)
     words = context.find_root().obj or ["adapt", asked.model]
-    lr = asked.lr if asked.lr is not None else 1e-3 if ":" in asked.model and not Path(asked.model).exists() else 5e-5
     wanted = Asked(
         model=asked.model, data=asked.data, keep=asked.keep, out=str(asked.out), methods=methods,
         settings=typed.per_method("--set", asked.set or [], methods), trials=asked.trials, hold=asked.hold,
         train=Settings(
-            asked.epochs, asked.batch_size, lr, asked.optimizer, asked.accumulation,
+            asked.epochs, asked.batch_size, asked.lr, asked.optimizer, asked.accumulation,
             asked.precision,  # type: ignore[arg-type]  # which is checked there
             asked.seed,
         ),
