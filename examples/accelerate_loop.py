@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -39,7 +40,8 @@ def run(protected: bool) -> tuple[float, float]:
     keep = holdfast.EWC(model, strength=1e4)
     if protected:
         keep.attach(optimizer)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as own:
+        (folder,) = broadcast_object_list([own])  # the same one in all processes
         for task, loader in enumerate(loaders):
             for epoch in range(5):
                 for x, y in loader:
@@ -54,6 +56,7 @@ def run(protected: bool) -> tuple[float, float]:
                         optimizer.zero_grad()
                 if task == 1 and epoch == 2:  # as if it stopped here: what is remembered comes back with the rest
                     accelerator.save_state(folder)
+                    accelerator.wait_for_everyone()  # until the first process has written what all read
                     accelerator.load_state(folder)
             if protected and task == 0:
                 keep.consolidate(loader)
@@ -62,5 +65,6 @@ def run(protected: bool) -> tuple[float, float]:
 
 if __name__ == "__main__":
     (old, new), (kept, learned) = run(protected=False), run(protected=True)
-    print(f"old task: accuracy {old:.3f} without protection, {kept:.3f} with")
-    print(f"new task: accuracy {new:.3f} without protection, {learned:.3f} with")
+    say = PartialState().print  # once, however many processes there are
+    say(f"old task: accuracy {old:.3f} without protection, {kept:.3f} with")
+    say(f"new task: accuracy {new:.3f} without protection, {learned:.3f} with")
