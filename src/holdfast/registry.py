@@ -145,20 +145,17 @@ _ENTRIES = (
         further={"layer": None}, needs_data=True, trains=False,
     ),
     Entry(
-        "slda", "head", "head", "holdfast.heads:SLDA", "Hayes and Kanan 2020, arXiv:1909.01520",
-        "2 matrices",
+        "slda", "head", "head", "holdfast.heads:SLDA", "Hayes and Kanan 2020, arXiv:1909.01520", "2 matrices",
         {"shrinkage": "auto", "prior": False}, {}, {"relative": False, "layer": None},
         automatic=frozenset({"shrinkage"}), needs_data=True, trains=False,
     ),
     Entry(
-        "ridge", "head", "head", "holdfast.heads:Ridge", "McDonnell et al. 2023, arXiv:2307.02251",
-        "2 matrices",
+        "ridge", "head", "head", "holdfast.heads:Ridge", "McDonnell et al. 2023, arXiv:2307.02251", "2 matrices",
         {"strength": "auto"}, {}, {"relative": False, "layer": None}, automatic=frozenset({"strength"}),
         needs_data=True, trains=False,
     ),
     Entry(
-        "fecam", "head", "head", "holdfast.heads:FeCAM", "Goswami et al. 2023, arXiv:2309.14062",
-        "a matrix per class",
+        "fecam", "head", "head", "holdfast.heads:FeCAM", "Goswami et al. 2023, arXiv:2309.14062", "a matrix per class",
         {"shrinkage": 1.0, "tukey": 0.5}, {"shrinkage": Range(1e-2, 1e2)}, {"layer": None},
         needs_data=True, trains=False,
     ),
@@ -168,6 +165,11 @@ _ENTRIES = (
         {"tukey": 1.0, "share": 0.3, "spread": 0.21, "levels": 2}, {"share": Range(0.05, 0.95, log=False)},
         {"draws": 750, "base_samples": 25, "keep": 200, "epsilon": 0.01, "released": False, "seed": 0, "layer": None},
         needs_data=True, needs_few_shot=True, trains=False,
+    ),
+    Entry(
+        "lwpk", "head", "head", "holdfast.heads:LwPK", "Ge et al. 2024, arXiv:2402.01201", "a mean per class",
+        {"scale": 16.0, "cluster_epochs": 20}, {}, {"omega": None, "layer": None},
+        needs_data=True, needs_few_shot=True, needs_unlabelled=True, trains=False,
     ),
     Entry(
         "coma", "method", "merging", "holdfast.merging.running:CoMA", "Marouf et al. 2024, arXiv:2312.08977", "1",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.heads import NCM, SLDA, FeCAM, Ridge, TransportCalibrated
+from holdfast.heads import NCM, SLDA, FeCAM, LwPK, Ridge, TransportCalibrated
 
 HEADS = {
     "ncm": NCM,
@@ -14,6 +14,7 @@ HEADS = {
     "slda-auto": lambda *args, **more: SLDA(*args, shrinkage="auto", **more),
     "ridge": Ridge,
     "ridge-number": lambda *args, **more: Ridge(*args, strength=0.1, **more),
+    "lwpk": LwPK,
     "fecam": FeCAM,
     "h-ot": lambda *args, **more: TransportCalibrated(*args, tukey=0.5, base_samples=18, keep=70, draws=20, **more),
 }

@@ -180,7 +180,10 @@ def test_no_more_memory_than_was_announced(name, dtype, monkeypatch):
         head(x[:10])
     announced = head.memory(size, classes)
     assert seen.peak <= announced
-    if name != "ncm":  # it says something; h-ot must also reckon with novel classes, of which there are none here
+    if name not in (
+        "ncm",
+        "lwpk",
+    ):  # it says something; h-ot must also reckon with novel classes, of which there are none here
         assert seen.peak >= (0.3 if name == "h-ot" else 0.4) * announced
 
 

@@ -15,6 +15,7 @@ from holdfast.heads import (
     SLDA,
     FeCAM,
     Head,
+    LwPK,
     RandomFourier,
     RandomPatches,
     RandomProjection,
@@ -30,6 +31,7 @@ MADE = {
     "slda auto, projection": lambda: SLDA(expand=RandomProjection(20, seed=4), shrinkage="auto"),
     "ridge, fourier": lambda: Ridge(RandomFourier(20, width=0.7, seed=2)),
     "ridge number": lambda: Ridge(strength=0.2, relative=True),
+    "lwpk": lambda: LwPK(scale=4.0, omega=0.5),
     "fecam": lambda: FeCAM(shrinkage=0.5, tukey=1),
     "h-ot": lambda: TransportCalibrated(tukey=0, share=0.5, base_samples=12, keep=12, draws=30, levels=1, seed=3),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from holdfast.heads.calibrated import TransportCalibrated
 from holdfast.heads.fecam import FeCAM
 from holdfast.heads.head import Head
+from holdfast.heads.lwpk import LwPK
 from holdfast.heads.maps import FeatureMap, RandomFourier, RandomProjection
 from holdfast.heads.ncm import NCM
 from holdfast.heads.patches import RandomPatches
@@ -19,6 +20,7 @@ __all__ = [
     "FeCAM",
     "FeatureMap",
     "Head",
+    "LwPK",
     "NCM",
     "RandomFourier",
     "RandomPatches",

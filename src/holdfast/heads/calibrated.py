@@ -212,7 +212,7 @@ class TransportCalibrated(Head):
             costs = transported_costs(torch.split(rows, sizes), weights, support, **self._settings())
         source = costs.new_full((len(means),), 1 / len(means))
         target = costs.new_full((len(support),), 1 / len(support))
-        plan = sinkhorn(costs, source, target, **self._settings())  # type: ignore[arg-type]
+        plan = sinkhorn(costs, source, target, **self._settings())  # type: ignore[arg-type]  # mypy takes every setting for a float
         return plan * len(support)
 
     def _score(self, features: Tensor, solved: Mapping[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from holdfast.files import load_state, save_state
 from holdfast.heads.calibrated import TransportCalibrated
 from holdfast.heads.fecam import FeCAM
 from holdfast.heads.head import Head
+from holdfast.heads.lwpk import LwPK
 from holdfast.heads.maps import FeatureMap, RandomFourier, RandomProjection
 from holdfast.heads.ncm import NCM
 from holdfast.heads.patches import RandomPatches
@@ -27,6 +28,7 @@ __all__ = ["load", "save"]
 # Which attributes are the arguments that a head or a feature map is built with again.
 _HEADS: Mapping[type[Head], tuple[str, ...]] = {
     NCM: (),
+    LwPK: ("scale", "omega", "cluster_epochs"),
     SLDA: ("shrinkage", "relative", "prior"),
     Ridge: ("strength", "relative"),
     FeCAM: ("shrinkage", "tukey"),

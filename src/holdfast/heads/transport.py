@@ -92,12 +92,12 @@ def transported_costs(base: Sequence[Tensor], weights: Sequence[Tensor], support
     target = support.new_full((len(support),), 1 / len(support))
     if len({len(rows) for rows in base}) == 1:  # one problem of many, and one end, as in the release
         costs = cosine_costs(torch.stack(list(base)), support)
-        plans = sinkhorn(costs, torch.stack(list(weights)), target, **settings)  # type: ignore[arg-type]
+        plans = sinkhorn(costs, torch.stack(list(weights)), target, **settings)  # type: ignore[arg-type]  # mypy takes every setting for a float
         return (plans * costs).sum(-2)
     found = []
     for rows, share in zip(base, weights, strict=True):
         costs = cosine_costs(rows, support)
-        found.append((sinkhorn(costs, share, target, **settings) * costs).sum(-2))  # type: ignore[arg-type]
+        found.append((sinkhorn(costs, share, target, **settings) * costs).sum(-2))  # type: ignore[arg-type]  # mypy takes every setting for a float
     return torch.stack(found)
 
 

@@ -13,9 +13,10 @@ from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.bench.models import representation
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
-from holdfast.bench.training import memory
+from holdfast.bench.training import memory, preparing
+from holdfast.bench.training.preparing import Preparing
 from holdfast.bench.training.session import Session
-from holdfast.errors import ConfigurationError, DataError
+from holdfast.errors import ConfigurationError, DataError, Option
 from holdfast.heads import Head
 from holdfast.registry import Entry
 
@@ -52,6 +53,17 @@ class Closed:
 
         self._make = make
         self.head = make()
+        self._preparing: Preparing | None = None
+        if entry.needs_unlabelled:
+            assert isinstance(self.head, Preparing)
+            if not self._representation.trains_first:
+                raise ConfigurationError(
+                    Option("backbone", (config.backbone or "",)),
+                    " trains no network, and this method prepares one with unlabelled samples; expected first-task",
+                )
+            self._preparing = self.head
+            preparing.fit(self.head, model)
+        self._model, self._stream, self._seed = model, stream, config.seed
         self._backbone, self._device = config.backbone or "first-task", torch.device(config.device)
         self._widths = stream.heads
         self._total = sum(stream.heads) if stream.heads is not None else stream.num_outputs
@@ -59,6 +71,13 @@ class Closed:
         self._heads = 1 if config.prequential is None else 2  # a copy meets each task batch by batch
         self._kept: dict[tuple[int, Split, int, int], Tensor] = {}
         self._room: int | None = None  # bytes that may still be kept; looked up at the first test
+
+    def prepared(self, session: Session) -> Session:
+        """The first session with the unlabelled samples that the head asks for; any other as it is."""
+        if self._preparing is None or session.index:
+            return session
+        draw = seeding.generator(self._seed, "unlabelled")
+        return preparing.prepared(self._preparing, session, self._model, self._stream, draw)
 
     def trains(self, session: Session) -> bool:
         """Whether the model behind the head is trained in a session."""

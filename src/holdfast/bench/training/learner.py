@@ -104,6 +104,10 @@ class Learner:
         if self.method is not None:
             self.method.attach(self.optimizer)
 
+    def prepared(self, session: Session) -> Session:
+        """A session with what it is to be learned with besides, if the method asks for such."""
+        return session if self.closed is None else self.closed.prepared(session)
+
     def trains(self, session: Session) -> bool:
         """Whether a session is learned by steps of the optimizer."""
         return self.entry.trains if self.closed is None else self.closed.trains(session)
@@ -133,6 +137,7 @@ class Learner:
             wanted = part.task.objective if self.entry.all_at_once else part.task.training_objective
             outputs = cast("SharedForward", wanted).select(rows)  # asking a protocol costs as much as a small layer
             each = wanted.losses(outputs, (part.inputs, part.targets)).sum()
+            each = each if part.weight == 1 else each * part.weight
             total = each if total is None else total + each
             start += len(part.inputs)
         assert total is not None

@@ -164,6 +164,8 @@ class _Run:
                 # Of the same code and configuration, so it is the user's own model that has changed, or its data.
                 first = str(error).strip().split("\n")[0]
                 raise StateError(f"the checkpoint of {self.config.method} does not fit this run: {first}") from error
+        if self.cursor.session == 0:
+            self.sessions[0] = self.learner.prepared(self.sessions[0])
         planned = self._planned_steps()
         self.point_every = max(1, planned // _CURVE_POINTS)
         self.observer.begin(self.config, planned)

@@ -22,14 +22,22 @@ class Part:
     task: Task
     inputs: Tensor
     targets: Tensor
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Session:
-    """One task to learn, or several whose samples are mixed in every batch."""
+    """One task to learn, or several whose samples are mixed in every batch.
+
+    Attributes:
+        index: its place among the sessions.
+        tasks: whose samples; the last is the one that is learned.
+        weights: what a sample of each task counts in the mean loss; empty: 1.
+    """
 
     index: int
     tasks: tuple[Task, ...]
+    weights: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         """Number of training samples."""
@@ -61,10 +69,10 @@ class Session:
             return [Part(task, *task.batch(task.train, positions))]
         found = []
         start = 0
-        for task in self.tasks:
+        for task, weight in zip(self.tasks, self.weights or (1.0,) * len(self.tasks), strict=True):
             mine = positions[(positions >= start) & (positions < start + len(task.train))] - start
             if len(mine):
-                found.append(Part(task, *task.batch(task.train, mine.to(task.train.rows.device))))
+                found.append(Part(task, *task.batch(task.train, mine.to(task.train.rows.device)), weight))
             start += len(task.train)
         return found
 
