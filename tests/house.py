@@ -26,6 +26,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "travelling",
         "watching",
     ),
+    "curvature": ("curvature",),
     "prequential": ("prequential",),
     "registry": ("entry", "registry"),
     "door": ("__init__",),
@@ -49,11 +50,12 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "merging": ("ground", "names", "objectives", "importance", "steps"),
     "heads": ("ground", "names", "objectives", "importance"),
     "auditing": ("ground", "names", "objectives", "importance"),
+    "curvature": ("ground", "names", "objectives", "importance"),
     "prequential": ("ground", "objectives", "heads"),
     "registry": ("ground",),
     "door": (
         "ground", "names", "objectives", "importance", "optim", "steps", "penalties", "projections", "reparam",
-        "distillation", "merging", "heads", "auditing", "registry",
+        "distillation", "merging", "heads", "auditing", "curvature", "registry",
     ),
     "integrations": (
         "ground", "names", "objectives", "importance", "steps", "penalties", "projections", "distillation", "merging",

@@ -12,6 +12,8 @@ from holdfast import registry
 
 if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method without a line here is `Any` to them
     from holdfast.auditing import audit as audit
+    from holdfast.curvature import hessian_init as hessian_init
+    from holdfast.curvature import hessian_norm as hessian_norm
     from holdfast.distillation.lwf import LwF as LwF
     from holdfast.errors import ConfigurationError as ConfigurationError
     from holdfast.errors import DataError as DataError
@@ -68,6 +70,7 @@ _HOMES = {
     name: f"holdfast.{home}"
     for home, names in {
         "auditing": "audit",
+        "curvature": "hessian_init hessian_norm",
         "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError "
         "ProtectionWarning StateError",
         "files": "load_state save_state",
