@@ -79,7 +79,7 @@ def test_what_is_no_head_is_refused(tmp_path):
     class Own(NCM):
         pass
 
-    with pytest.raises(ConfigurationError, match=r"Own is none of NCM, SLDA, Ridge, FeCAM"):
+    with pytest.raises(ConfigurationError, match=r"Own is none of NCM, LwPK, SLDA, Ridge, FeCAM, TransportCalibrated"):
         heads.save(Own(), tmp_path / "own")
     with pytest.raises(StateError, match="holds no head"):
         heads.load(save_state({"a": 1}, tmp_path / "other"))

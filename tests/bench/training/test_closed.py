@@ -86,6 +86,22 @@ def test_a_run_that_is_stopped_between_tasks_goes_on_as_if_it_was_not(backbone):
         assert without_times(again) == without_times(whole)
 
 
+def test_a_preparation_that_is_stopped_goes_on_as_if_it_was_not_and_says_what_it_needs():
+    stream = streams.build("fewshot-digits-6-2x5", seed=0, scenario="class", limit_per_class=30)
+    config = small_config(stream, "lwpk", backbone="first-task", settings={"cluster_epochs": "2", "omega": "0.5"})
+    seen = Counting()
+    whole = runner.run(config, stream=stream, observer=seen)
+    assert stream.unlabelled is not None and whole.status == "finished"
+    assert whole.costs.steps == seen.planned == -(-(len(stream.tasks[0].train) + len(stream.unlabelled)) // 8)
+    keeper = Double(3)
+    with pytest.raises(Stop):
+        runner.run(config, stream=stream, keeper=keeper)
+    again = runner.run(config, stream=stream, keeper=Double(None, keeper.snapshot))
+    assert without_times(again) == without_times(whole)
+    with pytest.raises(ConfigurationError, match="trains no network, and this method prepares one"):
+        rehearsal.check(small_config(stream, "lwpk", backbone="pixels"), stream)
+
+
 def test_test_samples_are_represented_once_as_far_as_there_is_room(monkeypatch):
     stream = small_stream("class")
     config = small_config(stream, "slda", backbone="random+relu-40")

@@ -62,8 +62,8 @@ class Closed:
                     " trains no network, and this method prepares one with unlabelled samples; expected first-task",
                 )
             self._preparing = self.head
-            preparing.fit(self.head, model)
-        self._model, self._stream, self._seed = model, stream, config.seed
+            self._encoder = preparing.fit(self.head, model)
+        self._stream, self._seed = stream, config.seed
         self._backbone, self._device = config.backbone or "first-task", torch.device(config.device)
         self._widths = stream.heads
         self._total = sum(stream.heads) if stream.heads is not None else stream.num_outputs
@@ -77,7 +77,7 @@ class Closed:
         if self._preparing is None or session.index:
             return session
         draw = seeding.generator(self._seed, "unlabelled")
-        return preparing.prepared(self._preparing, session, self._model, self._stream, draw)
+        return preparing.prepared(self._preparing, session, self._encoder, self._stream, draw)
 
     def trains(self, session: Session) -> bool:
         """Whether the model behind the head is trained in a session."""

@@ -38,16 +38,23 @@ class Preparing(Protocol):
         ...
 
 
-def fit(head: Preparing, model: nn.Module) -> None:
-    """Give a model of the bench's own the last layer that it is prepared with; one of the user's keeps its own."""
-    if isinstance(model, Heads) and model.single:
+def fit(head: Preparing, model: nn.Module) -> nn.Module:
+    """Give a model of the bench's own the last layer that it is prepared with; one of the user's keeps its own.
+
+    Returns:
+        A copy of what comes before that layer, as it was initialised: a run that goes on later has a trained one.
+    """
+    if not isinstance(model, Heads):
+        return copy.deepcopy(model)
+    if model.single:
         (linear,) = model.heads
         assert isinstance(linear, nn.Linear)
         model.heads[0] = head.classifier(linear)
+    return copy.deepcopy(model.trunk)
 
 
 def prepared(
-    head: Preparing, session: Session, model: nn.Module, stream: Stream, generator: torch.Generator
+    head: Preparing, session: Session, encoder: nn.Module, stream: Stream, generator: torch.Generator
 ) -> Session:
     """The first session, with the unlabelled samples beside its own, each labelled by its cluster.
 
@@ -56,17 +63,16 @@ def prepared(
     Args:
         head: who says how.
         session: the first task's.
-        model: as it was initialised; a copy of its trunk is what samples are clustered by.
+        encoder: what samples are clustered by, as :func:`fit` returned it.
         stream: whose unlabelled samples these are.
         generator: of all that is drawn.
     """
     task, pool = session.last, stream.unlabelled
     assert pool is not None
     samples, _ = task.batch(pool, torch.arange(len(pool), device=pool.rows.device))
-    trunk = copy.deepcopy(model.trunk if isinstance(model, Heads) else model)
     base = len(task.classes)
     augment = _shifted if samples.dim() == 4 else None
-    clusters = head.pseudo_labels(trunk, samples, stream.num_outputs - base, generator=generator, augment=augment)
+    clusters = head.pseudo_labels(encoder, samples, stream.num_outputs - base, generator=generator, augment=augment)
     everything = Classification()
     pseudo = dataclasses.replace(
         task, name="unlabelled", train=Split(pool.storage, pool.rows, clusters.to(pool.rows.device) + base),
