@@ -174,7 +174,7 @@ class Method(Rebinding, abc.ABC):
     @final
     def watched(self) -> Watched:
         """What is to be seen of the method at work, whatever it is: share, distances, strengths."""
-        distances = {name: self._distance(name) for name in self.state if name in self.params}
+        distances = {name: self._distance(name) for name in self.state}
         return Watched(
             share=self._share,
             distance={name: float(distance) for name, distance in distances.items() if distance is not None},
@@ -184,9 +184,9 @@ class Method(Rebinding, abc.ABC):
         )
 
     def _distance(self, name: str) -> Tensor | None:
-        """How far a parameter is from its anchor, ``[]``; ``None`` where it has none."""
+        """How far a parameter is from its anchor, ``[]``; ``None`` where it has none, or is not trained."""
         anchor = self.state[name].get("anchor")
-        if anchor is None:
+        if anchor is None or name not in self.params:
             return None
         p, here = self.params[name].detach(), self.part(name)
         return total([(here.double() - local(anchor).to(here.device).double()).square().sum()], [p]).sqrt()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
+from torch.optim import Optimizer
 
 from holdfast.attaching import Attached
 from holdfast.errors import ConfigurationError, StateError
@@ -16,7 +17,7 @@ from holdfast.wrappers import adapters_of
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Rebinding", "bare_name", "matched"]
+__all__ = ["Rebinding", "adapters_in", "bare_name", "matched"]
 
 _PREFIX = "base_model.model."  # of a PeftModel, before its base's own names
 _INNER = ("base_layer", "original_module")  # where PEFT keeps what it wraps
@@ -40,6 +41,27 @@ def bare_name(name: str) -> str:
         place = parts.index(_COPIES)
         parts = [*parts[:place], *parts[place + 2 :]]
     return ".".join(part for part in parts if part not in _INNER)
+
+
+def adapters_in(names: Iterable[str], model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Whose adapter parameters are, and where: one place is that of all adapters' parameters like it.
+
+    Args:
+        names: of parameters.
+        model: that has them.
+
+    Returns:
+        name -> (the adapter, the name with a star in the adapter's place), of those that are an adapter's.
+    """
+    found = adapters_of(model)
+    words = {word for layer in (found[1] if found else ()) for word in layer.adapter_layer_names}
+    inside = {}
+    for name in names:
+        parts = name.split(".")
+        at = next((i + 1 for i, part in enumerate(parts[:-1]) if part in words), None)
+        if at is not None:
+            inside[name] = parts[at], ".".join([*parts[:at], "*", *parts[at + 1 :]])
+    return inside
 
 
 def matched(names: Iterable[str], model: nn.Module) -> dict[str, str]:
@@ -172,6 +194,24 @@ class Rebinding(Attached):
             raise ConfigurationError(
                 f"{type(self).__name__} has no penalty on weights that could act on those that adapters give; expected "
                 "on='weights'"
+            )
+
+    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
+        if self.state and adapters_of(self.model) is not None:
+            self._mind_adapters()
+        super()._resolve(optimizers)
+
+    def _mind_adapters(self) -> None:
+        """Warn of an adapter that is trained while another one is what is remembered."""
+        known = {adapter for adapter, _ in adapters_in(self.state, self.model).values()}
+        trained = [name for name, p in canonical_parameters(self.model).items() if p.requires_grad]
+        new = {name: adapter for name, (adapter, _) in adapters_in(trained, self.model).items() if adapter not in known}
+        if known and new:
+            name, adapter = next(iter(new.items()))
+            self._warn(
+                f"{type(self).__name__} remembers the adapter {min(known)!r}, and nothing of {adapter!r}, which is "
+                f"trained now (such as {name!r}) and is not protected before the next consolidate: to protect what "
+                "layers compute whatever their adapter, remember the base and rebind(model, on='effective')"
             )
 
     def _check_known(self, names: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["adapters_of", "canonical_name", "inner", "is_schedule_free", "unwrapped"]
+__all__ = ["adapters_of", "canonical_name", "inner", "is_copied", "is_lora", "is_schedule_free", "unwrapped"]
 
 _T = TypeVar("_T")
 
@@ -92,12 +92,25 @@ def canonical_name(name: str) -> str:
 # (where its type is defined, the type): a layer of PEFT that can be told to leave its adapters out.
 _ADAPTED = {("peft.tuners.tuners_utils", "BaseTunerLayer"), ("peft.utils.other", "AuxiliaryTrainingWrapper")}
 _PEFT_MODEL = ("peft.peft_model", "PeftModel")
+# Its layers that add s·B·A to a weight. Others that derive from LoRA's (AdaLoRA) have a sum of their own.
+_LORA = {("peft.tuners.lora.layer", kind) for kind in ("Linear", "Embedding", "_ConvNd")}
+_COPIED = ("peft.utils.other", "ModulesToSaveWrapper")
 
 
 @functools.cache
 def _kind_in_peft(kind: type) -> str | None:
     kinds = {(each.__module__, each.__name__) for each in kind.__mro__}
     return "layer" if kinds & _ADAPTED else "model" if _PEFT_MODEL in kinds else None
+
+
+def is_lora(layer: object) -> bool:
+    """Whether a layer is one of PEFT's LoRA, whose adapters add to a weight."""
+    return bool({(each.__module__, each.__name__) for each in type(layer).__mro__} & _LORA)
+
+
+def is_copied(layer: object) -> bool:
+    """Whether a layer is one of which PEFT trains a copy: ``modules_to_save``."""
+    return _COPIED in {(each.__module__, each.__name__) for each in type(layer).__mro__}
 
 
 def adapters_of(model: nn.Module) -> tuple[list[Any], list[Any]] | None:

@@ -7,15 +7,17 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.dispatch import Step
-from holdfast.errors import ConfigurationError
+from holdfast.errors import ConfigurationError, StateError
 from holdfast.method import Method
-from holdfast.names import Select
+from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.effective import Site, gradient_at, pulled_back, sites
+from holdfast.rebinding import adapters_in, matched
 
 __all__ = ["AdaptedPenalty"]
 
@@ -63,11 +65,55 @@ class AdaptedPenalty(Method):
     def _take_effect(self, model: nn.Module, *, effective: bool) -> None:
         if effective and self.coupling == "proximal":
             raise ConfigurationError("on='effective' has no proximal step; expected coupling='gradient' or 'loss'")
+        if effective:
+            sites(model, list(matched(self.state, model).values()))  # what it refuses has changed nothing yet
         self._effective = effective
 
     def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
         super()._resolve(optimizers)
+        self._find_sites()
+
+    def _find_sites(self) -> None:
         self._sites = sites(self.model, list(self.state)) if self._effective else {}
+
+    def _mind_adapters(self) -> None:
+        if not self._effective:
+            super()._mind_adapters()
+            return
+        # Of a layer that is trained as a copy, what is remembered belongs to the copy that is active now.
+        live = canonical_parameters(self.model)
+        trained = [name for name, parameter in live.items() if parameter.requires_grad]
+        active = {place: name for name, (_, place) in adapters_in(trained, self.model).items()}
+        moves = {
+            name: active[place]
+            for name, (_, place) in adapters_in(self.state, self.model).items()
+            if place in active and name not in trained
+        }
+        if moves:
+            self._move({name: moves.get(name, name) for name in self.state})
+
+    def _saved_meta(self) -> dict[str, Any]:
+        return {**super()._saved_meta(), "effective": self._effective} if self._effective else super()._saved_meta()
+
+    def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
+        if state.get("meta", {}).get("effective", False) and not self._effective:
+            raise StateError(
+                f"the state of {type(self).__name__} acts on the effective weights of adapters, and this one on those "
+                "that are trained: rebind(model, on='effective'), then load"
+            )
+        super()._load(state, objectives)
+        self.meta.pop("effective", None)
+        self._find_sites()
+
+    def _here(self, name: str) -> Tensor:
+        """The weights that an anchor is of, without their graph: what of them this process holds."""
+        return self._sites[name].weight().detach() if name in self._sites else self.part(name)
+
+    def _distance(self, name: str) -> Tensor | None:
+        if name not in self._sites:
+            return super()._distance(name)
+        here = self._here(name).double()
+        return torch.linalg.vector_norm(here - self.state[name]["anchor"].to(here))
 
     def _untouched(self, optimizer: Optimizer) -> str | None:
         here = any(p.grad is not None for site in self._sites.values() for p in site.trained())

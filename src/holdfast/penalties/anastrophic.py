@@ -83,6 +83,14 @@ class Anastrophic(QuadraticPenalty):
                 "expected 1, or another coupling"
             )
 
+    def _take_effect(self, model: nn.Module, *, effective: bool) -> None:
+        if effective and self.coherence > 0:
+            raise ConfigurationError(
+                f"coherence is {self.coherence!r}, whose term has no gradient on the weights that adapters give; "
+                "expected coherence=0 for on='effective'"
+            )
+        super()._take_effect(model, effective=effective)
+
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; differentiable."""
         total = super().value()

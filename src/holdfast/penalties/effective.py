@@ -17,7 +17,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_modules
 from holdfast.penalties.gradient import add_quadratic_gradient
 from holdfast.sharding import is_sharded
-from holdfast.wrappers import adapters_of
+from holdfast.wrappers import adapters_of, is_copied, is_lora
 
 __all__ = ["Site", "gradient_at", "pulled_back", "sites"]
 
@@ -89,23 +89,54 @@ def sites(model: nn.Module, names: Sequence[str]) -> dict[str, Site]:
         names: of parameters, as the model has them.
 
     Raises:
-        ConfigurationError: for adapters whose layer computes with more than their weight (DoRA), or sharded ones.
+        ConfigurationError: for adapters that do more than add to a weight (DoRA, IA3, a bias of LoRA), that act on
+            something else than a layer's weight, or sharded ones.
     """
     found = adapters_of(model)
     layers = {id(layer) for layer in (found[1] if found else ())}
     known = {}
     for name, module in canonical_modules(model):
         place = f"{name}.base_layer.weight"
-        if id(module) in layers and place in names:
-            if any(getattr(module, "use_dora", {}).values()):
-                raise ConfigurationError(
-                    f"{name} has an adapter with DoRA, which also scales the weight, so that no sum is its effective "
-                    "weight; expected LoRA without use_dora"
-                )
+        if id(module) not in layers or is_copied(module):
+            continue
+        inside = [each for each in names if each.startswith(f"{name}.")]
+        if inside:
+            _check_adds(name, module, inside)
+        if place in names:
             if is_sharded(module.get_base_layer().weight):  # type: ignore[operator]  # known by its type
                 raise ConfigurationError(f"{name} is sharded; on='effective' expects whole weights: DDP or one process")
             known[place] = Site(module)
     return known
+
+
+def _check_adds(name: str, layer: Any, inside: Sequence[str]) -> None:
+    """Refuse a layer whose adapters are not a term of its weight, or of which more is remembered than that weight.
+
+    Raises:
+        ConfigurationError: naming the layer.
+    """
+    if not is_lora(layer):
+        raise ConfigurationError(
+            f"{name} has an adapter of the kind {type(layer).__module__}.{type(layer).__qualname__}; on='effective' "
+            "knows the weight that LoRA gives: expected LoRA, or on='weights'"
+        )
+    for adapter, variant in layer.lora_variant.items():
+        raise ConfigurationError(
+            f"{name} has the adapter {adapter!r} with {type(variant).__name__} (DoRA and the like), which does "
+            "more than add to the weight, so that no sum is its effective weight; expected LoRA without it"
+        )
+    biased = [adapter for adapter, has in layer.lora_bias.items() if has]
+    other = [each for each in inside if each not in (f"{name}.base_layer.weight", f"{name}.base_layer.bias")]
+    if other:
+        raise ConfigurationError(
+            f"{name} has an adapter on {other[0]!r}; on='effective' expects it on a layer's weight: drop([...]) what "
+            "is remembered of this layer"
+        )
+    if biased and f"{name}.base_layer.bias" in inside:
+        raise ConfigurationError(
+            f"{name} has the adapter {biased[0]!r} with lora_bias=True, which also moves its bias; expected lora_bias="
+            f"False, or drop('{name}.base_layer.bias') of what is remembered"
+        )
 
 
 def pulled_back(site: Site, trained: Sequence[nn.Parameter], gradient_on: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:

@@ -223,9 +223,9 @@ class QuadraticPenalty(AdaptedPenalty):
             assert parameter.grad is not None
             parameter.grad.add_(pulled.to(parameter.grad.dtype))
         names = self._pulled(step)
+        self._look([*names, *filter(self.holds, self._sites)], step.optimizer)
         if not names:
             return
-        self._look(names, step.optimizer)
         grads = dict(zip(names, self._gradients(names), strict=True))
         for some, anchors, importances in self._reached(names):
             params, those = [self.part(name) for name in some], [grads[name] for name in some]
@@ -234,12 +234,11 @@ class QuadraticPenalty(AdaptedPenalty):
     def _look(self, names: list[str], optimizer: Optimizer) -> None:
         """Now and then, whether weights still are where training takes them."""
         step = self.meta["steps"] // max(1, len(self._optimizers)) + 1
-        if not self.grounded or not is_due(step):
+        if not names or not self.grounded or not is_due(step):
             return
         anchors = [self.state[name]["anchor"] for name in names]
         held = (
-            (self.part(name), near(local(anchor), self.params[name]))
-            for name, anchor in zip(names, anchors, strict=True)
+            ((here := self._here(name)), near(local(anchor), here)) for name, anchor in zip(names, anchors, strict=True)
         )
 
         def advice() -> str:
