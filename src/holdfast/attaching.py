@@ -56,7 +56,7 @@ class Attached(Traveller):
         self._warned: set[str] = set()  # since the latest consolidate
         self._optimizers: tuple[Optimizer, ...] = ()
         self._owned: dict[int, list[str]] = {}
-        self._trained: dict[int, frozenset[int]] = {}  # optimizer -> its trainable parameters when last looked up
+        self._at_work: dict[int, frozenset[int]] = {}  # optimizer -> its trainable parameters when last looked up
         self._dormant: dict[str, nn.Parameter] = {}  # remembered, but frozen when they were last looked up
         self._watch: StepWatch | None = None
         self._share: float | None = None
@@ -187,7 +187,7 @@ class Attached(Traveller):
                 f"add it to one, or leave it out with select={_average(self.model)}"
             )
         self.params, self._owned, self._rows = params, owned, rows
-        self._trained = {id(optimizer): _trained(optimizer) for optimizer in optimizers}
+        self._at_work = {id(optimizer): _at_work(optimizer) for optimizer in optimizers}
         if self.needs_penalty:
             # FSDP2 calls the hooks of a sharded parameter itself, once more in a backward pass.
             self._penalty_calls.follow(optimizers, [p for p in params.values() if p.is_leaf and not is_sharded(p)])
@@ -294,7 +294,7 @@ class Attached(Traveller):
     @final
     def check_step(self, optimizer: Optimizer) -> None:
         """Raise if this optimizer's step would go unprotected."""
-        more = _trained(optimizer) - self._trained[id(optimizer)]  # what is new counts from its first step on
+        more = _at_work(optimizer) - self._at_work[id(optimizer)]  # what is new counts from its first step on
         if more or any(p.requires_grad for p in self._dormant.values()):
             self._resolve(self._optimizers)
         if self.num_tasks == 0:
@@ -334,7 +334,7 @@ class Attached(Traveller):
         self.meta["steps"] += 1
 
 
-def _trained(optimizer: Optimizer) -> frozenset[int]:
+def _at_work(optimizer: Optimizer) -> frozenset[int]:
     return frozenset(id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
 
 

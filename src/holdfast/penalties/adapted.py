@@ -113,7 +113,8 @@ class AdaptedPenalty(Method):
         if name not in self._sites:
             return super()._distance(name)
         here = self._here(name).double()
-        return torch.linalg.vector_norm(here - self.state[name]["anchor"].to(here))
+        distance: Tensor = torch.linalg.vector_norm(here - self.state[name]["anchor"].to(here))
+        return distance
 
     def _untouched(self, optimizer: Optimizer) -> str | None:
         here = any(p.grad is not None for site in self._sites.values() for p in site.trained())

@@ -72,8 +72,10 @@ class Owning(HoldsExactly):
         """The share of each weight that tasks own; 1 where it is held whole, as a bias is."""
         return {name: 1 - _free([held["owner"]]) for name, held in self.state.items()}
 
-    def _distance(self, name: str) -> Tensor:
+    def _distance(self, name: str) -> Tensor | None:
         """Of what is owned: what is free has no anchor."""
+        if name not in self.params:
+            return None
         owned = self.state[name]["owner"] != FREE
         away = (self.part(name).double() - self.state[name]["anchor"].double()) * owned
         distance: Tensor = away.norm()
