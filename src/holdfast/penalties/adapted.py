@@ -18,6 +18,7 @@ from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective
 from holdfast.penalties.effective import Site, gradient_at, pulled_back, sites
 from holdfast.rebinding import adapters_in, matched
+from holdfast.state import check_form
 
 __all__ = ["AdaptedPenalty"]
 
@@ -96,7 +97,8 @@ class AdaptedPenalty(Method):
         return {**super()._saved_meta(), "effective": self._effective} if self._effective else super()._saved_meta()
 
     def _load(self, state: dict[str, Any], objectives: Sequence[Objective]) -> None:
-        if state.get("meta", {}).get("effective", False) and not self._effective:
+        check_form(state, type(self).__name__, self.version)
+        if state["meta"].get("effective", False) and not self._effective:
             raise StateError(
                 f"the state of {type(self).__name__} acts on the effective weights of adapters, and this one on those "
                 "that are trained: rebind(model, on='effective'), then load"
