@@ -223,13 +223,18 @@ class QuadraticPenalty(AdaptedPenalty):
             assert parameter.grad is not None
             parameter.grad.add_(pulled.to(parameter.grad.dtype))
         names = self._pulled(step)
-        self._look([*names, *filter(self.holds, self._sites)], step.optimizer)
         if not names:
             return
         grads = dict(zip(names, self._gradients(names), strict=True))
         for some, anchors, importances in self._reached(names):
             params, those = [self.part(name) for name in some], [grads[name] for name in some]
             add_quadratic_gradient(params, those, anchors, importances, self.factor, step.grad_scale, fused=self._fused)
+
+    def _untouched(self, optimizer: Optimizer) -> str | None:
+        if self.coupling == "gradient":  # before the phases of a step, none of which waits for the device
+            owned = [name for name in self._owned.get(id(optimizer), ()) if self.holds(name)]
+            self._look([*owned, *filter(self.holds, self._sites)], optimizer)
+        return super()._untouched(optimizer)
 
     def _look(self, names: list[str], optimizer: Optimizer) -> None:
         """Now and then, whether weights still are where training takes them."""
