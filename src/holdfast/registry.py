@@ -87,7 +87,7 @@ _ENTRIES = (
     ),
     Entry(
         "efficient-packnet", "method", "projection", "holdfast.reparam.efficient:EfficientPackNet",
-        "Schwarz et al. 2021, arXiv:2110.00296", "1.5, and a mask per task",
+        "Schwarz et al. 2021, arXiv:2110.00296", "1.75, and a mask for each further task",
         {"alpha": 2.0, "gamma": 0.98, "select": "*"},
         {"alpha": Range(1.0, 4.0, log=False), "gamma": Range(0.9, 1.0, log=False)}, {"head": None},
         needs_data=True, needs_task_id=True, promises=frozenset({"exact-weights"}), controls=("packnet",),

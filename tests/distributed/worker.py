@@ -167,8 +167,8 @@ def others(rank: int) -> dict[str, str]:
     for entry in registry.entries():
         if entry.kind == "method" and entry.build is not None and not entry.build.on_shards:
             model = fsdp2(network().float())
-            keep = entry.build(model, **entry.defaults)
-            found[entry.name] = attempt(lambda keep=keep, model=model: keep.attach(sgd(model.parameters())))[1]
+            make = functools.partial(entry.build, model, **entry.defaults)
+            found[entry.name] = attempt(lambda make=make, model=model: make().attach(sgd(model.parameters())))[1]
     return found
 
 

@@ -181,12 +181,6 @@ def plain(model: nn.Module) -> nn.Module:
 
     Raises:
         ConfigurationError: if a weight has another parametrisation beside ours.
-
-    Example:
-        >>> import torch
-        >>> model = powerpropagate(torch.nn.Linear(2, 2), alpha=2.0)
-        >>> list(plain(model).state_dict())
-        ['bias', 'weight']
     """
     layers = [(name, module) for name, module in canonical_modules(model) if reparametrised(module) is not None]
     values = {}
