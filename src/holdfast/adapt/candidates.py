@@ -184,22 +184,19 @@ class Workshop:
 
     def _merge(self, keep: Method | None, opened: Opened) -> Callable[[], None]:
         assert keep is not None
-        new = self.data.new
-        columns = columns_of(opened, new, "the new data")
-        mine = order(len(new), 0, self.settings.seed)[self.accelerator.process_index :: self.accelerator.num_processes]
-        device, size = self.accelerator.device, self.settings.batch_size
-        return lambda: keep.consolidate(batches_of(opened, new, columns, size, device, places=mine))
+        mine = self._mine(opened, self.data.new, "the new data")
+        return lambda: keep.consolidate(mine())
 
     def _old_of_mine(self, opened: Opened) -> Callable[[], Iterable[Any]] | None:
-        """This process's share of the old data, in an order that does not sort classes."""
-        old = self.data.old
-        if old is None:
-            return None
-        places = order(len(old), 0, self.settings.seed)
+        return None if self.data.old is None else self._mine(opened, self.data.old, "the old data")
+
+    def _mine(self, opened: Opened, part: Part, what: str) -> Callable[[], Iterable[Any]]:
+        """This process's share of a part, in an order that does not sort classes."""
+        places = order(len(part), 0, self.settings.seed)
         mine = places[self.accelerator.process_index :: self.accelerator.num_processes]
-        columns = columns_of(opened, old, "the old data")
+        columns = columns_of(opened, part, what)
         device, size = self.accelerator.device, self.settings.batch_size
-        return lambda: batches_of(opened, old, columns, size, device, places=mine)
+        return lambda: batches_of(opened, part, columns, size, device, places=mine)
 
     def _all(self, opened: Opened) -> Iterator[Any]:
         assert self.data.old is not None

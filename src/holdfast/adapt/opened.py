@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from holdfast.adapt.last import last_layer
+from holdfast.adapt.last import grown, last_layer, replace
 
 __all__ = ["Kind", "Opened"]
 
@@ -64,6 +65,15 @@ class Opened(abc.ABC):
             ConfigurationError: if there is none.
         """
         return last_layer(self.model, len(self.classes), self.source)
+
+    def _grow_last(self, names: Sequence[str]) -> int:
+        """Put a grown layer in the last one's place; how many outputs there are now."""
+        place = self.last_layer
+        layer = self.model.get_submodule(place)
+        assert isinstance(layer, nn.Linear)
+        total = len(self.classes) + len(names)
+        replace(self.model, place, grown(layer, total, torch.Generator().manual_seed(len(self.classes))))
+        return total
 
     def batch(self, samples: Sequence[Any], labels: Tensor | None) -> Any:
         """A batch for objectives: inputs and labels, or of a language model its own words as labels."""

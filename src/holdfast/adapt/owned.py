@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from holdfast.adapt.images import Preparation
-from holdfast.adapt.last import grown, replace
 from holdfast.adapt.opened import Kind, Opened
 from holdfast.bench.export import loading
 from holdfast.bench.models import named, own
@@ -148,12 +146,8 @@ class Owned(Opened):
 
     def grow(self, names: Sequence[str]) -> None:
         """Grow the last layer."""
-        place = self.last_layer
-        layer = self.model.get_submodule(place)
-        assert isinstance(layer, nn.Linear)
         self.origin.setdefault("began_with", list(self.classes))
-        total = len(self.classes) + len(names)
-        replace(self.model, place, grown(layer, total, torch.Generator().manual_seed(len(self.classes))))
+        self._grow_last(names)
         self.classes = (*self.classes, *names)
 
     def write(self, folder: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from holdfast.adapt.last import grown, replace
 from holdfast.adapt.opened import Kind, Opened
 from holdfast.errors import ConfigurationError, DependencyError, Option, StateError
 
@@ -110,11 +109,7 @@ class Pretrained(Opened):
 
     def grow(self, names: Sequence[str]) -> None:
         """Grow the last layer; ``id2label`` gets the new names."""
-        place = self.last_layer
-        layer = self.model.get_submodule(place)
-        assert isinstance(layer, torch.nn.Linear)
-        total = len(self.classes) + len(names)
-        replace(self.model, place, grown(layer, total, torch.Generator().manual_seed(len(self.classes))))
+        total = self._grow_last(names)
         known = self.classes
         self.model.config.num_labels = total
         if hasattr(self.model, "num_labels"):

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from holdfast.adapt.images import Preparation
-from holdfast.adapt.last import grown, replace
 from holdfast.adapt.opened import Opened
 from holdfast.errors import ConfigurationError, DependencyError, Option
 
@@ -60,12 +58,7 @@ class Timm(Opened):
 
     def grow(self, names: Sequence[str]) -> None:
         """Grow the classifier."""
-        place = self.last_layer
-        layer = self.model.get_submodule(place)
-        assert isinstance(layer, nn.Linear)
-        total = len(self.classes) + len(names)
-        replace(self.model, place, grown(layer, total, torch.Generator().manual_seed(len(self.classes))))
-        self.model.num_classes = total
+        self.model.num_classes = self._grow_last(names)
         self.classes = (*self.classes, *names)
 
     def write(self, folder: Path) -> None:
