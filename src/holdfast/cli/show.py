@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _ALL_COLUMNS = 104  # of a terminal on which every column of the result table can be read
-_WIDE = 160  # columns, where the output is no terminal: a table in a file should not be folded
+_WIDE = 240  # columns, where the output is no terminal: a table in a file should not be folded
 _GAP = "   "
 
 

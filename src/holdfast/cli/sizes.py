@@ -18,7 +18,7 @@ from holdfast.registry import Entry
 __all__ = ["parse_shape", "show"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_WIDE = 160  # columns, where the output is no terminal: a table in a file should not be folded
+_WIDE = 240  # columns, where the output is no terminal: a table in a file should not be folded
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
