@@ -8,7 +8,21 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.optim import ASGD, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    NAdam,
+    Optimizer,
+    RMSprop,
+    Rprop,
+    SparseAdam,
+)
 
 from holdfast.errors import ConfigurationError
 from holdfast.optim import CLASSP, GoldenSGD, effective_step_size
@@ -65,6 +79,12 @@ _RULES: dict[type[Optimizer], Rule] = {
     CLASSP: _classp,
 }
 
+# Their steps are as large as the learning rate, however large the gradient. Not RAdam, whose first steps are SGD's.
+_DIVIDING: tuple[type[Optimizer], ...] = (
+    *(Adam, AdamW, NAdam, Adamax, SparseAdam, Adagrad, Adadelta, Adafactor, RMSprop, Rprop, CLASSP),
+    *((torch.optim.Muon,) if hasattr(torch.optim, "Muon") else ()),  # of torch 2.9
+)
+
 
 def check_step_size_known(optimizer: Optimizer) -> None:
     """Refuse an optimizer whose step per unit of gradient is unknown.
@@ -120,7 +140,7 @@ def proportional_step(optimizer: Optimizer) -> float:
     return 0.0
 
 
-def borne_stiffness(optimizer: Optimizer) -> float:
+def borne_stiffness(optimizer: Optimizer, group: dict[str, Any]) -> float | None:
     r"""The largest second derivative at which steps that are proportional to the gradient do not swing ever farther.
 
     .. math:: \frac{2 (1 + \mu)}{\eta (1 - d)} \text{ (SGD)}, \quad
@@ -129,14 +149,16 @@ def borne_stiffness(optimizer: Optimizer) -> float:
     Source: textbook; the roots of each recursion on a quadratic, at modulus 1. Weight decay is left out.
 
     Args:
-        optimizer: any; a subclass of SGD counts as one.
+        optimizer: any; a subclass counts as its class.
+        group: one of its ``param_groups``.
 
     Returns:
-        In loss / parameter², > 0; infinite for optimizers that divide by the gradient's size, and unknown ones.
+        In loss / parameter², > 0; infinite for those that divide by the gradient's size, ``None`` for unknown ones.
     """
-    borne = [math.inf]
-    for group in optimizer.param_groups if isinstance(optimizer, SGD | ASGD) else ():
-        momentum, dampening, nesterov = (float(group.get(k, 0)) for k in ("momentum", "dampening", "nesterov"))
-        rate = float(group["lr"]) * (1 - dampening) * (1 + 2 * momentum * nesterov)
-        borne.append(2 * (1 + momentum) / rate if rate > 0 else math.inf)
-    return min(borne)
+    if isinstance(optimizer, _DIVIDING):
+        return math.inf
+    if not isinstance(optimizer, SGD | ASGD):
+        return None
+    momentum, dampening, nesterov = (float(group.get(k, 0)) for k in ("momentum", "dampening", "nesterov"))
+    rate = float(group["lr"]) * (1 - dampening) * (1 + 2 * momentum * nesterov)
+    return 2 * (1 + momentum) / rate if rate > 0 else math.inf

@@ -23,7 +23,15 @@ from holdfast.errors import ConfigurationError, NumericsError
 from holdfast.sharding import total
 from holdfast.step_size import proportional_step
 
-__all__ = ["AutoStrength", "Strength", "StrengthFinder", "UnprotectedWarning", "matching_strength", "steady_strength"]
+__all__ = [
+    "AutoStrength",
+    "Strength",
+    "StrengthFinder",
+    "UnprotectedWarning",
+    "matching_strength",
+    "squared_norm",
+    "steady_strength",
+]
 
 _LEAST = 2  # before the first step there is no pull
 _SUMS = ("auto_gradients", "auto_pulls")
@@ -219,7 +227,7 @@ class StrengthFinder:
     def _add(
         self, buffers: dict[str, Tensor], name: str, step: Step, params: Sequence[Tensor], tensors: Sequence[Tensor]
     ) -> None:
-        squared = total([t.norm(dtype=torch.promote_types(t.dtype, torch.float32)).square() for t in tensors], params)
+        squared = squared_norm(tensors, params)
         squared = step.unless_skipped(squared, torch.zeros_like(squared))
         buffers[name] = buffers[name] + squared if name in buffers else squared
 
@@ -244,3 +252,13 @@ class StrengthFinder:
         for name in _SUMS:
             buffers.pop(name, None)
         meta["auto"] = {"strengths": [], **meta.get("auto", {}), "length": steps}
+
+
+def squared_norm(parts: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:
+    """The sum of the squares of all entries of some tensors, ``[]``, in float32 at least.
+
+    Args:
+        parts: what is here of each tensor.
+        like: tensors of which each is as much a part.
+    """
+    return total([t.norm(dtype=torch.promote_types(t.dtype, torch.float32)).square() for t in parts], like)

@@ -120,6 +120,8 @@ def test_mixed_precision_leaves_what_is_remembered_in_full_precision(processes):
         ("rows", "rows of a sharded parameter", "rows of a sharded parameter"),
         ("empty", "1 of 2 processes", "no sample"),
         ("nan", "not finite", "not finite"),
+        ("flown", "at most strength", "at most strength"),
+        ("flown, radam", "steps of RAdam do not bear", "steps of RAdam do not bear"),
     ],
 )
 def test_refusals_are_sentences_in_both_processes(processes, kind, first, second):

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 import holdfast
 from holdfast import registry
 from holdfast.integrations.checkpoint import load_memory, memory_of
+from holdfast.objectives import Batch
 from holdfast.sharding import local
 from tests.distributed import heads
 from tests.distributed.cases import CASES, adam, classp, fsdp2, network, run, sgd, share, train, vectors
@@ -146,6 +147,15 @@ def mixed_precision(rank: int) -> dict[str, Any]:
     return found
 
 
+def flown(model: nn.Module, optimizer_of: Callable[[Any], torch.optim.Optimizer], mine: list[Batch]) -> None:
+    """Train under a pull that no step bears, where the loss's gradient is another in each process."""
+    keep = holdfast.EWC(model, strength=1e7)
+    keep.consolidate(mine)
+    optimizer = optimizer_of(model.parameters())
+    keep.attach(optimizer)
+    train(model, optimizer, keep, mine * 4)
+
+
 def refusals(rank: int) -> dict[str, str]:
     """What is said where something cannot be, in both processes."""
     mine = share(vectors(1), rank)
@@ -157,6 +167,8 @@ def refusals(rank: int) -> dict[str, str]:
         "rows": lambda m: holdfast.L2SP(m, strength=1.0, select="4.weight[:2]").attach(sgd(m.parameters())),
         "empty": lambda m: holdfast.importance.fisher(m, empty),
         "nan": lambda m: holdfast.MAS(m, strength=1.0).consolidate(broken),
+        "flown": lambda m: flown(m, sgd, mine),
+        "flown, radam": lambda m: flown(m, functools.partial(torch.optim.RAdam, lr=0.05), mine),
     }
     return {name: attempt(lambda make=make: make(fsdp2(network())))[1] for name, make in kinds.items()}
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from holdfast.errors import NumericsError
 from holdfast.sharding import largest
 
-__all__ = ["FAR", "check_near", "farthest", "is_due", "remedy"]
+__all__ = ["FAR", "check_near", "farthest", "is_due", "outweighing", "swinging"]
 
 FAR = 1000.0
 """How far a weight may be from its anchor, in units of 1 + the largest anchor: training ends long before."""
 
 _RARELY = 256  # steps
+_NOT_MINE = "Nothing shows that it is the penalty's doing: look at the loss and its gradient, and at the learning rate"
 
 
 def is_due(step: int) -> bool:
@@ -52,19 +53,25 @@ def farthest(weight: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_near(
-    name: str, held: Iterable[tuple[Tensor, Tensor]], like: Sequence[Tensor], steps: int, advice: Callable[[], str]
+    name: str,
+    held: Iterable[tuple[Tensor, Tensor]],
+    like: Sequence[Tensor],
+    steps: int,
+    cause: Callable[[], str | None],
 ) -> None:
-    """Refuse to go on where weights have flown away from their anchors: in all processes, or in none.
+    """Refuse to go on where a penalty makes weights fly away from their anchors: in all processes, or in none.
+
+    Where a loss wants weights far away that is its own business, as long as they are finite.
 
     Args:
         name: of the method.
         held: of each parameter what is here of it, and of its anchor.
         like: the anchors, whole or sharded.
         steps: how many have been taken.
-        advice: what may help, asked only where it is needed.
+        cause: how the penalty is the cause, and what to do; ``None`` where it is not. Asked only where some are far.
 
     Raises:
-        NumericsError: if one is not finite, or farther than ever training goes.
+        NumericsError: if one is not finite, or the penalty drives one farther than ever training goes.
     """
     known = [
         (farthest(w, a) if w.numel() else None, tensor)
@@ -75,15 +82,22 @@ def check_near(
     away = [_or_nothing(pair, 0) for pair, _ in known]
     most = largest([torch.nan_to_num(part, math.inf, math.inf) for part in away], tensors)
     allowed = FAR * (1 + largest([_or_nothing(pair, 1) for pair, _ in known], tensors))
-    if most > allowed:
-        place = f"{most:.3g} from its anchor" if math.isfinite(most) else "not finite"
+    if most <= allowed:
+        return
+    why = cause()
+    if math.isinf(most):
         raise NumericsError(
-            f"{name} protects weights that have flown away: after {steps} steps one is {place}. {advice()}"
+            f"{name} protects weights that have flown away: after {steps} steps one is not finite. {why or _NOT_MINE}"
+        )
+    if why is not None:
+        raise NumericsError(
+            f"{name} protects weights that have flown away: after {steps} steps one is {most:.3g} from its anchor. "
+            f"{why}"
         )
 
 
-def remedy(strength: float, stiffness: float, borne: float) -> str:
-    r"""What may help: where the penalty is the cause, which strength a step would bear.
+def swinging(strength: float, stiffness: float, borne: float) -> str | None:
+    r"""How a penalty drives weights away, where it is stiffer than a step bears; ``None`` where it is not.
 
     .. math:: \lambda \max_i s_i > \frac{2 (1 + \mu)}{\eta}
 
@@ -94,13 +108,31 @@ def remedy(strength: float, stiffness: float, borne: float) -> str:
         stiffness: :math:`\max_i s_i`, the penalty's largest second derivative at strength 1, in loss / parameter².
         borne: the right-hand side: see :func:`holdfast.step_size.borne_stiffness`.
     """
-    if strength * stiffness > borne:
-        return (
-            f"At strength {strength:g} and this learning rate the penalty, which is added after any clipping, swings "
-            f"ever farther about the anchors: use coupling='proximal', stable at any strength, or at most strength "
-            f"{borne / stiffness / 2:.2g}"
-        )
-    return "Lower the learning rate or the strength, or use coupling='proximal', which is stable at any strength"
+    if not strength * stiffness > borne:
+        return None
+    return (
+        f"At strength {strength:g} and this learning rate the penalty, which is added after any clipping, swings "
+        f"ever farther about the anchors: use coupling='proximal', stable at any strength, or at most strength "
+        f"{borne / stiffness / 2:.2g}"
+    )
+
+
+def outweighing(optimizer: str, pull: float, gradient: float) -> str | None:
+    """How a penalty drives weights away, where nobody knows which stiffness a step bears; ``None`` where it does not.
+
+    What a loss drives away has the larger gradient on its way; a pull that is stable and larger brings it back.
+
+    Args:
+        optimizer: its name.
+        pull: the norm of the penalty's gradient, in loss / parameter.
+        gradient: the norm of the loss's.
+    """
+    if not pull > gradient:
+        return None
+    return (
+        f"The penalty's gradient, which is added after any clipping, is {pull:.3g} there, the loss's {gradient:.3g}, "
+        f"and the steps of {optimizer} do not bear it: lower the strength or the learning rate"
+    )
 
 
 def _or_nothing(pair: tuple[Tensor, Tensor] | None, place: int) -> Tensor:

@@ -19,15 +19,14 @@ from holdfast.dispatch import Step
 from holdfast.errors import ConfigurationError
 from holdfast.names import Select
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.adapted import AdaptedPenalty
 from holdfast.penalties.equations import fold, pull, quadratic_penalty
-from holdfast.penalties.flight import check_near, is_due, remedy
 from holdfast.penalties.gradient import add_quadratic_gradient
+from holdfast.penalties.grounded import GroundedPenalty
 from holdfast.penalties.resources import KEPT, Resources, check_host, check_resources, lent, near, placed
-from holdfast.penalties.tensors import dense_gradients, side_by_side
+from holdfast.penalties.tensors import side_by_side
 from holdfast.sharding import check_flat_shards, largest, local, total, zero
 from holdfast.state import anchor_of
-from holdfast.step_size import borne_stiffness, check_step_size_known, step_size
+from holdfast.step_size import check_step_size_known, step_size
 from holdfast.strength import AutoStrength, Strength, StrengthFinder
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class Options(Resources, total=False):
     objective: Objective | Callable[[Any, Batch], Tensor] | None
 
 
-class QuadraticPenalty(AdaptedPenalty):
+class QuadraticPenalty(GroundedPenalty):
     """What all quadratic penalties share: strength, coupling, and the three ways to apply them.
 
     Args:
@@ -75,8 +74,6 @@ class QuadraticPenalty(AdaptedPenalty):
     halved: ClassVar[bool] = True  # whether the paper writes the one half
     renewed: ClassVar[int] = 2  # anchor and importance
     auto_fraction: ClassVar[float | None] = 3.0  # of the task's gradient, for strength="auto": see docs/tuning.md
-
-    grounded: ClassVar[bool] = True  # whether weights that fly away from their anchors end training
 
     def __init__(
         self,
@@ -184,9 +181,9 @@ class QuadraticPenalty(AdaptedPenalty):
             params, grads, pulls = [*params, parameter], [*grads, parameter.grad], [*pulls, pulled]
         self._finder.measure(self.meta, self.buffers, step, params, grads, pulls, len(self._optimizers), self._stiffest)
 
-    def _stiffest(self) -> float:
-        """The penalty's largest second derivative at strength 1, in loss / parameter²."""
-        names = [name for name in self.state if self.holds(name)]
+    def _stiffest(self, names: Sequence[str] | None = None) -> float:
+        """The penalty's largest second derivative at strength 1, in loss / parameter²; of some parameters, or all."""
+        names = [name for name in (self.state if names is None else names) if self.holds(name)]
         weights = [w for name in names if (w := self.weights_of(name)) is not None]
         most = largest([local(w) for w in weights], weights) if weights else 1.0
         return most * (1 if self.halved else 2)
@@ -229,32 +226,6 @@ class QuadraticPenalty(AdaptedPenalty):
         for some, anchors, importances in self._reached(names):
             params, those = [self.part(name) for name in some], [grads[name] for name in some]
             add_quadratic_gradient(params, those, anchors, importances, self.factor, step.grad_scale, fused=self._fused)
-
-    def _untouched(self, optimizer: Optimizer) -> str | None:
-        if self.coupling == "gradient":  # before the phases of a step, none of which waits for the device
-            owned = [name for name in self._owned.get(id(optimizer), ()) if self.holds(name)]
-            self._look([*owned, *filter(self.holds, self._sites)], optimizer)
-        return super()._untouched(optimizer)
-
-    def _look(self, names: list[str], optimizer: Optimizer) -> None:
-        """Now and then, whether weights still are where training takes them."""
-        step = self.meta["steps"] // max(1, len(self._optimizers)) + 1
-        if not names or not self.grounded or not is_due(step):
-            return
-        anchors = [self.state[name]["anchor"] for name in names]
-        held = (
-            ((here := self._here(name)), near(local(anchor), here)) for name, anchor in zip(names, anchors, strict=True)
-        )
-
-        def advice() -> str:
-            return remedy(self.current_strength, self._stiffest(), borne_stiffness(optimizer))
-
-        check_near(type(self).__name__, held, anchors, step - 1, advice)
-
-    def _gradients(self, names: list[str]) -> list[Tensor]:
-        """The gradients where the anchors lie, as views."""
-        found = dense_gradients(type(self).__name__, self.params, names)
-        return [self.part(name, grad) for name, grad in zip(names, found, strict=True)]
 
     def _reached(self, names: list[str]) -> Iterator[tuple[list[str], list[Tensor], list[Tensor] | None]]:
         """What :meth:`_lists` gives, for some names after the others where the state has to come from the host."""
