@@ -27,6 +27,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "watching",
     ),
     "curvature": ("curvature",),
+    "generating": ("generating",),
     "prequential": ("prequential",),
     "registry": ("entry", "registry"),
     "door": ("__init__",),
@@ -51,11 +52,12 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "heads": ("ground", "names", "objectives", "importance"),
     "auditing": ("ground", "names", "objectives", "importance"),
     "curvature": ("ground", "names", "objectives", "importance"),
+    "generating": ("ground", "names", "objectives", "importance", "distillation"),
     "prequential": ("ground", "objectives", "heads"),
     "registry": ("ground",),
     "door": (
         "ground", "names", "objectives", "importance", "optim", "steps", "penalties", "projections", "reparam",
-        "distillation", "merging", "heads", "auditing", "curvature", "registry",
+        "distillation", "merging", "heads", "auditing", "curvature", "generating", "registry",
     ),
     "integrations": (
         "ground", "names", "objectives", "importance", "steps", "penalties", "projections", "distillation", "merging",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.errors import StateError as StateError
     from holdfast.files import load_state as load_state
     from holdfast.files import save_state as save_state
+    from holdfast.generating import Generations as Generations
+    from holdfast.generating import generations as generations
     from holdfast.merging.running import CoFiMA as CoFiMA
     from holdfast.merging.running import CoMA as CoMA
     from holdfast.method import Method as Method
@@ -74,6 +76,7 @@ _HOMES = {
         "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError "
         "ProtectionWarning StateError",
         "files": "load_state save_state",
+        "generating": "Generations generations",
         "method": "Method Step",
         "objectives": "CausalLM ClassBalanced Classification Loss MaskedLM ModelLoss MultiLabel Objective "
         "QuestionAnswering Regression Segmentation Seq2SeqLM TokenClassification",

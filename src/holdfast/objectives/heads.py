@@ -19,7 +19,7 @@ from holdfast.objectives.model_loss import ModelLoss
 from holdfast.objectives.segmentation import Segmentation
 from holdfast.objectives.tokens import MaskedLM, TokenClassification
 
-__all__ = ["EXCEPTIONS", "HEADS", "kind_of", "objective_of"]
+__all__ = ["EXCEPTIONS", "HEADS", "innermost", "kind_of", "objective_of"]
 
 
 def _sequence_classification(config: Any) -> Objective:
@@ -181,7 +181,7 @@ def objective_of(model: nn.Module) -> Objective | None:
     Args:
         model: any module.
     """
-    model = _innermost(model)
+    model = innermost(model)
     library = sys.modules.get("transformers")  # a model of it cannot be where it was not imported
     if library is None or not isinstance(model, library.PreTrainedModel):
         return None
@@ -205,7 +205,7 @@ def kind_of(name: str) -> Callable[[Any], Objective] | None:
     return _own if known is None and _ANY_OTHER.search(name) else known
 
 
-def _innermost(model: nn.Module) -> nn.Module:
+def innermost(model: nn.Module) -> nn.Module:
     """The model inside wrappers, those of PEFT among them."""
     model = unwrap(model)
     library = sys.modules.get("peft")
