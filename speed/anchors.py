@@ -1,6 +1,7 @@
 """Fine-tuning a language model near its base (LwF): a step beside a plain one, and the memory beside plain LoRA's.
 
-Each memory figure is a program of its own, so that the peak is this training's alone.
+The floor of a step is a plain one and a bare forward pass of the old model. Each memory figure is a program of its
+own, so that the peak is this training's alone.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,10 +24,11 @@ __all__ = ["anchors"]
 
 _WORDS, _ROWS, _LENGTH = 8000, 8, 64
 _SLOWER, _LARGER = 1.45, 1.05
+_SMALL, _LARGE, _QUICK = (4, 256), (14, 512), (1, 64)  # layers, width; the large one has 50 M parameters
 
 
-def _step(layers: int, width: int, teacher: str | None, *, lora: bool, device: torch.device) -> Callable[[], None]:
-    """A step of training with or without the term; the model's own loss, AdamW."""
+def _model(layers: int, width: int, *, lora: bool, device: torch.device) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A model in training, and a batch."""
     import peft  # slow to import, and only this benchmark needs them
     import transformers
 
@@ -37,10 +40,26 @@ def _step(layers: int, width: int, teacher: str | None, *, lora: bool, device: t
     model: Any = transformers.GPT2LMHeadModel(config)
     if lora:
         model = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules="all-linear", fan_in_fan_out=True))
-    model = model.to(device).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     words = torch.randint(2, _WORDS, (_ROWS, _LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
-    batch = {"input_ids": words, "labels": words}
+    return model.to(device).train(), {"input_ids": words, "labels": words}
+
+
+def _bare_forward(layers: int, width: int, *, lora: bool, device: torch.device) -> Callable[[], None]:
+    """What the old answers cost without anything done to them."""
+    model, batch = _model(layers, width, lora=lora, device=device)
+    model.eval()
+
+    def forward() -> None:
+        with torch.no_grad(), model.disable_adapter() if lora else nullcontext():
+            model(input_ids=batch["input_ids"])
+
+    return forward
+
+
+def _step(layers: int, width: int, teacher: str | None, *, lora: bool, device: torch.device) -> Callable[[], None]:
+    """A step of training with or without the term; the model's own loss, AdamW."""
+    model, batch = _model(layers, width, lora=lora, device=device)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     keep = None
     if teacher is not None:
         keep = LwF(model, strength=1.0, temperature=1.0, teacher=teacher, objective=CausalLM(per="token"))  # type: ignore[arg-type]  # one of the two
@@ -59,21 +78,28 @@ def _step(layers: int, width: int, teacher: str | None, *, lora: bool, device: t
 
 def anchors(setup: Setup) -> list[Row]:
     """Steps beside plain ones, and peaks of memory beside plain LoRA's."""
-    layers, width = (1, 64) if setup.quick else (4, 256)
-    size = f"GPT-2, {layers} layers of {width}, {_WORDS} words, batch {_ROWS} × {_LENGTH}"
-    rows = []
-    for lora, teacher, target in ((True, "base", _SLOWER), (True, "copy", None), (False, "copy", None)):
-        works = {
-            name: _step(layers, width, which, lora=lora, device=setup.device)
-            for name, which in (("plain", None), ("anchored", teacher))
-        }
-        kind = "LoRA" if lora else "all weights"
-        work = f"step of LwF, teacher={teacher!r}, {kind}, {size}"
-        rows.append(
-            cost(alternate(setup, works), "anchored", "plain", bench="anchors", work=work, device=setup.device.type,
-                 than=f"plain step, {kind}", target=target)
-        )  # fmt: skip
+    small, large = (_QUICK, _QUICK) if setup.quick else (_SMALL, _LARGE)
+    cases = [(small, True, "base", _SLOWER), (large, True, "base", _SLOWER), (small, True, "copy", None),
+             (small, False, "copy", None)]  # fmt: skip
+    rows = [_beside_plain(setup, *case) for case in dict.fromkeys(cases)]
     return rows + (_memory(setup) if setup.device.type == "cpu" else [])
+
+
+def _beside_plain(setup: Setup, size: tuple[int, int], lora: bool, teacher: str, target: float | None) -> Row:
+    layers, width = size
+    works = {
+        name: _step(layers, width, which, lora=lora, device=setup.device)
+        for name, which in (("plain", None), ("anchored", teacher))
+    }
+    works["bare"] = _bare_forward(layers, width, lora=lora, device=setup.device)
+    timings = alternate(setup, works)
+    kind = "LoRA" if lora else "all weights"
+    model = f"GPT-2, {layers} layers of {width}, {_WORDS} words, batch {_ROWS} × {_LENGTH}"
+    return cost(
+        timings, "anchored", "plain", bench="anchors", work=f"step of LwF, teacher={teacher!r}, {kind}, {model}",
+        device=setup.device.type, than=f"plain step, {kind}", target=target,
+        floor=timings.median("plain") + timings.median("bare"),
+    )  # fmt: skip
 
 
 def _memory(setup: Setup) -> list[Row]:
@@ -92,7 +118,7 @@ def _memory(setup: Setup) -> list[Row]:
 
 
 def _main(teacher: str, *, quick: bool) -> None:
-    layers, width = (1, 64) if quick else (14, 512)
+    layers, width = _QUICK if quick else _LARGE
     step = _step(layers, width, None if teacher == "none" else teacher, lora=True, device=torch.device("cpu"))
     memory.reset_peak(torch.device("cpu"))
     for _ in range(5):

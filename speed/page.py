@@ -67,7 +67,8 @@ has 1000 words.""",
 LwF of a causal language model with T = 1 and every position labelled ([anchored fine-tuning](anchored.md)). The
 teacher's forward pass is a third of a plain step of all weights, and more of a LoRA step, which forms few weight
 gradients; the rest is the distance over the vocabulary. `teacher="base"` asks the same network with its adapters off.
-Memory is the peak of the process, the libraries' own included.""",
+The floor is a plain step and a bare forward pass of the old model. Memory is the peak of the process, the
+libraries' own included.""",
     "runs": """\
 Everything a run does: training, importances, tests of all tasks before the first and after each, the watch over
 numbers that are not finite, the record. The loop by hand trains and tests the same. Under SGD, whose own arithmetic is

@@ -87,18 +87,21 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             "teacher='copy'"
         )
     prompted, layers = adapters
-    modules, parameters = list(model.modules()), list(model.parameters())
-    modes, flags = [module.training for module in modules], [p.requires_grad for p in parameters]
+    modules = list(model.modules())  # walked once: this is done in every step
+    parameters = list({id(p): p for module in modules for p in module._parameters.values() if p is not None}.values())
+    training = [module for module in modules if module.training]
+    flags = [p.requires_grad for p in parameters]
     enabled = [layer for layer in layers if not layer.disable_adapters]
     with contextlib.ExitStack() as stack:
         for each in prompted:
             stack.enter_context(each.disable_adapter())
         try:
-            for module in modules:
+            for module in training:
                 module.training = False
             for layer in enabled:
                 layer.enable_adapters(False)
-            _check_frozen(model, prompted, {id(p) for p, flag in zip(parameters, flags, strict=True) if flag})
+            kept = [p for p, flag in zip(parameters, flags, strict=True) if flag and p.requires_grad]
+            _check_frozen(model, prompted, kept)
             yield
         finally:
             for layer in enabled:
@@ -106,14 +109,14 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
             for parameter, flag in zip(parameters, flags, strict=True):
                 if parameter.requires_grad != flag:
                     parameter.requires_grad_(flag)
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
+            for module in training:
+                module.training = True
 
 
-def _check_frozen(model: nn.Module, prompted: list[Any], trained_before: set[int]) -> None:
+def _check_frozen(model: nn.Module, prompted: list[Any], kept: list[nn.Parameter]) -> None:
     """With their adapters off PEFT freezes what is theirs: what is trained on either side of that is the base's."""
     theirs = {id(p) for each in prompted for p in each.prompt_encoder.parameters()}
-    found = {id(p) for p in model.parameters() if p.requires_grad} & trained_before - theirs
+    found = {id(p) for p in kept} - theirs
     if found:
         trained = [name for name, p in canonical_parameters(model).items() if id(p) in found]
         raise ConfigurationError(

@@ -52,7 +52,7 @@ class LastLayer:
 
         def first_token(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
             (seen["hidden"],) = args
-            return (seen["hidden"][:, :1],)
+            return (seen["hidden"][:, :1].contiguous(),)  # else it is a product for each row, 20 times as slow
 
         def note(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             seen["output"] = output

@@ -22,6 +22,7 @@ _Piece: TypeAlias = tuple[slice, slice]  # rows and positions
 
 _BLOCK = 2**21  # numbers that a teacher's last layer makes at once: 8 MiB of float32
 _PIECE = 2**18  # numbers that are worked off at once: 1 MiB
+_SMALL = 1e-15  # sums of exponentials from here to its inverse lost nothing to an overflow or underflow
 _HELD = 2**24  # up to so many numbers the gradient is kept for the backward pass, which otherwise makes it anew
 
 
@@ -169,8 +170,8 @@ class _Walk:
         """The value; if asked for, its gradient with respect to the student's outputs."""
         value = self.valid.new_zeros((), dtype=self.dtype)
         share = self.weight / self.valid.sum().clamp(min=1).to(self.dtype)
-        gradient = torch.zeros_like(self.student) if gradients else None
         known = self.teacher.shape[-1]
+        gradient = self._room_for_gradient(known) if gradients else None
         students = self.view(self.student)[..., :known]
         into = None if gradient is None else self.view(gradient)[..., :known]
         teachers = (
@@ -179,19 +180,35 @@ class _Walk:
             else self.view(self.teacher).__getitem__
         )
         for block in _pieces(self.valid, known, _BLOCK):
-            if _none(valid := self.valid[block]):
+            valid = self.valid[block]
+            if _none(valid):
+                if into is not None:
+                    into[block].zero_()
                 continue
             old = teachers(block)
             for piece in _pieces(valid, known, _PIECE):
-                if _none(valid[piece]):
-                    continue
                 there = None if into is None else into[block][piece]
+                if _none(valid[piece]):
+                    if there is not None:
+                        there.zero_()
+                    continue
                 new, unused = self._softened(students[block][piece]), ~valid[piece]
                 each = _divergence(new, self._softened(old[piece]), share / self.temperature, there)
                 value += each.masked_fill_(unused, 0).sum()
                 if there is not None and (unused.device.type != "cpu" or bool(unused.any())):
                     there.masked_fill_(unused.unsqueeze(-1), 0)
         return value * share, gradient
+
+    def _room_for_gradient(self, known: int) -> Tensor:
+        """Like the student's outputs; 0 where the walk does not pass."""
+        if self.student.device.type != "cpu":
+            return torch.zeros_like(self.student)  # to ask which tokens those are would wait for the device
+        room = torch.empty_like(self.student)
+        passed_by = torch.ones(self.student.shape[:-1], dtype=torch.bool)
+        self.view(passed_by).fill_(False)
+        room[passed_by.nonzero(as_tuple=True)] = 0  # a mask would go over all of it
+        room[..., known:] = 0
+        return room
 
     def _softened(self, rows: Tensor) -> Tensor:
         rows = rows.to(self.dtype)
@@ -237,6 +254,12 @@ def _divergence(new: Tensor, old: Tensor, scale: Tensor, into: Tensor | None) ->
 
 def _exponentials(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""The softmax times a total, the total, and :math:`\log Z`: one pass where a softmax and its log are two."""
+    if rows.device.type == "cpu":
+        # Nearly all outputs there are need no shift, and what it costs to find out afterwards is next to nothing.
+        found = rows.exp()
+        total = found.sum(-1)
+        if bool(((total > _SMALL) & (total < 1 / _SMALL)).all()):
+            return found, total, total.log()
     top = rows.amax(-1, keepdim=True)
     found = torch.sub(rows, top).exp_()
     total = found.sum(-1)
