@@ -68,6 +68,8 @@ NAMED = {
     ("bench/data/drafts.py", "anpyc"),  # a permutation
     ("importance/__init__.py", "mas"),  # functions
     ("importance/mas.py", "mas"),
+    ("reparam/__init__.py", "inrank"),
+    ("reparam/lowrank.py", "inrank"),
 }
 """Where a word that is also a method's name stands in the code, and may."""
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.projections.subspaces import SGP as SGP
     from holdfast.projections.subspaces import AdamNSCL as AdamNSCL
     from holdfast.reparam.efficient import EfficientPackNet as EfficientPackNet
+    from holdfast.reparam.updating import InRank as InRank
     from holdfast.strength import AutoStrength as AutoStrength
 
 # Where each public name lives: methods and optimizers where the registry says.

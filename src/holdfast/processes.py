@@ -11,13 +11,35 @@ from torch import Tensor
 
 from holdfast.errors import DataError
 
-__all__ = ["in_step", "several"]
+__all__ = ["in_step", "of_the_first", "several", "summed"]
 
 
 def several() -> bool:
     """Whether this is one of several processes of a distributed run."""
     distributed = torch.distributed
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def of_the_first(drawn: Tensor) -> Tensor:
+    """What the first process has drawn, in all of them.
+
+    Args:
+        drawn: of the same shape in each, on the device by which they talk; overwritten.
+    """
+    if several():
+        torch.distributed.broadcast(drawn, src=0)
+    return drawn
+
+
+def summed(mine: Tensor) -> Tensor:
+    """The sum of what all processes have.
+
+    Args:
+        mine: of the same shape in each, on the device by which they talk; overwritten.
+    """
+    if several():
+        torch.distributed.all_reduce(mine)
+    return mine
 
 
 @contextmanager

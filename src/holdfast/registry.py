@@ -93,6 +93,12 @@ _ENTRIES = (
         needs_data=True, needs_task_id=True, promises=frozenset({"exact-weights"}), controls=("packnet",),
     ),
     Entry(
+        "inrank", "method", "projection", "holdfast.reparam.updating:InRank", "Zhao et al. 2023, arXiv:2306.11250",
+        "1, and two factors",
+        {"rank": 2, "buffer": 8, "threshold": 0.9, "warmup": 200, "gap": 25, "select": "*"},
+        {"rank": Choice((1, 2, 4, 8, 16)), "threshold": Range(0.5, 0.99, log=False)}, {"max_rank": None},
+    ),
+    Entry(
         "freeze", "method", "projection", "holdfast.projections.freeze:Freeze", "common practice", "1",
         {"select": "*", "after": 1}, promises=frozenset({"exact-weights"}),
     ),

@@ -58,6 +58,8 @@ def build(name: str, model: nn.Module, **overrides: Any) -> Method:
         values["level_min"] = 0.01  # by default the last layer, where these tests look, is free
     if name == "efficient-packnet":
         values |= {"alpha": 1.0, "gamma": 0.95}  # the plain model, which these tests hold its training against
+    if name == "inrank":
+        values |= {"warmup": 0, "gap": 2, "rank": 1, "buffer": 2, "threshold": 0.99, "max_rank": 6}  # ranks grow here
     assert entry.build is not None
     method = entry.build(model, **{**values, **overrides})
     assert isinstance(method, Method)

@@ -104,6 +104,13 @@ def test_a_teacher_is_held_in_parts(processes):
     assert all(parts) and sum(parts) == said[0]["placement"]["whole"]
 
 
+@pytest.mark.parametrize("kind", ["inrank", "efficient"])
+def test_what_is_drawn_or_chosen_is_the_same_in_both_processes(processes, kind):
+    _, said = processes
+    first, second = (each["draws"][kind] for each in said)
+    assert first == second and any(first)
+
+
 def test_mixed_precision_leaves_what_is_remembered_in_full_precision(processes):
     _, said = processes
     for each in said:

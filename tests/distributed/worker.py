@@ -173,6 +173,19 @@ def refusals(rank: int) -> dict[str, str]:
     return {name: attempt(lambda make=make: make(fsdp2(network())))[1] for name, make in kinds.items()}
 
 
+def draws(rank: int) -> dict[str, Any]:
+    """What processes that draw differently, and see other samples, come to have in common."""
+    torch.manual_seed(rank)
+    model, mine = network(), share(vectors(1), rank)
+    keep = holdfast.InRank(model)
+    keep.consolidate()
+    found = {"inrank": [float(t.double().sum()) for t in keep.buffers.values()]}
+    efficient = holdfast.EfficientPackNet(model, gamma=0.9)
+    efficient.consolidate(mine)
+    found["efficient"] = [float(p.detach().double().sum()) for p in model.parameters()] + list(efficient.densities)
+    return found
+
+
 def others(rank: int) -> dict[str, str]:
     """What the registry's methods that do not work on parts say of shards, when they are attached."""
     found = {}
@@ -202,7 +215,7 @@ def main(rank: int, store: str, folder: Path) -> None:
         if result is not None:
             holdfast.save_state(result, folder / f"{rank}" / "heads" / name)
     said["heads refuse"] = {name: attempt(lambda n=name: heads.refused(n, rank))[0] for name in heads.REFUSED}
-    for check in (placement, mixed_precision, refusals, others, functools.partial(checkpoints, folder=folder)):
+    for check in (placement, mixed_precision, refusals, draws, others, functools.partial(checkpoints, folder=folder)):
         name = getattr(check, "func", check).__name__
         said[name], sentence = attempt(lambda check=check: check(rank))
         assert not sentence, sentence

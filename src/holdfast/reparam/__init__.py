@@ -5,7 +5,8 @@ May import the core and projections, whose masks the methods here hold, and noth
 
 from __future__ import annotations
 
+from holdfast.reparam.lowrank import finalize, grow, inrank, ranks
 from holdfast.reparam.power import inverse_power, power, powerpropagate
 from holdfast.reparam.weights import plain
 
-__all__ = ["inverse_power", "plain", "power", "powerpropagate"]
+__all__ = ["finalize", "grow", "inrank", "inverse_power", "plain", "power", "powerpropagate", "ranks"]

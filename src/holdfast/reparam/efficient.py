@@ -18,6 +18,7 @@ from holdfast.objectives import Batch, Classification, Objective
 from holdfast.objectives.batches import targets_of
 from holdfast.objectives.distributions import IGNORED
 from holdfast.parts import filled_up
+from holdfast.processes import of_the_first, summed
 from holdfast.projections.masks import is_prunable, kept_bits, put_back
 from holdfast.projections.owning import FREE, Owning
 from holdfast.reparam.power import Power, check_alpha, inverse_power, register_powers
@@ -205,16 +206,17 @@ class EfficientPackNet(Owning):
 
     @torch.no_grad()
     def _accuracy(self, batches: Sequence[Batch], objective: Classification) -> float:
-        right, count = 0, 0
+        counts = torch.zeros(2, dtype=torch.int64, device=next(iter(self.params.values())).device)  # right, and all
         with untouched(self.model, ()), torch.no_grad():
             for batch in batches:
                 answers, targets = objective.outputs(self.model, batch).argmax(1), targets_of(batch)
                 valid = targets != IGNORED
-                right += int(((answers == targets.to(answers.device)) & valid.to(answers.device)).sum())
-                count += int(valid.sum())
+                right = (answers == targets.to(answers.device)) & valid.to(answers.device)
+                counts += torch.stack([right.sum(), valid.to(right.device).sum()]).to(counts.device)
+        right_in_all, count = summed(counts).tolist()
         if count == 0:
             raise DataError("no batch has a label, so EfficientPackNet cannot say how few weights are enough")
-        return right / count
+        return float(right_in_all / count)
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None) -> None:
@@ -232,7 +234,7 @@ class EfficientPackNet(Owning):
             p = self.scope(name)
             bound = 1 / math.sqrt(p[0].numel())
             u = torch.empty(p.shape, dtype=torch.float32).uniform_(-bound, bound, generator=generator)
-            self._drawn[name] = inverse_power(u, self.alpha).to(p)
+            self._drawn[name] = inverse_power(of_the_first(u.to(p.device)), self.alpha).to(p)
 
     @torch.no_grad()
     def _begin_anew(self) -> None:

@@ -27,18 +27,21 @@ LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, _ConvNd)
 class Reparametrised(nn.Module):
     """Computes a layer's weight; one that is loaded from a plain model's state goes through :meth:`right_inverse`."""
 
-    loading: RemovableHandle | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading: list[RemovableHandle] = []  # of every layer that computes with it
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """What the weight is computed from, shaped like it: ``[*p]``."""
+    def right_inverse(self, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """What a weight ``[*p]`` is computed from: a tensor of its shape, or several of any."""
         raise NotImplementedError
 
-    def take_over(self, state: dict[str, Any], prefix: str) -> None:
+    def take_over(self, state: dict[str, Any], prefix: str, held: nn.Module) -> None:
         """Turn the plain weight in a state dict into what this one is computed from.
 
         Args:
             state: of a whole model; changed.
             prefix: of the layer's names in it.
+            held: what it is computed from now, by PyTorch's names.
         """
         state[f"{prefix}parametrizations.weight.original"] = self.right_inverse(state.pop(f"{prefix}weight"))
 
@@ -133,7 +136,7 @@ def _check_shared(model: nn.Module, layers: Layers, purpose: str) -> None:
 def _load_plain(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     by = reparametrised(module)
     if by is not None and f"{prefix}weight" in state:
-        by.take_over(state, prefix)
+        by.take_over(state, prefix, _chain(module))
 
 
 def register(layers: Iterable[nn.Module], build: Any) -> None:
@@ -153,8 +156,33 @@ def register(layers: Iterable[nn.Module], build: Any) -> None:
         by: Reparametrised = build()
         parametrize.register_parametrization(module, "weight", by, unsafe=True)
         assert _chain(module).original is weight
-        by.loading = module.register_load_state_dict_pre_hook(_load_plain)  # type: ignore[no-untyped-call]  # PyTorch's own
+        _take_plain_states(module, by)
     weight.grad = None
+
+
+def register_several(layers: Iterable[nn.Module], by: Reparametrised) -> list[nn.Parameter]:
+    """Have layers that share a weight compute it from several tensors, which they share then; the weight is no more.
+
+    Args:
+        layers: that compute with one weight.
+        by: what computes it, for them all.
+
+    Returns:
+        The new parameters, in the order in which it takes them.
+    """
+    made: list[nn.Parameter] = []
+    for module in layers:
+        parametrize.register_parametrization(module, "weight", by, unsafe=True)
+        tensors = _chain(module)
+        made = made or [getattr(tensors, f"original{i}") for i in range(tensors.ntensors)]
+        for i, parameter in enumerate(made):
+            setattr(tensors, f"original{i}", parameter)
+        _take_plain_states(module, by)
+    return made
+
+
+def _take_plain_states(module: nn.Module, by: Reparametrised) -> None:
+    by.loading.append(module.register_load_state_dict_pre_hook(_load_plain))  # type: ignore[no-untyped-call]  # PyTorch's own
 
 
 def _own_class(module: nn.Module) -> None:
@@ -170,8 +198,8 @@ def _own_class(module: nn.Module) -> None:
 def plain(model: nn.Module) -> nn.Module:
     """Bake every weight that is computed here into a plain parameter; the model answers as it did.
 
-    Parameters stay the same objects. Methods that remember what the weights were computed from do not know the plain
-    ones: this is for a model that is finished.
+    Parameters stay the same objects; that of a weight which was computed from several is a new one. Methods that
+    remember what the weights were computed from do not know the plain ones: this is for a model that is finished.
 
     Args:
         model: any module, wrapped or not; changed.
@@ -193,13 +221,20 @@ def plain(model: nn.Module) -> nn.Module:
         weight = module.weight
         assert isinstance(weight, Tensor)
         values[id(module)] = weight.detach().clone()
+    new: dict[int, nn.Parameter] = {}  # of weights that have none any more, which layers may share
     for _, module in layers:
         by = reparametrised(module)
         assert by is not None
-        if by.loading is not None:
-            by.loading.remove()
+        while by.loading:
+            by.loading.pop().remove()
+        several = not _chain(module).is_tensor
+        if several:
+            trained = any(p.requires_grad for p in _chain(module).parameters())
+            new.setdefault(id(by), nn.Parameter(values[id(module)], requires_grad=trained))
         _own_class(module)
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=several)
+        if several:
+            module._parameters["weight"] = new[id(by)]
     with torch.no_grad():
         for _, module in layers:
             parameter = module._parameters["weight"]
