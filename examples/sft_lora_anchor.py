@@ -62,7 +62,7 @@ def run(base: GPT2LMHeadModel, protected: bool, folder: str) -> tuple[float, flo
     )
     settings = SFTConfig(
         folder, per_device_train_batch_size=32, num_train_epochs=6, learning_rate=2e-2, use_cpu=True, bf16=False,
-        report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, activation_checkpointing=False,
+        report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     trainer = SFTTrainer(
         copy.deepcopy(base),

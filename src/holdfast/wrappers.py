@@ -10,7 +10,16 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["adapters_of", "canonical_name", "inner", "is_copied", "is_lora", "is_schedule_free", "unwrapped"]
+__all__ = [
+    "adapters_of",
+    "canonical_name",
+    "inner",
+    "is_compiled",
+    "is_copied",
+    "is_lora",
+    "is_schedule_free",
+    "unwrapped",
+]
 
 _T = TypeVar("_T")
 
@@ -20,13 +29,15 @@ def is_schedule_free(optimizer: object) -> bool:
     return any(kind.__module__.partition(".")[0] == "schedulefree" for kind in type(optimizer).__mro__)
 
 
+_COMPILED = ("torch._dynamo.eval_frame", "OptimizedModule")
+
 # (where its type is defined, the type) -> the attribute under which it keeps what it wraps. By name, so that nobody's
 # library is imported for it: whoever has such a wrapper has imported it. A subclass counts, for Lightning makes one of
 # each optimizer. Accelerate's optimizer has no hook tables of its own; Lightning's shares those of the one inside.
 _WRAPPERS = {
     ("torch.nn.parallel.distributed", "DistributedDataParallel"): "module",
     ("torch.nn.parallel.data_parallel", "DataParallel"): "module",
-    ("torch._dynamo.eval_frame", "OptimizedModule"): "_orig_mod",
+    _COMPILED: "_orig_mod",
     ("torch.distributed.fsdp.fully_sharded_data_parallel", "FullyShardedDataParallel"): "_fsdp_wrapped_module",
     (
         "torch.distributed.algorithms._checkpoint.checkpoint_wrapper",
@@ -69,6 +80,17 @@ def unwrapped(wrapper: _T) -> _T | Any:
     while (within := inner(wrapper)) is not None:
         wrapper = within
     return wrapper
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is called as a compiled graph, in which no hook runs that came later: in whatever way.
+
+    Args:
+        module: the module itself, whatever is within it: ``torch.compile(module)``, ``module.compile()``, or a module
+            of Lightning's that was compiled.
+    """
+    compiled = any((kind.__module__, kind.__name__) == _COMPILED for kind in type(module).__mro__)
+    return compiled or module._compiled_call_impl is not None or getattr(module, "_compiler_ctx", None) is not None
 
 
 def canonical_name(name: str) -> str:

@@ -226,7 +226,7 @@ def test_averaged_weights_are_those_remembered():
 
 def test_what_is_refused():
     net, keep = learned("lwf")
-    with pytest.raises(ConfigurationError, match="Protect got a Net"):
+    with pytest.raises(ConfigurationError, match="keep is a Net"):
         Protect(net)
     with pytest.raises(ConfigurationError, match="samples is 0"):
         Protect(keep, samples=0)

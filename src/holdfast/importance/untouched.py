@@ -8,11 +8,9 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import nn
 
+from holdfast.wrappers import is_compiled
+
 __all__ = ["undisturbed", "untouched"]
-
-
-def _compiled(module: nn.Module) -> bool:
-    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
 @contextlib.contextmanager
@@ -57,7 +55,7 @@ def untouched(model: nn.Module, wanted: Collection[nn.Parameter]) -> Iterator[No
         if devices and any(isinstance(module, nn.RNNBase) for module in modules):
             # cuDNN's recurrent layers have no backward in evaluation mode.
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        if any(_compiled(module) for module in modules):
+        if any(map(is_compiled, modules)):
             # Inside a compiled part no forward hook runs.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:

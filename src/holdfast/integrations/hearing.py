@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,15 @@ from holdfast.method import Method
 from holdfast.names import unwrap
 from holdfast.objectives import Batch
 from holdfast.objectives.plain import Plain
+from holdfast.wrappers import is_compiled
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Hearing"]
+
+# What trainers give Transformers' models beside their inputs; not TRL's fused_lm_head, with which there are no logits.
+_NO_INPUTS = {"num_items_in_batch", "use_cache", "output_router_logits", "output_hidden_states", "output_attentions"}
 
 
 class Hearing:
@@ -33,7 +36,7 @@ class Hearing:
         self._model = unwrap(keep.model)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
         # A compiled graph would keep the hook.
-        self._deaf = any(_is_compiled(module) for module in (around, *around.modules()))
+        self._deaf = any(map(is_compiled, around.modules()))
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def __enter__(self) -> Self:
@@ -52,22 +55,22 @@ class Hearing:
             self._calls.append((args, kwargs, outputs))
 
     def answer(self, batch: Batch) -> Any:
-        """What the model answered to exactly these inputs, as the objective would give them; ``None`` for never."""
-        if not self._calls or not isinstance(self._objective, Plain) or self._objective.own_forward is not None:
+        """What the model answered to exactly this batch, as the objective would ask; ``None`` for never.
+
+        What else the model was given is what its loss is made from (the keys that the objective withholds), or changes
+        no answer.
+        """
+        objective = self._objective
+        if not self._calls or not isinstance(objective, Plain) or objective.own_forward is not None:
             return None
-        args, kwargs = self._objective.forward(_asked, batch)  # type: ignore[arg-type]  # only called
+        args, kwargs = objective.forward(_asked, batch)  # type: ignore[arg-type]  # only called
+        more = objective.withheld | _NO_INPUTS
         for heard, named, outputs in reversed(self._calls):
             same = len(heard) == len(args) and all(a is b for a, b in zip(heard, args, strict=True))
-            if same and named.keys() == kwargs.keys() and all(named[key] is kwargs[key] for key in named):
+            if same and named.keys() - more == kwargs.keys() - more and all(named.get(k) is kwargs[k] for k in kwargs):
                 return outputs
         return None
 
 
 def _asked(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    home = sys.modules.get("torch._dynamo.eval_frame")  # whoever has compiled something has imported it
-    wrapped = home is not None and isinstance(module, home.OptimizedModule)
-    return wrapped or module._compiled_call_impl is not None or getattr(module, "_compiler_ctx", None) is not None

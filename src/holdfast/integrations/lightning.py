@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from holdfast.errors import ConfigurationError
+from holdfast.integrations.fits import check_order, checked, is_logged, place_of, training_batches
 from holdfast.integrations.hearing import Hearing
 from holdfast.integrations.pending import PendingTerms
-from holdfast.integrations.seen import figures, first
+from holdfast.integrations.seen import check_asked, figures
 from holdfast.method import Method
-from holdfast.objectives import Batch
 from holdfast.sharding import is_sharded
 from holdfast.travelling import MEMORY
 
@@ -26,13 +25,6 @@ except ImportError:  # the same code under the name that it had before
     from pytorch_lightning.callbacks import Callback
 
 __all__ = ["Protect"]
-
-# Callbacks that put other weights into the model when training ends: known by their type, wherever it lives.
-_AVERAGING: Final = {
-    (f"{package}.callbacks.{file}", name)
-    for package in ("lightning.pytorch", "pytorch_lightning")
-    for file, name in (("weight_averaging", "WeightAveraging"), ("stochastic_weight_avg", "StochasticWeightAveraging"))
-}
 
 
 class Protect(Callback):
@@ -67,10 +59,7 @@ class Protect(Callback):
         self, keep: Method, *, consolidate: bool = False, samples: int | None = None, log: bool = True
     ) -> None:
         super().__init__()
-        if not isinstance(keep, Method):
-            raise ConfigurationError(f"Protect got a {type(keep).__name__}; expected a method of holdfast")
-        if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
-            raise ConfigurationError(f"samples is {samples!r}; expected a whole number from 1, or None for all")
+        check_asked(keep, samples)
         self.keep, self.consolidate, self.samples, self.log = keep, consolidate, samples, log
         self._pending: PendingTerms | None = None
         self._undo: Callable[[], None] | None = None
@@ -80,7 +69,7 @@ class Protect(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach, before the optimizers' state is loaded."""
         if self.consolidate:
-            _check_order(trainer.callbacks, self)
+            check_order(trainer.callbacks, self)
         self.keep.attach(*trainer.optimizers)
         self._restore()
         self._leave()
@@ -128,7 +117,7 @@ class Protect(Callback):
             result = own(*args, **kwargs)
         if result is None or keep.penalty_calls.asked > asked:
             return result
-        term = keep.penalty(_checked(batch, keep), hearing.answer(batch))
+        term = keep.penalty(checked(batch, keep), hearing.answer(batch))
         if isinstance(result, Mapping):
             return {**result, "loss": result["loss"] + term}
         return result + term
@@ -152,7 +141,7 @@ class Protect(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin to watch the step that is logged."""
-        if self.log and self._watching is None and _is_logged(trainer) and self._can_watch():
+        if self.log and self._watching is None and is_logged(trainer) and self._can_watch():
             self._watching = self.keep.watch()
             self._watching.__enter__()
 
@@ -162,7 +151,7 @@ class Protect(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log what the method did in this step."""
-        if trainer.fit_loop._should_accumulate() or not self.log or not _is_logged(trainer):
+        if trainer.fit_loop._should_accumulate() or not self.log or not is_logged(trainer):
             return
         if self._watching is not None:
             watching, self._watching = self._watching, None
@@ -176,11 +165,11 @@ class Protect(Callback):
         """Where the strategy leaves out what the optimizers carry (FSDP2), save what is remembered beside them."""
         carried = any(MEMORY in state for state in checkpoint.get("optimizer_states", ()))
         if not carried and not self.keep.is_blank and any(map(is_sharded, self.keep.params.values())):
-            checkpoint.setdefault(MEMORY, {})[_place(trainer, self)] = self.keep.state_dict()
+            checkpoint.setdefault(MEMORY, {})[place_of(self, trainer)] = self.keep.state_dict()
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take up what was saved beside the optimizers; the rest comes with them."""
-        self._loaded = checkpoint.get(MEMORY, {}).get(_place(trainer, self))
+        self._loaded = checkpoint.get(MEMORY, {}).get(place_of(self, trainer))
         if self._undo is not None:  # attached already
             self._restore()
 
@@ -193,7 +182,7 @@ class Protect(Callback):
         """Leave the module as it was, and consolidate if that was asked for."""
         self._leave()
         if self.consolidate:
-            self.keep.consolidate(_batches(trainer, self.samples))
+            self.keep.consolidate(training_batches(trainer, self.samples))
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the module as it was."""
@@ -202,43 +191,3 @@ class Protect(Callback):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the module as it was."""
         self._leave()
-
-
-def _is_logged(trainer: Any) -> bool:
-    every = trainer.log_every_n_steps
-    return bool(every) and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
-
-
-def _checked(batch: Batch, keep: Method) -> Batch:
-    if isinstance(batch, Iterator):
-        raise ConfigurationError(
-            f"training_step takes an iterator of batches, so the term of {type(keep).__name__} has no batch to be "
-            "computed on: add keep.penalty(batch, outputs) to the loss there"
-        )
-    return batch
-
-
-def _place(trainer: Any, callback: Protect) -> str:
-    """Which of the trainer's callbacks of this class this is."""
-    return str([c for c in trainer.callbacks if isinstance(c, Protect)].index(callback))
-
-
-def _check_order(callbacks: list[Any], callback: Protect) -> None:
-    late = [type(c) for c in callbacks[callbacks.index(callback) :]]
-    found = next((k.__name__ for k in late if any((b.__module__, b.__name__) in _AVERAGING for b in k.__mro__)), None)
-    if found is not None:
-        raise ConfigurationError(
-            f"{found} puts the averaged weights into the model when training ends, after Protect has remembered the "
-            f"others: give the Trainer callbacks=[{found}(…), Protect(keep, consolidate=True)]"
-        )
-
-
-def _batches(trainer: Any, samples: int | None) -> Iterator[Batch]:
-    """The training batches on their device, at most so many samples."""
-    loader = trainer.train_dataloader
-    if isinstance(loader, Mapping | list | tuple) or not isinstance(loader, Iterable):
-        raise ConfigurationError(
-            f"the training data are a {type(loader).__name__} of loaders, so which of them is to be remembered? "
-            "Expected one: leave consolidate=True out, and call keep.consolidate(loader) after fit"
-        )
-    return first(map(trainer.strategy.batch_to_device, loader), samples)

@@ -1,15 +1,32 @@
-"""What a trainer logs of a method, and how much of its data a method is shown."""
+"""What trainers' callbacks share: what they are asked for, what they log, how much of its data a method is shown."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 
+from holdfast.errors import ConfigurationError
 from holdfast.method import Method
 from holdfast.objectives import Batch
 from holdfast.objectives.batches import leading_size
 
-__all__ = ["figures", "first"]
+__all__ = ["check_asked", "figures", "first"]
+
+
+def check_asked(keep: object, samples: object) -> None:
+    """Refuse what a trainer's callback cannot use.
+
+    Args:
+        keep: the method.
+        samples: how many samples to consolidate with; ``None`` for all.
+
+    Raises:
+        ConfigurationError: naming the argument and its value.
+    """
+    if not isinstance(keep, Method):
+        raise ConfigurationError(f"keep is a {type(keep).__name__}; expected a method, such as holdfast.EWC(model)")
+    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
+        raise ConfigurationError(f"samples is {samples!r}; expected a whole number >= 1, or None for all")
 
 
 def figures(keep: Method) -> dict[str, float]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from holdfast.errors import ConfigurationError, DataError
 from holdfast.method import Method
@@ -20,7 +20,7 @@ from holdfast.objectives.positions import Positions
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-__all__ = ["calling", "check_trains", "is_logged", "is_measurable", "number_of_step", "outputs_of", "share_of"]
+__all__ = ["around", "calling", "check_trains", "is_measured", "number_of_step", "share_of"]
 
 
 def calling(callback: TrainerCallback) -> Trainer:
@@ -43,6 +43,25 @@ def calling(callback: TrainerCallback) -> Trainer:
     raise ConfigurationError(
         f"an event of {type(callback).__name__} was called by no Trainer; expected it among a Trainer's callbacks"
     )
+
+
+def around(trainer: Trainer, callback: TrainerCallback, name: str, ours: Callable[..., Any]) -> None:
+    """Have a method of a Trainer be ours, which calls the Trainer's own, as long as a callback is among its callbacks.
+
+    Args:
+        trainer: the Trainer.
+        callback: which one.
+        name: of the method.
+        ours: what is called in place of it: with the Trainer, its own method, and what that is given.
+    """
+    own = getattr(trainer, name)
+
+    def method(*args: Any, **kwargs: Any) -> Any:
+        if not any(known is callback for known in trainer.callback_handler.callbacks):  # it was removed
+            return own(*args, **kwargs)
+        return ours(trainer, own, *args, **kwargs)
+
+    setattr(trainer, name, method)
 
 
 def check_trains(trainer: Trainer, keep: Method) -> None:
@@ -73,34 +92,6 @@ def check_trains(trainer: Trainer, keep: Method) -> None:
             f"{name} acts through the loss, and this Trainer feeds {trainer.args.n_gpu} GPUs from one process: start "
             "one process per GPU (torchrun, accelerate launch), or show it one by CUDA_VISIBLE_DEVICES"
         )
-
-
-@contextlib.contextmanager
-def outputs_of(model: nn.Module, batch: Mapping[str, Any]) -> Iterator[list[Any]]:
-    """What a model returns for this very batch, while the context lasts.
-
-    Args:
-        model: whose forward passes are looked at.
-        batch: what a loss is about to be computed on.
-
-    Yields:
-        One entry for each forward pass with gradients; ``None`` where it cannot stand for one of a method's own,
-        because it was asked something else.
-    """
-    found: list[Any] = []
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
-        if not torch.is_grad_enabled():
-            return
-        given = {key: value for key, value in kwargs.items() if isinstance(value, Tensor) and key in batch}
-        same = not args and bool(given) and all(batch[key] is value for key, value in given.items())
-        found.append(outputs if same and "fused_lm_head" not in kwargs else None)  # with which TRL makes no logits
-
-    handle = model.register_forward_hook(note, with_kwargs=True)
-    try:
-        yield found
-    finally:
-        handle.remove()
 
 
 def number_in(keep: Method, batch: Mapping[str, Any]) -> Tensor | int:
@@ -157,26 +148,28 @@ def share_of(trainer: Trainer, keep: Method, batch: Mapping[str, Any], labels: A
     return number_in(keep, batch) / total.clamp(min=1)
 
 
-def is_logged(args: TrainingArguments, state: TrainerState) -> bool:
-    """Whether the step that begins is one that the Trainer logs.
+def is_measured(args: TrainingArguments, state: TrainerState, keep: Method) -> bool:
+    """Whether the step that begins is one that the Trainer logs, and in which a method's share can be told.
+
+    A term in the loss has to be differentiated for itself, which not everything bears; what acts on gradients or
+    weights may always be measured.
 
     Args:
         args: of the Trainer.
         state: before the step.
+        keep: the method.
     """
+    if keep.num_tasks == 0 or not _is_logged(args, state):
+        return False
+    # Transformers 5 renames the argument, and keeps the old name until 6.
+    checkpoints = getattr(args, "activation_checkpointing", None) or getattr(args, "gradient_checkpointing", None)
+    return not keep.needs_penalty or not bool(checkpoints or args.torch_compile or args.fsdp)
+
+
+def _is_logged(args: TrainingArguments, state: TrainerState) -> bool:
     step = int(state.global_step) + 1
     if args.logging_strategy == "epoch":
         return step % max(1, round(int(state.max_steps) / max(1, int(state.num_train_epochs)))) == 0
     if args.logging_strategy != "steps":
         return False
     return (step == 1 and bool(args.logging_first_step)) or step % max(1, int(state.logging_steps)) == 0
-
-
-def is_measurable(args: TrainingArguments, keep: Method) -> bool:
-    """Whether a method's term in the loss may be differentiated for itself; what acts on gradients or weights may.
-
-    Args:
-        args: of the Trainer.
-        keep: the method.
-    """
-    return not keep.needs_penalty or not bool(args.gradient_checkpointing or args.torch_compile or args.fsdp)

@@ -13,18 +13,11 @@ from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError
 from holdfast.files import load_state, save_state
-from holdfast.integrations.seen import figures, first
-from holdfast.integrations.trainers import (
-    calling,
-    check_trains,
-    is_logged,
-    is_measurable,
-    number_of_step,
-    outputs_of,
-    share_of,
-)
+from holdfast.integrations import trainers
+from holdfast.integrations.hearing import Hearing
+from holdfast.integrations.seen import check_asked, figures, first
+from holdfast.integrations.trainers import around, calling
 from holdfast.method import Method
-from holdfast.names import unwrap
 from holdfast.sharding import check_flat_shards
 
 try:
@@ -51,7 +44,8 @@ class HoldfastCallback(TrainerCallback):
     Args:
         keep: a method on the model that the Trainer trains.
         consolidate: at the end of training, remember what was learned.
-        samples: how many of the training data that reads at most, in all processes together; whole batches.
+        samples: how many of the training data that reads at most, in all processes together, in whole batches; ``None``
+            for all.
         log: on the steps that the Trainer logs, also log ``holdfast/penalty``, ``holdfast/penalty_share`` and
             ``holdfast/distance``. The share takes the memory of a few copies of what is trained, for that step.
 
@@ -60,13 +54,12 @@ class HoldfastCallback(TrainerCallback):
             own (``model_init``), or runs under DeepSpeed.
     """
 
-    def __init__(self, keep: Method, *, consolidate: bool = False, samples: int = 2000, log: bool = True) -> None:
-        if not isinstance(keep, Method):
-            raise ConfigurationError(f"keep is a {type(keep).__name__}; expected a method, such as holdfast.EWC")
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise ConfigurationError(f"samples is {samples!r}; expected a whole number >= 1")
+    def __init__(
+        self, keep: Method, *, consolidate: bool = False, samples: int | None = 2000, log: bool = True
+    ) -> None:
+        check_asked(keep, samples)
         self.keep, self.consolidate, self.samples, self.log = keep, consolidate, samples, log
-        self._trainers: list[Trainer] = []  # those that it has met
+        self._met: list[Trainer] = []  # those that it has met
         self._total: Tensor | None = None  # what is counted in all micro-batches of the step under way
         self._watch = ExitStack()  # over the step under way, where it is measured
 
@@ -76,25 +69,15 @@ class HoldfastCallback(TrainerCallback):
         Raises:
             ConfigurationError: if it would protect nothing there.
         """
-        if any(known is trainer for known in self._trainers):
+        if any(known is trainer for known in self._met):
             return
-        check_trains(trainer, self.keep)
-        self._trainers.append(trainer)
-        self._around(trainer, "create_optimizer", self._create_optimizer)
-        self._around(trainer, "_load_optimizer_and_scheduler", self._resume)
-        self._around(trainer, "get_batch_samples", self._get_batch_samples)
-        self._around(trainer, "compute_loss", self._compute_loss)
-        self._around(trainer, "log", self._log)
-
-    def _around(self, trainer: Trainer, name: str, ours: Callable[..., Any]) -> None:
-        own = getattr(trainer, name)
-
-        def method(*args: Any, **kwargs: Any) -> Any:
-            if not any(callback is self for callback in trainer.callback_handler.callbacks):  # it was removed
-                return own(*args, **kwargs)
-            return ours(trainer, own, *args, **kwargs)
-
-        setattr(trainer, name, method)
+        trainers.check_trains(trainer, self.keep)
+        self._met.append(trainer)
+        around(trainer, self, "create_optimizer", self._create_optimizer)
+        around(trainer, self, "_load_optimizer_and_scheduler", self._resume)
+        around(trainer, self, "get_batch_samples", self._get_batch_samples)
+        around(trainer, self, "compute_loss", self._compute_loss)
+        around(trainer, self, "log", self._log)
 
     def _create_optimizer(self, trainer: Trainer, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         found = own(*args, **kwargs)
@@ -110,7 +93,7 @@ class HoldfastCallback(TrainerCallback):
     def _get_batch_samples(self, trainer: Trainer, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         batches, labels = own(*args, **kwargs)
         counts = self.keep.needs_penalty and self.keep.of_batch and labels is not None
-        self._total = number_of_step(trainer, self.keep, batches) if counts else None
+        self._total = trainers.number_of_step(trainer, self.keep, batches) if counts else None
         return batches, labels
 
     def _compute_loss(
@@ -119,12 +102,11 @@ class HoldfastCallback(TrainerCallback):
         if not (self.keep.needs_penalty and model.training and torch.is_grad_enabled()):
             return own(model, inputs, *args, **kwargs)
         batch = dict(inputs)  # out of which some trainers take the labels
-        with outputs_of(unwrap(self.keep.model), batch) as outputs:
+        with Hearing(self.keep, model) as hearing:
             found = own(model, inputs, *args, **kwargs)
         labels = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
-        given = outputs[0] if len(outputs) == 1 else None  # else the method asks the model itself
-        share = share_of(trainer, self.keep, batch, labels, self._total)
-        term = self.keep.penalty(batch, given, scale=share)
+        share = trainers.share_of(trainer, self.keep, batch, labels, self._total)
+        term = self.keep.penalty(batch, hearing.answer(batch), scale=share)
         return (found[0] + term, *found[1:]) if isinstance(found, tuple) else found + term
 
     def _log(self, trainer: Trainer, own: Callable[..., Any], logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
@@ -141,7 +123,7 @@ class HoldfastCallback(TrainerCallback):
     ) -> None:
         """Attach to the optimizer as it steps: wrappers may have replaced parameters since it was made."""
         trainer = calling(self)
-        if not any(known is trainer for known in self._trainers) and state.global_step > 0:
+        if not any(known is trainer for known in self._met) and state.global_step > 0:
             raise ConfigurationError(
                 "HoldfastCallback came too late to take back what the checkpoint remembers: give it to the Trainer as "
                 "callbacks=[…], or call protect(trainer, keep), in place of trainer.add_callback"
@@ -156,7 +138,7 @@ class HoldfastCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Have the step measured, if it is going to be logged."""
-        if self.log and self.keep.num_tasks > 0 and is_logged(args, state) and is_measurable(args, self.keep):
+        if self.log and trainers.is_measured(args, state, self.keep):
             self._watch.enter_context(self.keep.watch())
 
     def on_optimizer_step(
@@ -178,18 +160,21 @@ class HoldfastCallback(TrainerCallback):
         """Remember what was learned, if asked for; let go of the optimizer."""
         if self.consolidate:
             batches = calling(self).get_train_dataloader()
-            self.keep.consolidate(first(batches, math.ceil(self.samples / args.world_size)))
+            share = None if self.samples is None else math.ceil(self.samples / args.world_size)
+            self.keep.consolidate(first(batches, share))
         self.keep.detach()
 
 
-def protect(trainer: Trainer, keep: _M, *, consolidate: bool = False, samples: int = 2000, log: bool = True) -> _M:
+def protect(
+    trainer: Trainer, keep: _M, *, consolidate: bool = False, samples: int | None = 2000, log: bool = True
+) -> _M:
     """Protect what a ``Trainer`` is about to train: one line before ``trainer.train()``.
 
     Args:
         trainer: a ``Trainer``, or one made from it.
         keep: a method on its model.
         consolidate: at the end of training, remember what was learned.
-        samples: how many of the training data that reads at most.
+        samples: how many of the training data that reads at most; ``None`` for all.
         log: also log what the method does: for all of these see :class:`HoldfastCallback`.
 
     Returns:
