@@ -47,7 +47,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "penalties": ("ground", "names", "objectives", "importance", "steps"),
     "projections": ("ground", "names", "objectives", "importance", "steps", "penalties"),
     "reparam": ("ground", "names", "objectives", "importance", "steps", "projections"),
-    "distillation": ("ground", "names", "objectives", "steps"),
+    "distillation": ("ground", "names", "objectives", "importance", "steps"),
     "merging": ("ground", "names", "objectives", "importance", "steps"),
     "heads": ("ground", "names", "objectives", "importance"),
     "auditing": ("ground", "names", "objectives", "importance"),

@@ -73,6 +73,11 @@ class Attached(Traveller):
         return False
 
     @property
+    def divergence(self) -> float | None:
+        """How far the model is from its teacher on new data, in nats; ``None`` for a method that has none."""
+        return None
+
+    @property
     def elementwise(self) -> bool:
         """Whether nothing but single weights is looked at, never a whole tensor or what a model computes."""
         return False

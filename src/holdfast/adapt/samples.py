@@ -10,6 +10,7 @@ import torch
 from holdfast.adapt.opened import Opened
 from holdfast.bench.data.parts import Part, joined
 from holdfast.errors import ConfigurationError, DataError, Option
+from holdfast.objectives.batches import to_device
 
 __all__ = ["Part", "batches_of", "columns_of", "joined", "order"]
 
@@ -77,12 +78,3 @@ def batches_of(
         now = [chosen[k] for k in range(start, min(start + size, len(chosen)))]
         labels = columns[now] if len(columns) else None
         yield to_device(opened.batch([part.samples[k] for k in now], labels), device)
-
-
-def to_device(value: Any, device: torch.device | str) -> Any:
-    """A batch on a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    return tuple(to_device(item, device) for item in value) if isinstance(value, tuple) else value

@@ -1,8 +1,8 @@
-r"""Learning without forgetting: answer as the old model did, on the new data."""
+r"""Learning without forgetting: answer as the old model did, on the new data or on what is kept to ask about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.checks import check_not_negative, check_positive
+from holdfast.distillation.asked import OWN, Asked, On
 from holdfast.distillation.base import base_of, own_tensors, without_adapters
-from holdfast.distillation.distance import check_distillable, distance
+from holdfast.distillation.distance import Way, check_distillable, distance
 from holdfast.distillation.late import LastLayer
+from holdfast.distillation.memory import Source
 from holdfast.distillation.teacher import frozen_copy, set_tensors, tensors_of
 from holdfast.distillation.words import PREFIX as WORDS
 from holdfast.distillation.words import give_back_words, lend_words
 from holdfast.errors import ConfigurationError, StateError
-from holdfast.method import Method
+from holdfast.importance.untouched import untouched
 from holdfast.names import unwrap
 from holdfast.objectives import Batch, Objective, describe, meaning_of, restore
+from holdfast.objectives.classification import Classification
+from holdfast.objectives.directed import Direction
 from holdfast.objectives.plain import Plain
 from holdfast.objectives.tokens import Tokens
 from holdfast.sharding import fsdp_modules
@@ -32,7 +36,7 @@ __all__ = ["LwF"]
 _PREFIX = "teacher."
 
 
-class LwF(Method):
+class LwF(Asked):
     r"""Distillation of the model as it was after the last task, on the outputs of each old task.
 
     .. math:: \lambda T^2 \sum_{k} \tfrac1B \sum_b \mathrm{KL}\bigl(
@@ -55,6 +59,16 @@ class LwF(Method):
             are its own with the adapters off, whatever task was learned since: an anchor to the base. Without, what
             is frozen at ``consolidate`` is shared with the teacher, and only the rest is copied.
         variant: ``"released"`` leaves :math:`T^2` out, as the ANPyC release and FACIL do: their λ is T² times ours.
+        memory: batches to ask about beside the new ones, such as ``holdfast.generations(…)``: one a step, round and
+            round; or a function of the model that makes them at each ``consolidate``.
+        on: where the teacher is asked: the new ``"batch"``, the ``"memory"``, or ``"both"``; by default the memory,
+            where there is one.
+        direction: ``"forward"`` is KL(teacher ‖ model), ``"reverse"`` the other.
+        non_target: of language models: over all words but the one that is learned, renormalised.
+        kl_budget: in nats per position: while KL(teacher ‖ model) on new batches is above it, the strength rises by up
+            to 10 % a step, and falls again below it, never under the one given.
+        cached: how many of the teacher's most probable answers to the memory are kept, all others as one; then no
+            teacher is asked about it, and with ``teacher="copy"`` none is kept.
         objective: what a batch means, where ``consolidate`` is not told.
 
     Raises:
@@ -72,16 +86,36 @@ class LwF(Method):
         temperature: float = 2.0,
         teacher: Literal["copy", "base"] = "copy",
         variant: Literal["paper", "released"] = "paper",
+        memory: Source | None = None,
+        on: On | None = None,
+        direction: Direction = "forward",
+        non_target: bool = False,
+        kl_budget: float | None = None,
+        cached: int | None = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
-        super().__init__(model, objective=objective)
+        super().__init__(model, memory=memory, on=on, kl_budget=kl_budget, cached=cached, objective=objective)
         self.strength = check_not_negative("strength", strength)
         self.temperature = check_positive("temperature", temperature)
         if variant not in ("paper", "released"):
             raise ConfigurationError(f"variant is {variant!r}; expected 'paper' or 'released'")
         if teacher not in ("copy", "base"):
             raise ConfigurationError(f"teacher is {teacher!r}; expected 'copy' or 'base'")
+        if direction not in ("forward", "reverse"):
+            raise ConfigurationError(f"direction is {direction!r}; expected 'forward' or 'reverse'")
+        if not isinstance(non_target, bool):
+            raise ConfigurationError(f"non_target is {non_target!r}; expected True or False")
+        if cached is not None and non_target:
+            raise ConfigurationError("non_target=True needs all answers of the teacher; expected cached=None")
+        if cached is not None and kl_budget is not None and teacher == "copy":
+            raise ConfigurationError(
+                "kl_budget asks the teacher on new batches, and with cached=… and teacher='copy' none is kept; "
+                "expected cached=None, or teacher='base'"
+            )
+        if kl_budget is not None and strength == 0:
+            raise ConfigurationError("kl_budget raises a strength, which strength=0 is not; expected strength > 0")
         self.variant, self.teacher = variant, teacher
+        self.direction, self.non_target = direction, non_target
         self._teacher: nn.Module | None = None
         self._last_layer = LastLayer()
         self._objectives: list[Objective] = []
@@ -101,55 +135,113 @@ class LwF(Method):
 
     @property
     def current_strength(self) -> float:
-        """λ."""
-        return self.strength
+        """λ, as raised by now to stay within a budget."""
+        return self.strength * self._raised()
 
     def value(self) -> Tensor:
         """The penalty on the latest batch, ``[]``, in loss units, for it depends on one; 0 before there is one."""
         return super().value() if self._latest is None else self._latest
 
+    @property
+    def _way(self) -> Way:
+        return Way(self.direction, self.non_target)
+
+    @property
+    def _factor(self) -> float:
+        return self.temperature**2 if self.variant == "paper" else 1.0
+
     def _penalty(self, batch: Batch, outputs: Any) -> Tensor:
-        if self._teacher is None or self.strength == 0:
+        if not self._objectives or self.strength == 0:
             return super()._penalty(batch, outputs)
+        due = self._is_due(self._teacher, outputs)
+        answers = list(self._answers(batch, outputs)) if due or self.on != "memory" else []
+        terms = [] if self.on == "memory" else [self._term(*answer, batch) for answer in answers]
+        if self.on != "batch":
+            terms += self._terms_of_memory()
+        value = self._within_budget(terms[0] if len(terms) == 1 else torch.stack(terms).sum())
+        if due:
+            self._note(torch.stack([self._apart(*answer, batch) for answer in answers]).mean())
+        self._latest = value.detach()
+        return value
+
+    def _answers(self, batch: Batch, outputs: Any) -> Iterator[tuple[Objective, Tensor, Any]]:
+        """Each objective, with the model's outputs and the teacher's."""
         # Objectives that go through the model in the same way share a forward pass; the one whose outputs the
         # caller has is the one of the constructor's objective, whatever keys of the batch each withholds.
+        assert self._teacher is not None, "there is something to ask"
         student_raw: dict[Any, Any] = {}
         old_raw: dict[Any, Any] = {}
         if outputs is not None and isinstance(self.objective, Plain):
             for objective in self._objectives:
                 if isinstance(objective, Plain) and objective.own_forward == self.objective.own_forward:
                     student_raw[objective.shared_key] = outputs
-        factor = self.temperature**2 if self.variant == "paper" else 1.0
-        terms = []
         for objective in self._objectives:
             with torch.no_grad(), self._answering():
                 old = self._old_outputs(objective, self._teacher, batch, old_raw)
-            student = _outputs(objective, self.model, batch, student_raw)
-            terms.append(
-                distance(
-                    objective, student, old, batch, temperature=self.temperature, factor=factor, strength=self.strength
-                )
-            )
-        value = terms[0] if len(terms) == 1 else torch.stack(terms).sum()
-        self._latest = value.detach()
-        return value
+            yield objective, _outputs(objective, self.model, batch, student_raw), old
+
+    def _term(self, objective: Objective, student: Tensor, old: Any, batch: Batch) -> Tensor:
+        return distance(
+            objective,
+            student,
+            old,
+            batch,
+            temperature=self.temperature,
+            factor=self._factor,
+            strength=self.strength,
+            way=self._way,
+        )
+
+    @torch.no_grad()
+    def _apart(self, objective: Objective, student: Tensor, old: Any, batch: Batch) -> Tensor:
+        """How far the model is from its teacher, whatever distance it is trained on."""
+        return distance(objective, student.detach(), old, batch, temperature=1.0, factor=1.0, strength=1.0)
+
+    def _terms_of_memory(self) -> list[Tensor]:
+        place, batch = self._next_of_memory()
+        if self.cached is None:
+            return [self._term(*answer, batch) for answer in self._answers(batch, None)]
+        objective = self._objectives[0]
+        student = _outputs(objective, self.model, batch, {})
+        found = self._looked_up(objective, student, place, batch, self.temperature, self.direction)
+        return [self.strength * self._factor * found]
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
-        check_distillable(objective)
+        check_distillable(objective, self._way)
         teacher = self._new_teacher()
-        check_finite(type(self).__name__, {}, self._held(teacher))
         new = meaning_of(objective)
-        if not any(meaning_of(known).covers(objective) for known in self._objectives):
-            self._objectives = [known for known in self._objectives if not new.covers(known)] + [objective]
+        objectives = self._objectives
+        if not any(meaning_of(known).covers(objective) for known in objectives):
+            objectives = [known for known in objectives if not new.covers(known)] + [objective]
+        if self.cached is not None and not (len(objectives) == 1 and isinstance(new, Tokens | Classification)):
+            raise ConfigurationError(
+                f"cached keeps answers to one objective of words or classes, but there are {len(objectives)}, the "
+                f"latest {new.named}; expected cached=None"
+            )
+        memory, kept = self._filled(lambda batch: self._taught(objective, teacher, batch), objective, self.temperature)
+        held = {} if teacher is None else self._held(teacher)
+        check_finite(type(self).__name__, {}, {**held, **kept})
+        self._memory, self._objectives = memory, objectives
         self.meta["objectives"] = [describe(known) for known in self._objectives]
+        self.buffers = kept
         self._teach(teacher)
 
-    def _new_teacher(self) -> nn.Module:
-        return base_of(self.model) if self.teacher == "base" else frozen_copy(self.model)
+    def _new_teacher(self) -> nn.Module | None:
+        if self.teacher == "base":
+            return base_of(self.model)
+        return frozen_copy(self.model) if self.cached is None else None
 
-    def _teach(self, teacher: nn.Module) -> None:
+    def _taught(self, objective: Objective, teacher: nn.Module | None, batch: Batch) -> Tensor:
+        """What a teacher answers; one that is not kept is the model as it is."""
+        asked = unwrap(self.model) if teacher is None else teacher
+        off = without_adapters(asked) if self.teacher == "base" and adapters_of(asked) else nullcontext()
+        with untouched(asked, ()), off, torch.no_grad():
+            return objective.outputs(asked, batch)
+
+    def _teach(self, teacher: nn.Module | None) -> None:
         self._teacher, self._last_layer = teacher, LastLayer()
-        self.buffers = self._held(teacher)
+        self.buffers = self._kept() | ({} if teacher is None else self._held(teacher))
+        self._found_again()
 
     def _held(self, teacher: nn.Module) -> dict[str, Tensor]:
         own = own_tensors(teacher, self.model) if self.teacher == "base" else tensors_of(teacher)
@@ -190,12 +282,14 @@ class LwF(Method):
         kind = state["meta"].get("teacher", "copy")
         if kind != self.teacher:
             raise StateError(f"the state is of LwF(teacher={kind!r}), but this one has teacher={self.teacher!r}")
+        if (cached := state["meta"].get("cached")) != self.cached:
+            raise StateError(f"the state is of LwF(cached={cached!r}), but this one has cached={self.cached!r}")
         teacher = None
         if state["meta"].get("num_tasks", 0) > 0:
             teacher = self._new_teacher()
-            known = tensors_of(teacher)
+            known = {} if teacher is None else tensors_of(teacher)
             for name in state["buffers"]:
-                if not name.startswith(WORDS) and name.removeprefix(_PREFIX) not in known:
+                if not name.startswith((WORDS, *OWN)) and name.removeprefix(_PREFIX) not in known:
                     raise StateError(f"the state holds {name!r}, but the model has no {name.removeprefix(_PREFIX)!r}")
         super()._load(state, ())
         self.meta["teacher"] = self.teacher
@@ -203,6 +297,7 @@ class LwF(Method):
         self._teacher = None
         if teacher is not None:
             self._teach_as_held(teacher)
+        self._go_on(state["meta"])
 
     def _teach_as_held(self, teacher: nn.Module) -> None:
         # What is not held belongs to a model that has grown since: no old task's outputs pass through it.

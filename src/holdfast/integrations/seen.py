@@ -39,6 +39,8 @@ def figures(keep: Method) -> dict[str, float]:
     found = {"holdfast/penalty": float(keep.value().detach())}
     if seen.share is not None:
         found["holdfast/penalty_share"] = seen.share
+    if keep.divergence is not None:
+        found["holdfast/divergence"] = keep.divergence
     if seen.distance:
         found["holdfast/distance"] = math.hypot(*seen.distance.values())
     return found

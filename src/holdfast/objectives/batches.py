@@ -8,12 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from holdfast.errors import DataError
 from holdfast.objectives.base import Batch
 
-__all__ = ["call", "field", "found_targets", "is_pair", "leading_size", "one", "per_sample_list", "targets_of"]
+__all__ = [
+    "call",
+    "field",
+    "found_targets",
+    "is_pair",
+    "leading_size",
+    "one",
+    "per_sample_list",
+    "targets_of",
+    "to_device",
+]
 
 
 def is_pair(batch: Batch) -> bool:
@@ -123,3 +134,12 @@ def one(batch: Batch, index: int, size: int) -> Batch:
         return type(value)(pick(item) for item in value) if type(value) in (tuple, list) else value
 
     return pick(batch, top=True)
+
+
+def to_device(value: Any, device: torch.device | str) -> Any:
+    """A batch, or what lies in one, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return type(value)(to_device(item, device) for item in value) if type(value) in (tuple, list) else value
