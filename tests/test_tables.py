@@ -156,5 +156,8 @@ def test_searched_and_automatic_strengths_are_those_that_were_measured() -> None
 def test_the_page_of_adapters_says_what_its_record_gives() -> None:
     found = json.loads((ROOT / "docs" / "records" / "leaks.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "peft.md").read_text(encoding="utf-8")
-    assert f"**{100 * found['peft OSF']:.2g} %** for PEFT's OSF, {100 * found['gpm']:.2g} % for" in page
-    assert f"{100 * found['gpm']:.2g}" == f"{100 * found['adam-nscl']:.2g}"
+    shown = {name: f"{100 * share:.2g} %" for name, share in found.items()}
+    short, long = (f"**{shown[f'peft OSF, {steps} steps']}**" for steps in (100, 1000))
+    assert f"{short} for PEFT's OSF after 100 steps and {long} after 1,000" in page
+    for kind in ("gpm", "adam-nscl"):
+        assert f"{shown[f'{kind}, 100 steps']} and {shown[f'{kind}, 1000 steps']} for [GPM]" in page

@@ -245,7 +245,8 @@ class Method(Rebinding, abc.ABC):
         before = dict(self.meta), {name: dict(held) for name, held in self.state.items()}, dict(self.buffers)
         self._fill_up(self.state)
         try:
-            self._remember(batches, known, generator)
+            with self._as_computed():
+                self._remember(batches, known, generator)
             check_finite(type(self).__name__, self.state, self.buffers)
             check_something(type(self).__name__, self.state)
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -195,6 +196,10 @@ class Rebinding(Attached):
                 f"{type(self).__name__} has no penalty on weights that could act on those that adapters give; expected "
                 "on='weights'"
             )
+
+    def _as_computed(self) -> AbstractContextManager[None]:
+        """The model with the weights that it computes with as its parameters, while they are remembered."""
+        return nullcontext()
 
     def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
         if self.state and adapters_of(self.model) is not None:

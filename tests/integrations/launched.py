@@ -24,6 +24,7 @@ METHODS = {
     "si": lambda m: SI(m, strength=3.0),
     "lwf": lambda m: LwF(m, strength=3.0),
 }
+ON_WEIGHTS = ["ewc", "ewc, loss"]  # what may act on the weights that adapters give
 OLD, NEW = task(1), [batch for n in range(2, 5) for batch in task(n)]
 RATE, CLIP = 0.01, 0.5
 
@@ -54,6 +55,33 @@ def in_one_process(make, *, clip, fresh) -> dict[str, Any]:
             optimizer.step()
         keep.consolidate(data)
     return weights(net)
+
+
+def with_adapters(make, rank, folder=None, way="ddp"):
+    """A base that is remembered, and two tasks with LoRA, remembered with the adapters in; alone without a rank."""
+    from peft import LoraConfig, get_peft_model
+
+    def mine(data):
+        return data if rank is None else half(data, rank)
+
+    net = network()
+    keep = make(net)
+    keep.consolidate(mine(OLD))
+    lora = get_peft_model(net, LoraConfig(r=2, target_modules=["0"], modules_to_save=["2"]))
+    with torch.no_grad():  # the same in both processes, and alone
+        lora.base_model.model[0].lora_A.default.weight.copy_(torch.linspace(-1, 1, 12).reshape(2, 6))
+    model = lora if rank is None else nn.parallel.DistributedDataParallel(lora)
+    optimizer = torch.optim.AdamW([p for p in lora.parameters() if p.requires_grad], lr=RATE)
+    keep.rebind(model, on="effective").attach(optimizer)
+    for data in (NEW[:3], NEW[3:]):
+        for batch in mine(data):
+            outputs = model(batch[0])
+            optimizer.zero_grad()
+            (F.cross_entropy(outputs, batch[1]) + keep.penalty(batch, outputs)).backward()
+            optimizer.step()
+        keep.consolidate(mine(data))
+    remembered = {f"{name} {kind}": t for name, held in keep.state.items() for kind, t in held.items()}
+    return {"weights": {**weights(lora), **remembered}, "tasks": keep.num_tasks}
 
 
 def weights(net):
@@ -176,11 +204,13 @@ def main(rank: int, folder: Path) -> None:
     for library, run, ways in (
         ("accelerate", accelerated, ("ddp", "fsdp2")),
         ("lightning", trained_by_lightning, ("ddp", "manual", "fsdp2")),
+        ("adapters", with_adapters, ("ddp",)),
     ):
         for way in ways:
             for name, make in METHODS.items():
                 key = f"{library} {way} {name}"
-                if only and not any(part in key for part in only):
+                left_out = only and not any(part in key for part in only)
+                if left_out or (library == "adapters" and name not in ON_WEIGHTS):
                     continue
                 try:
                     place = folder / key.replace(" ", "-").replace(",", "")

@@ -189,14 +189,6 @@ def test_what_cannot_be_is_a_sentence():
         path.rebind(adapted(network()), on="effective")
 
 
-def test_consolidating_while_bound_says_what_to_do():
-    keep, model = remembered()
-    lora = adapted(model)
-    train(lora, keep.rebind(lora, on="effective"), 2)
-    with pytest.raises(ConfigurationError, match=r"merge them .* rebind\(model\), then consolidate"):
-        keep.consolidate([(X, Y)])
-
-
 @pytest.mark.parametrize("make", ["gpt2", "llama"])
 def test_language_models(make):
     import transformers

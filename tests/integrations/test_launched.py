@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integrations.launched import METHODS, in_one_process
+from tests.integrations.launched import METHODS, ON_WEIGHTS, in_one_process, with_adapters
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,3 +49,15 @@ def test_two_processes_are_one_and_resume_to_the_bit(found, how, name):
     assert mine["tasks"] == [2, 2] and mine["same"]
     if "accelerate" in how:
         assert mine["files"] == (["holdfast_0.safetensors"] if "fsdp2" in how else [])
+
+
+@pytest.mark.parametrize("name", ON_WEIGHTS)
+def test_effective_weights_of_two_processes_are_those_of_one(found, name):
+    mine, other = (each[f"adapters ddp {name}"] for each in found)
+    assert "error" not in mine, mine["error"]
+    own = with_adapters(METHODS[name], None)
+    assert mine["tasks"] == own["tasks"] == 3 and mine["weights"].keys() == own["weights"].keys()
+    assert any("base_layer.weight importance" in key for key in own["weights"])
+    for key, expected in own["weights"].items():
+        assert (mine["weights"][key] - expected).abs().max() < 1e-6
+        assert torch.equal(mine["weights"][key], other["weights"][key])

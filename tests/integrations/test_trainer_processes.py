@@ -13,7 +13,7 @@ import torch
 
 from holdfast import load_state
 from tests.integrations.trainer_worker import METHODS, WAYS, run
-from tests.integrations.trainers import apart
+from tests.integrations.trainers import apart, causal, weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,3 +48,11 @@ def test_two_processes_are_one(folder, tmp_path, name):
     first, second = (load_state(folder / f"{name} {rank}") for rank in (0, 1))
     assert apart(first, second) == 0
     assert apart(first, run(name, tmp_path, 1)) < 1e-6
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resume_in_mid_task_is_an_undisturbed_run_to_the_bit(folder, name):
+    for rank in (0, 1):
+        through, taken_up = (load_state(folder / f"{name} {kind} {rank}") for kind in ("undisturbed", "resumed"))
+        assert apart(through, taken_up) == 0
+        assert apart(through, weights(causal())) > 1e-2

@@ -47,23 +47,48 @@ def shard_on_a_cpu() -> None:
     Accelerator.__init__ = init
 
 
+def trainer_of(
+    model: Any,
+    keep: holdfast.Method,
+    folder: Path,
+    processes: int,
+    task: int = 2,
+    consolidate: bool = False,
+    **settings: Any,
+) -> transformers.Trainer:
+    args = arguments(
+        folder, per_device_train_batch_size=4 // processes, gradient_accumulation_steps=2, learning_rate=0.1,
+        max_grad_norm=1.0, logging_strategy="steps", logging_steps=2, **settings,
+    )  # fmt: skip
+    callback = HoldfastCallback(keep, consolidate=consolidate, samples=16)
+    return transformers.Trainer(model, args, train_dataset=rows(task, uneven=True), callbacks=[callback])
+
+
 def run(name: str, folder: Path, processes: int, way: str = "ddp") -> dict[str, torch.Tensor]:
     """Two tasks, each remembered at its end by what each process has of it."""
     model = causal()
     keep = METHODS[name](model)
     keep.consolidate([batch_of(rows(1))])
     for task, settings in zip((2, 3), WAYS[way], strict=True):
-        args = arguments(
-            folder, per_device_train_batch_size=4 // processes, gradient_accumulation_steps=2, optim="sgd",
-            learning_rate=0.1, max_grad_norm=1.0, logging_strategy="steps", logging_steps=2, **settings,
-        )  # fmt: skip
-        data = rows(task, uneven=True)
-        trainer = transformers.Trainer(
-            model, args, train_dataset=data, callbacks=[HoldfastCallback(keep, consolidate=True, samples=16)]
-        )
+        trainer = trainer_of(model, keep, folder, processes, task, consolidate=True, optim="sgd", **settings)
         assert trainer.is_fsdp_enabled is (way == "fsdp2")
         trainer.train()
     return {key: whole(p).clone() for key, p in weights(model).items()}
+
+
+def resumed(name: str, folder: Path, processes: int, way: str) -> dict[str, dict[str, torch.Tensor]]:
+    """A task that runs through, and one that a fresh model and method take up in its middle."""
+    saving = {"save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch", **WAYS[way][0]}
+    found = {}
+    for kind, checkpoint in (("undisturbed", None), ("resumed", str(folder / name / "checkpoint-2"))):
+        model = causal()
+        keep = METHODS[name](model)
+        if checkpoint is None:
+            keep.consolidate([batch_of(rows(1))])
+        trainer_of(model, keep, folder / name, processes, **saving).train(resume_from_checkpoint=checkpoint)
+        assert keep.num_tasks == 1
+        found[kind] = {key: whole(p).clone() for key, p in weights(model).items()}
+    return found
 
 
 if __name__ == "__main__":
@@ -72,8 +97,9 @@ if __name__ == "__main__":
     if how == "fsdp2":
         shard_on_a_cpu()
     for case in sys.argv[4:] or METHODS:
-        found = run(case, target, processes, how)
+        found = {"": run(case, target, processes, how), **resumed(case, target, processes, how)}
         here = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        holdfast.save_state(found, target / f"{case} {here}")
+        for kind, each in found.items():
+            holdfast.save_state(each, target / " ".join(filter(None, [case, kind, str(here)])))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

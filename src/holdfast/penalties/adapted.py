@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from holdfast.errors import ConfigurationError, StateError
 from holdfast.method import Method
 from holdfast.names import Select, canonical_parameters
 from holdfast.objectives import Batch, Objective
-from holdfast.penalties.effective import Site, gradient_at, pulled_back, sites
+from holdfast.penalties.effective import Site, gradient_at, merged, moved_with, pulled_back, sites
 from holdfast.rebinding import adapters_in, matched
 from holdfast.state import check_form
 
@@ -56,12 +57,27 @@ class AdaptedPenalty(Method):
     def _lists(self, names: list[str]) -> tuple[list[Tensor], list[Tensor] | None]:
         """Anchors, and importances where there are any."""
 
-    def _prepare(self) -> None:
-        if self._effective:
-            raise ConfigurationError(
-                f"{type(self).__name__} acts on the effective weights of adapters, of which it can remember no more: "
-                "merge them (model = model.merge_and_unload()), rebind(model), then consolidate"
-            )
+    @contextlib.contextmanager
+    def _as_computed(self) -> Iterator[None]:
+        if not self._effective:
+            yield
+            return
+        own, live = self.params, canonical_parameters(self.model)
+        moved = moved_with(self.model)
+        names = [name for name in live if name in self.state or name in moved]
+        with merged(self.model, sites(self.model, names)):
+            self.params = {name: live[name] for name in names}
+            try:
+                yield
+            finally:
+                self.params = own
+        self._find_sites()  # also of what is new
+        self._find_dormant()
+
+    def _places(self) -> dict[str, Tensor]:
+        """Where weights are that something is remembered of."""
+        bases = {name: site.base for name, site in self._sites.items()}
+        return {**self._dormant, **bases, **self.params} if self._effective else {**self.params}
 
     def _take_effect(self, model: nn.Module, *, effective: bool) -> None:
         if effective and self.coupling == "proximal":

@@ -6,7 +6,8 @@ Adapters are coordinates: :math:`A \to -2A,\ B \to -B/2` changes nothing of what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError
-from holdfast.names import canonical_modules
+from holdfast.names import canonical_modules, canonical_parameters
 from holdfast.penalties.gradient import add_quadratic_gradient
 from holdfast.sharding import is_sharded
 from holdfast.wrappers import adapters_of, is_copied, is_lora
 
-__all__ = ["Site", "gradient_at", "pulled_back", "sites"]
+__all__ = ["Site", "gradient_at", "merged", "moved_with", "pulled_back", "sites"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,57 @@ def sites(model: nn.Module, names: Sequence[str]) -> dict[str, Site]:
                 raise ConfigurationError(f"{name} is sharded; on='effective' expects whole weights: DDP or one process")
             known[place] = Site(module)
     return known
+
+
+def moved_with(model: nn.Module) -> set[str]:
+    """Names of the weights that training a model with LoRA moves: those of adapted layers, and what else is trained.
+
+    Args:
+        model: with adapters of PEFT.
+    """
+    found = adapters_of(model)
+    adapted = {id(layer): layer for layer in (found[1] if found else ()) if not is_copied(layer)}
+    held = [getattr(layer, name) for layer in adapted.values() for name in layer.adapter_layer_names]
+    theirs = {id(p) for one in held for p in ([one] if isinstance(one, nn.Parameter) else one.parameters())}
+    bases = {f"{name}.base_layer.weight" for name, module in canonical_modules(model) if id(module) in adapted}
+    return {
+        name
+        for name, p in canonical_parameters(model).items()
+        if name in bases or (p.requires_grad and id(p) not in theirs)
+    }
+
+
+@contextlib.contextmanager
+def merged(model: nn.Module, places: Mapping[str, Site]) -> Iterator[None]:
+    """A model whose base weights are its effective ones meanwhile, and which computes the same.
+
+    To merge and unmerge as PEFT does would leave rounding errors behind; here what was there is put back.
+
+    Args:
+        model: with adapters.
+        places: name of a weight -> its layer.
+
+    Raises:
+        ConfigurationError: for a weight that something else computes with, too.
+    """
+    acting = {name: site for name, site in places.items() if site.active}
+    weights = {name: site.layer.get_base_layer().weight for name, site in acting.items()}
+    for name, weight in weights.items():
+        users = [each for each, p in model.named_parameters(remove_duplicate=False) if p is weight]
+        if len(users) > 1:
+            raise ConfigurationError(
+                f"{name!r} has an adapter, and {users[-1]!r} is the same weight without it, so that there is no one "
+                "effective weight to remember; expected an adapter on neither, or weights that are not tied"
+            )
+    before = {name: (weight.data, acting[name].layer.merged_adapters) for name, weight in weights.items()}
+    try:
+        for name, site in acting.items():
+            weights[name].data = site.weight().detach()
+            site.layer.merged_adapters = site.active
+        yield
+    finally:
+        for name, (data, known) in before.items():
+            weights[name].data, acting[name].layer.merged_adapters = data, known
 
 
 def _check_adds(name: str, layer: Any, inside: Sequence[str]) -> None:

@@ -192,11 +192,10 @@ class QuadraticPenalty(GroundedPenalty):
         super()._prepare()
         check_host(self.params, self._state_device)
         if self._state_device is not None:  # methods compute with the state where their parameters are
+            places = self._places()
             for name, held in self.state.items():
-                if name in self.params:
-                    self.state[name] = held | {
-                        kind: near(held[kind], self.params[name]) for kind in KEPT if kind in held
-                    }
+                if name in places:
+                    self.state[name] = held | {kind: near(held[kind], places[name]) for kind in KEPT if kind in held}
 
     def _begin_anew(self) -> None:
         super()._begin_anew()
