@@ -35,6 +35,13 @@ def unnamed():
 def mute():
     return torch.nn.Linear(2, 2)
 
+def tied():
+    sizes = (16, 16), (16, 16), (16, 2)
+    model = torch.nn.Sequential(torch.nn.Flatten(), *(torch.nn.Linear(*size) for size in sizes))
+    model[2].weight = model[1].weight
+    model.input_shape, model.classes = (1, 4, 4), ["dark", "bright"]
+    return model
+
 def broken():
     raise RuntimeError("no such file")
 """

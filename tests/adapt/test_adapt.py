@@ -114,6 +114,24 @@ def test_stopped_and_gone_on_with_is_the_same_to_the_last_bit(place: Path, metho
     assert not (place / "parts" / "checkpoints").exists()
 
 
+def test_without_a_method_it_goes_on_too(place: Path) -> None:
+    """What was typed is compared, not what was made of it; and what a killed process left is put away."""
+    from holdfast.adapt.running import check_folder
+
+    asked = Asked(model="mine:make", data="new", out="better", train=TRAIN)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(asked, Watcher(stop=lambda: True))
+    check_folder(asked)
+    (place / "better" / ".writing-left").mkdir()
+    adapt(asked)
+    assert not [path for path in (place / "better").iterdir() if path.name.startswith(".")]
+
+
+def test_a_line_ends_at_what_was_trained(place: Path) -> None:
+    outcome = adapt(Asked(model="mine:make", data="new", keep="old", methods=("slda",), out="better", train=TRAIN))
+    assert not outcome.curve and outcome.chosen.method == "slda"
+
+
 def test_another_request_does_not_go_on_in_a_folder_under_way(place: Path) -> None:
     asked = Asked(model="mine:make", data="new", out="better", methods=("finetune",), train=TRAIN)
     with pytest.raises(KeyboardInterrupt):
@@ -171,26 +189,6 @@ def test_a_language_model(writer: Path, tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "better") is not None
 
 
-def test_adapters_are_merged(sentiment: Path, tmp_path: Path) -> None:
-    new = table(tmp_path / "new.csv", [*reviews(40, 0), *[("film scene actor", "maybe")] * 8])
-    asked = Asked(
-        model=str(sentiment), data=str(new), methods=("finetune", "l2sp"), lora=2, out=str(tmp_path / "better"),
-        train=replace(TRAIN, epochs=2), settings={"l2sp": {"strength": 1e3}},
-    )  # fmt: skip
-    outcome = adapt(asked)
-    free, held = outcome.points
-    assert held.method == "l2sp" and held.learned <= free.learned  # on the effective weights, which it hardly lets go
-    before, after = open_model(str(sentiment)), open_model(str(tmp_path / "better"))
-    assert after.classes == ("no", "yes", "maybe")
-    names = dict(after.model.named_parameters())
-    assert set(names) == set(dict(before.model.named_parameters()))
-    base = before.model.get_parameter("bert.encoder.layer.0.attention.self.query.weight")
-    change = after.model.get_parameter("bert.encoder.layer.0.attention.self.query.weight") - base
-    assert torch.linalg.matrix_rank(change.detach().double(), rtol=1e-4) <= 2 and change.abs().max() > 0
-    frozen = "bert.embeddings.word_embeddings.weight"
-    assert torch.equal(names[frozen], before.model.get_parameter(frozen))
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -199,8 +197,11 @@ def test_adapters_are_merged(sentiment: Path, tmp_path: Path) -> None:
         ({"methods": ("packnet",), "keep": "old"}, "packnet, which has an answer for each task"),
         ({"methods": ("si",), "keep": "old"}, "si, which measures while the old data are learned"),
         ({"methods": ("slda",)}, "slda, which needs data of what must not be lost"),
-        ({"methods": ("fecam",), "keep": "old"}, "fecam, whose answer is no linear function"),
+        ({"methods": ("fecam",), "keep": "old"}, "fecam, which has an answer that is no linear function"),
         ({"methods": ("coma",), "lora": 2}, "coma, which acts on the weights, which adapters leave as they are"),
+        ({"methods": ("l2sp",), "settings": {"l2sp": {"strenth": 1.0}}}, "l2sp has no setting 'strenth'; it has stren"),
+        ({"methods": ("l2sp",), "settings": {"l2sp": {"strength": -1.0}}}, "strength is -1.0; expected"),
+        ({"length": 3}, "length is 3, but mine:make is no model of Transformers"),
         ({"hold": 1.0}, "hold is 1, but there are no old data"),
         ({"settings": {"ewc": {"strength": 1.0}}}, "set is for ewc"),
         ({"model": "mine:unnamed"}, "the outputs of mine:unnamed have no names"),
@@ -214,7 +215,46 @@ def test_refused_before_anything_is_trained(place: Path, change: dict, words: st
     told: list[int] = []
     with pytest.raises(ConfigurationError, match=words):
         adapt(asked, Watcher(step=lambda *step: told.append(1)))
-    assert not told and not (place / "better" / "README.md").exists()
+    assert not told and not (place / "better").exists()
+
+
+def test_numbers_are_not_taken_for_new_classes_of_a_model_with_names(sentiment: Path, tmp_path: Path) -> None:
+    rows = [(text, str(int(label == "yes"))) for text, label in reviews(20, 0)]
+    asked = Asked(
+        model=str(sentiment), data=str(table(tmp_path / "a.csv", rows)), methods=("finetune",), out=str(tmp_path / "x"),
+        train=replace(TRAIN, epochs=1),
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match=r"classes 0, 1, but the outputs of .* are called no, yes"):
+        adapt(asked)
+    adapt(replace(asked, classes=("0", "1")))
+    assert open_model(str(tmp_path / "x")).classes == ("0", "1")
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_a_model_of_16_bits_is_trained_in_32_and_written_as_it_was(writer: Path, tmp_path: Path, half: str) -> None:
+    """In 16 bits, steps this small are rounded away."""
+    from transformers import AutoModelForCausalLM
+
+    kind = getattr(torch, half)
+    AutoModelForCausalLM.from_pretrained(writer).to(kind).save_pretrained(writer)
+    (tmp_path / "new.txt").write_text("\n".join(text for text, _ in reviews(40, 0)))
+    asked = Asked(
+        model=str(writer), data=str(tmp_path / "new.txt"), methods=("finetune",), out=str(tmp_path / "better"),
+        train=Settings(epochs=3, batch_size=4, lr=1e-5),
+    )  # fmt: skip
+    adapt(asked)
+    before, after = (AutoModelForCausalLM.from_pretrained(place) for place in (writer, tmp_path / "better"))
+    assert {p.dtype for p in before.parameters()} == {p.dtype for p in after.parameters()} == {kind}
+    pairs = list(zip(after.parameters(), before.parameters(), strict=True))
+    assert any(not torch.equal(now, was) for now, was in pairs)
+    wide = replace(asked, model=str(tmp_path / "wide"), out=str(tmp_path / "better32"))
+    before.float().save_pretrained(tmp_path / "wide")
+    for file in writer.glob("tokenizer*"):
+        (tmp_path / "wide" / file.name).write_bytes(file.read_bytes())
+    adapt(wide)
+    exact = AutoModelForCausalLM.from_pretrained(tmp_path / "better32")
+    for found, wanted in zip(after.parameters(), exact.parameters(), strict=True):
+        assert torch.equal(found, wanted.to(kind))
 
 
 def test_settings_are_checked() -> None:

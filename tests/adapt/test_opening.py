@@ -11,7 +11,9 @@ from torch import nn
 
 from holdfast.adapt.last import grown
 from holdfast.adapt.opening import open_model
-from holdfast.errors import ConfigurationError, StateError
+from holdfast.bench.data import found
+from holdfast.bench.data.parts import Part
+from holdfast.errors import ConfigurationError, DataError, StateError
 from tests.adapt.torchvision_stub import torchvision
 
 
@@ -94,7 +96,7 @@ def test_a_model_of_timm(tmp_path: Path) -> None:
         opened = open_model(f"timm:local-dir:{tmp_path / 't'}")
         assert opened.classes == ("cat", "dog") and opened.named
         round_trip(opened, [image()], tmp_path / "out")
-        with pytest.raises(ConfigurationError, match="timm could not make"):
+        with pytest.raises(ConfigurationError, match="timm does not have; the nearest are"):
             open_model("timm:no_such_model")
 
 
@@ -128,6 +130,63 @@ def test_other_kinds_are_refused(tmp_path: Path) -> None:
     ).save_pretrained(tmp_path / "masked")
     with pytest.raises(ConfigurationError, match="is BertForMaskedLM; expected an image classifier"):
         open_model(str(tmp_path / "masked"))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"num_labels": 1}, "answers with a number"),
+        ({"num_labels": 3, "problem_type": "regression"}, "answers with numbers"),
+        ({"num_labels": 3, "problem_type": "multi_label_classification"}, "answers with several classes at once"),
+    ],
+)
+def test_what_is_no_classifier_of_one_class_is_refused(sentiment: Path, said: dict, words: str) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig.from_pretrained(sentiment)
+    for key, value in said.items():
+        setattr(config, key, value)
+    BertForSequenceClassification(config).save_pretrained(sentiment)
+    with pytest.raises(ConfigurationError, match=words):
+        open_model(str(sentiment), classes=["a"])
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch, caplog, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+    before = constants.HF_HUB_OFFLINE
+    with pytest.raises(ConfigurationError, match="there is no such folder, and the hub cannot be reached"):
+        open_model("some/model")
+    with pytest.raises(DataError, match=r"there is no folder or file some/data, and .* the Hub cannot be reached"):
+        found.read("some/data")
+    assert not caplog.records and constants.HF_HUB_OFFLINE == before
+
+
+def test_a_factory_whose_layers_share_a_weight(place: Path) -> None:
+    again = round_trip(open_model("mine:tied"), [image()], place / "out")
+    assert again.model[2].weight is again.model[1].weight
+
+
+def test_long_texts(writer: Path, sentiment: Path) -> None:
+    """Of texts to go on with nothing is lost; of texts to classify it is said how many are cut off."""
+    words = ["good", "film", "bad", "stock", "nice", "actor", "price", "ugly", "scene", "fine", "poor"]
+    part = Part([" ".join(words), "good film"], [], ["1", "2"])
+    opened = open_model(str(writer))
+    pieces, said = opened.fitted(part)
+    assert said == "1 of 2 texts are longer than 8 tokens and are read in pieces"
+    assert list(pieces.samples) == [" ".join(words[:8]), " ".join(words[8:]), "good film"]
+    assert list(pieces.names) == ["1 (1 of 2)", "1 (2 of 2)", "2"]
+    ids = opened.inputs(pieces.samples)["input_ids"]
+    assert ids[0].tolist() + ids[1, :3].tolist() == opened.processor(" ".join(words))["input_ids"]
+    short = open_model(str(writer), length=4)
+    assert len(short.fitted(part)[0]) == 4 and short.inputs(part.samples)["input_ids"].shape[1] == 4
+    same, said = open_model(str(sentiment)).fitted(Part(part.samples, ["yes", "no"], part.names))
+    assert list(same.samples) == list(part.samples) and said == "of 1 of 2 texts only the first 8 tokens are read"
+    for length in (1, 9):
+        with pytest.raises(ConfigurationError, match=f"length is {length}; .* reads texts of 2 to 8 tokens"):
+            open_model(str(writer), length=length)
 
 
 def test_a_tokenizer_without_a_token_to_fill_up_with(sentiment: Path, tokenizer) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+
+from torch import nn
+
 from holdfast.adapt.opened import Opened
 from holdfast.errors import ConfigurationError, DependencyError, Option
 
@@ -9,7 +14,10 @@ __all__ = ["merged", "with_adapters"]
 
 
 def with_adapters(opened: Opened, rank: int) -> None:
-    """Freeze a model and give its linear layers adapters; the layer that grew is trained as a whole.
+    """Freeze a model and give its linear layers adapters; a classifier's last layer is trained as a whole.
+
+    A layer that shares its weight with another gets none, for merging would change the other one, too; nor does the
+    last layer of a language model, as is usual.
 
     Args:
         opened: its model is replaced.
@@ -23,14 +31,18 @@ def with_adapters(opened: Opened, rank: int) -> None:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise DependencyError("adapters need: pip install 'holdfast[adapt]'") from error
-    whole = [] if opened.kind == "language" else [opened.last_layer.rpartition(".")[2]]
-    targets = [name for name in _linear(opened) if name.rpartition(".")[2] not in whole]
+    last = None if opened.kind == "language" else opened.model.get_submodule(opened.last_layer)
+    targets = [name for name, layer in _linear(opened) if layer is not last]
     if not targets:
         raise ConfigurationError(
             Option("lora"), f" is {rank}, but {opened.source} has no linear layer that adapters could be put in"
         )
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=whole or None)
-    opened.model = get_peft_model(opened.model, config)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+    with warnings.catch_warnings():  # PEFT sees for itself that GPT-2's layers are transposed, and says so for each
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        opened.model = get_peft_model(opened.model, config)
+    if last is not None:
+        last.requires_grad_(True)
 
 
 def merged(opened: Opened) -> None:
@@ -40,12 +52,14 @@ def merged(opened: Opened) -> None:
         opened.model = merge()
 
 
-def _linear(opened: Opened) -> list[str]:
-    """The linear layers within, by name; GPT-2's are called Conv1D."""
-    from torch import nn
-
+def _linear(opened: Opened) -> list[tuple[str, nn.Module]]:
+    """The linear layers within (GPT-2's are called Conv1D) with a weight of their own, and a name."""
+    owners = Counter(id(owned) for layer in opened.model.modules() for owned in layer._parameters.values())
+    answering = getattr(opened.model, "get_output_embeddings", lambda: None)() if opened.kind == "language" else None
     return [
-        name
-        for name, module in opened.model.named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        (name, layer)
+        for name, layer in opened.model.named_modules()
+        if (isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D")
+        and layer is not answering
+        and owners[id(layer.weight)] == 1
     ]

@@ -17,7 +17,7 @@ from holdfast.errors import ConfigurationError, DataError, Option
 from holdfast.method import Method
 from holdfast.objectives import Classification, Objective
 
-__all__ = ["WISE_FT", "Candidate", "computed", "merges", "offered", "protected", "refusal"]
+__all__ = ["WISE_FT", "Candidate", "built", "computed", "merges", "offered", "protected", "refusal"]
 
 WISE_FT = "wise-ft"
 """Weights on the line from before to after plain fine-tuning: no method that trains, so the registry has it not."""
@@ -73,6 +73,8 @@ def refusal(method: str, opened: Opened, *, has_old: bool, adapters: bool = Fals
         return "remembers in an optimizer that has to have trained the old data, too"
     if entry.kind == "head" and opened.kind == "language":
         return "answers with classes, and a language model has none"
+    if entry.kind == "head" and not _linear_by_nature(entry):
+        return "has an answer that is no linear function of the features, so that no last layer can hold it"
     on_effective = "quadratic" in entry.promises  # a path integral was refused above
     if adapters and entry.kind == "method" and not on_effective and "through-loss" not in entry.promises:
         return "acts on the weights, which adapters leave as they are"
@@ -92,6 +94,33 @@ def merges(candidate: Candidate) -> bool:
     return candidate.method != WISE_FT and "between-tasks" in registry.lookup(candidate.method).promises
 
 
+def built(candidate: Candidate, opened: Opened, objective: Objective) -> Any:
+    """The method or the head of a candidate, which has seen nothing yet; ``None`` of what is neither.
+
+    Args:
+        candidate: which.
+        opened: the model, not grown yet.
+        objective: what a batch means.
+
+    Raises:
+        ConfigurationError: for a setting that it does not have, or a value that it refuses.
+    """
+    if candidate.method == WISE_FT:
+        return None
+    entry = registry.lookup(candidate.method)
+    unknown = next((key for key in candidate.settings if key not in entry.settings), None)
+    if unknown is not None:
+        valid = f"it has {', '.join(entry.settings)}" if entry.settings else "it has none"
+        raise ConfigurationError(f"{entry.name} has no setting {unknown!r}; {valid}")
+    if entry.kind not in ("method", "head"):
+        return None
+    assert entry.build is not None
+    settings = {**entry.defaults, **candidate.settings}
+    if entry.kind == "head":
+        return entry.build(None, **settings)
+    return entry.build(opened.model, objective=objective, **settings)
+
+
 def protected(
     candidate: Candidate, opened: Opened, objective: Objective, old: Callable[[], Iterable[Any]] | None
 ) -> Method | None:
@@ -103,12 +132,9 @@ def protected(
         objective: what a batch means.
         old: batches of what must not be lost, if there are any.
     """
-    if candidate.method == WISE_FT or registry.lookup(candidate.method).kind != "method":
+    keep = built(candidate, opened, objective)
+    if not isinstance(keep, Method):
         return None
-    entry = registry.lookup(candidate.method)
-    assert entry.build is not None
-    keep = entry.build(opened.model, objective=objective, **{**entry.defaults, **candidate.settings})
-    assert isinstance(keep, Method)
     keep.consolidate(old() if old is not None and keep.needs_data else ())
     return keep
 
@@ -124,15 +150,13 @@ def computed(candidate: Candidate, opened: Opened, batches: Iterable[Any]) -> No
     Raises:
         ConfigurationError: if the head's answer is no linear function of features.
     """
-    entry = registry.lookup(candidate.method)
-    assert entry.build is not None
     place = opened.last_layer
     layer = opened.model.get_submodule(place)
     assert isinstance(layer, nn.Linear)
     backbone = copy.deepcopy(opened.model).eval()
     replace(backbone, place, nn.Identity())
-    head = entry.build(None, **{**entry.defaults, **candidate.settings})
     asked = Classification()
+    head = built(candidate, opened, asked)
     with torch.no_grad():
         head.consolidate((asked.outputs(backbone, batch).double().flatten(1), batch[1]) for batch in batches)
     weight, bias = _linear(head, layer.in_features, candidate.method)
@@ -143,6 +167,20 @@ def computed(candidate: Candidate, opened: Opened, batches: Iterable[Any]) -> No
     rows = list(head.classes)
     full[rows], shift[rows] = weight, bias
     replace(opened.model, place, filled(layer, full, shift))
+
+
+def _linear_by_nature(entry: registry.Entry) -> bool:
+    """Whether a head's answer is a linear function of the features, seen on a few that are drawn."""
+    assert entry.build is not None
+    head, draw = entry.build(None, **entry.defaults), torch.Generator().manual_seed(0)
+    z = torch.rand(64, 3, dtype=torch.float64, generator=draw)  # some heads take powers of them
+    y = torch.arange(64) % 2
+    head.consolidate([(z + y[:, None], y)])
+    try:
+        _linear(head, 3, entry.name)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _linear(head: Any, features: int, name: str) -> tuple[Tensor, Tensor]:

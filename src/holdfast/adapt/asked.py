@@ -30,6 +30,7 @@ class Asked:
         text: the column of texts, where its name does not say so.
         label: the column of labels, likewise.
         classes: what the outputs are called, in order, where the model does not say.
+        length: how many tokens of a text the model reads, if not what is usual.
         skip_broken: leave out what cannot be read.
         lora: the rank of adapters that are trained in place of all weights.
         command: what was typed.
@@ -47,6 +48,7 @@ class Asked:
     text: str | None = None
     label: str | None = None
     classes: tuple[str, ...] = ()
+    length: int | None = None
     skip_broken: bool = False
     lora: int | None = None
     command: str = ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -73,10 +74,16 @@ class Workshop:
     tell: Callable[[str, int, int, float], None]
     lora: int | None = None
 
-    def before(self) -> Opened:
-        """The model as it was, on the device."""
+    def given(self) -> Opened:
+        """The model as it was, in its own precision, on the device."""
         opened = self.open()
         opened.model.to(self.accelerator.device)
+        return opened
+
+    def before(self) -> Opened:
+        """The model as it was, in single precision: of 16 bits, most small steps would be rounded away."""
+        opened = self.given()
+        opened.model.float()
         return opened
 
     def start(self) -> Opened:
@@ -126,20 +133,24 @@ class Workshop:
         except OSError as error:
             raise StateError(f"the weights of {name} are gone: {error}") from error
 
-    def finished(self, point: Point, base: Candidate) -> Opened:
-        """The model of a point, ready to be tested and written.
+    def finished(self, point: Point, base: Candidate | None) -> Opened:
+        """The model of a point, in the precision that it had, ready to be tested and written.
 
         Args:
             point: one that was measured.
             base: the candidate at the end of the line on which it lies, where it lies on one.
         """
-        opened = self.start()
-        on_line = point.method == WISE_FT
-        weights = self.weights(base.name if on_line else point.name)
-        if on_line:
-            start = {name: tensor.cpu() for name, tensor in _whole(opened).items()}
-            weights = wise_ft(start, weights, point.weight)
-        opened.model.load_state_dict(weights)
+        if point.method == WISE_FT:
+            assert base is not None
+            start = {name: tensor.cpu() for name, tensor in _whole(self.start()).items()}
+            weights = wise_ft(start, self.weights(base.name), point.weight)
+        else:
+            weights = self.weights(point.name)
+        opened = self.given()
+        if self.further:
+            opened.grow(self.further)
+            opened.model.to(self.accelerator.device)
+        opened.model.load_state_dict(weights)  # which rounds, where the model was of 16 bits
         opened.model.eval()
         return opened
 
@@ -157,6 +168,7 @@ class Workshop:
         return batches_of(opened, part, columns, self.settings.batch_size, self.accelerator.device)
 
     def _made(self, candidate: Candidate) -> Opened:
+        torch.manual_seed(self.settings.seed)  # of adapters and sampled importances, whatever was made before
         opened = self.before()
         entry = registry.lookup(candidate.method)
         keep = protected(candidate, opened, self.objective, self._old_of_mine(opened))

@@ -26,6 +26,7 @@ def audit_of(
     text: str | None = None,
     label: str | None = None,
     classes: Sequence[str] = (),
+    length: int | None = None,
     skip_broken: bool = False,
     whole: bool = False,
     batch_size: int = 32,
@@ -43,6 +44,7 @@ def audit_of(
         text: the column of texts, where its name does not say so.
         label: the column of labels, likewise.
         classes: what the outputs are called, where a model does not say.
+        length: how many tokens of a text are read, if not what is usual.
         skip_broken: leave out what cannot be read.
         whole: all of the data, not their test part alone.
         batch_size: samples per forward pass.
@@ -52,7 +54,7 @@ def audit_of(
         ConfigurationError: if the models are of different kinds, or read samples otherwise.
         DataError: if data cannot be read, or have labels that neither model has.
     """
-    old, new = open_model(before, classes=classes), open_model(after, classes=classes)
+    old, new = (open_model(model, classes=classes, length=length) for model in (before, after))
     if old.kind != new.kind:
         raise ConfigurationError(f"{before} reads {old.kind} and {after} reads {new.kind}; expected the same")
     if old.classes != new.classes[: len(old.classes)]:
@@ -69,7 +71,9 @@ def audit_of(
             part = joined(part, further)
         if not len(part):
             raise DataError(f"{place} holds no sample")
-        parts[_called(place, parts)] = part
+        parts[_called(place, parts)], done = new.fitted(part)
+        if done:
+            say(f"{place}: {done}")
     objective: Objective = CausalLM(per="token") if old.kind == "language" else Classification()
     _check_alike(old, new, next(iter(parts.values())))
     return audit(

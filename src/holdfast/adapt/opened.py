@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.adapt.last import grown, last_layer, replace
+from holdfast.bench.data.parts import Part
 
 __all__ = ["Kind", "Opened"]
 
@@ -56,6 +57,10 @@ class Opened(abc.ABC):
     @abc.abstractmethod
     def reopened(self, folder: Path) -> Opened:
         """What :meth:`write` wrote, read again."""
+
+    def fitted(self, part: Part) -> tuple[Part, str]:
+        """Samples as long as the model reads them, and what was done to them in a sentence; empty where nothing was."""
+        return part, ""
 
     @property
     def last_layer(self) -> str:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from holdfast.adapt import owned, pretrained, timm_models
 from holdfast.adapt.opened import Kind, Opened
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["open_model"]
 
 
-def open_model(source: str, *, kind: Kind | None = None, classes: Sequence[str] = ()) -> Opened:
+def open_model(
+    source: str, *, kind: Kind | None = None, classes: Sequence[str] = (), length: int | None = None
+) -> Opened:
     """Open a model by what it is called.
 
     Args:
@@ -19,12 +22,22 @@ def open_model(source: str, *, kind: Kind | None = None, classes: Sequence[str] 
             ``package.module:factory``.
         kind: what it reads, where the model does not say.
         classes: what its outputs are called, where the model does not say.
+        length: how many tokens of a text it reads, if not what is usual.
 
     Raises:
         ConfigurationError: if it is none of these.
         DependencyError: if what it comes from is not installed.
     """
     path = Path(source)
+    opened = _opened(source, path, kind, classes, length)
+    if length is not None and not isinstance(opened, pretrained.Pretrained):
+        raise ConfigurationError(
+            Option("length"), f" is {length}, but {source} is no model of Transformers with a tokenizer"
+        )
+    return opened
+
+
+def _opened(source: str, path: Path, kind: Kind | None, classes: Sequence[str], length: int | None) -> Opened:
     if source.startswith("timm:"):
         return timm_models.Timm.open(source, classes)
     if (path / owned.ADAPTED).is_file():
@@ -33,4 +46,4 @@ def open_model(source: str, *, kind: Kind | None = None, classes: Sequence[str] 
         return owned.Owned.exported(source)
     if not path.exists() and ":" in source:
         return owned.Owned.made(source, kind, classes)
-    return pretrained.Pretrained.open(source, classes)
+    return pretrained.Pretrained.open(source, classes, length)

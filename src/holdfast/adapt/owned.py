@@ -153,7 +153,7 @@ class Owned(Opened):
     def write(self, folder: Path) -> None:
         """Weights as safetensors, and what makes the network again as JSON."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        tensors = {name: tensor.detach().clone().contiguous() for name, tensor in self.model.state_dict().items()}
         save_file(tensors, folder / _WEIGHTS)
         began = self.origin.get("began_with", list(self.classes))
         about = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from holdfast.adapt.opened import Kind, Opened
+from holdfast.bench.data import hub
+from holdfast.bench.data.parts import Part
 from holdfast.errors import ConfigurationError, DependencyError, Option, StateError
 
 __all__ = ["Pretrained"]
@@ -38,11 +40,19 @@ class Pretrained(Opened):
         names = {int(label): str(name) for label, name in (model.config.id2label or {}).items()}
         self.classes = () if kind == "language" else tuple(names[label] for label in sorted(names))
         self.named = not all(name == f"LABEL_{place}" for place, name in enumerate(self.classes))
-        most = getattr(model.config, "max_position_embeddings", None) or _LENGTH
-        self.length = min(_LENGTH, int(most), int(getattr(processor, "model_max_length", _LENGTH) or _LENGTH))
+        self.length = min(_LENGTH, self._longest)
+
+    @property
+    def _longest(self) -> int:
+        """How many tokens it can read; of a model that does not say, as many as its tokenizer makes."""
+        said = (
+            getattr(self.model.config, "max_position_embeddings", None),
+            getattr(self.processor, "model_max_length", 0),
+        )
+        return min([int(most) for most in said if most], default=_LENGTH)
 
     @classmethod
-    def open(cls, source: str, classes: Sequence[str] = ()) -> Pretrained:
+    def open(cls, source: str, classes: Sequence[str] = (), length: int | None = None) -> Pretrained:
         """Load a folder or a hub id.
 
         Raises:
@@ -53,12 +63,22 @@ class Pretrained(Opened):
             import transformers
         except ImportError as error:
             raise DependencyError("a model of Transformers needs: pip install 'holdfast[adapt]'") from error
+        with nullcontext(True) if Path(source).exists() else hub.asked() as reached:
+            opened = cls._loaded(transformers, source, reached=reached)
+        if classes:
+            opened._call(classes)
+        if length is not None:
+            opened._read_up_to(length)
+        return opened
+
+    @classmethod
+    def _loaded(cls, transformers: Any, source: str, *, reached: bool) -> Pretrained:
         try:
             config = transformers.AutoConfig.from_pretrained(source)
         except (OSError, ValueError) as error:
+            why = _line(error) if reached else "there is no such folder, and the hub cannot be reached"
             raise ConfigurationError(
-                Option("model"),
-                f" is {source!r}, which is no folder or hub id that Transformers can read: {_line(error)}",
+                Option("model"), f" is {source!r}, which is no folder or hub id that Transformers can read: {why}"
             ) from error
         kind = _kind_of(config, source)
         auto = {
@@ -74,10 +94,16 @@ class Pretrained(Opened):
             raise StateError(f"{source} could not be loaded: {_line(error)}") from error
         if kind != "images":
             _give_pad(model, processor, source)
-        opened = cls(source, model, kind, processor)
-        if classes:
-            opened._call(classes)
-        return opened
+        return cls(source, model, kind, processor)
+
+    def _read_up_to(self, length: int) -> None:
+        if self.kind == "images":
+            raise ConfigurationError(Option("length"), f" is {length}, but {self.source} reads images; expected none")
+        if not 2 <= length <= self._longest:
+            raise ConfigurationError(
+                Option("length"), f" is {length}; {self.source} reads texts of 2 to {self._longest:,} tokens"
+            )
+        self.length = length
 
     def _call(self, names: Sequence[str]) -> None:
         if len(names) != len(self.classes):
@@ -103,6 +129,38 @@ class Pretrained(Opened):
             key: value for key, value in encoded.items() if key in ("input_ids", "attention_mask", "token_type_ids")
         }
 
+    def fitted(self, part: Part) -> tuple[Part, str]:
+        """Texts to go on with in pieces that it can read; of texts to classify, only how many are longer."""
+        if self.kind == "images":
+            return part, ""
+        room = self.length - self.processor.num_special_tokens_to_add()
+        pieces = [self._pieces(text, room) for text in part.samples]
+        longer = sum(len(each) > 1 for each in pieces)
+        if not longer:
+            return part, ""
+        if self.kind == "texts":
+            return part, f"of {longer:,} of {len(part):,} texts only the first {self.length} tokens are read"
+        names = [
+            name if len(each) == 1 else f"{name} ({number} of {len(each)})"
+            for name, each in zip(part.names, pieces, strict=True)
+            for number in range(1, len(each) + 1)
+        ]
+        cut = Part([piece for each in pieces for piece in each], [], names)
+        return cut, f"{longer:,} of {len(part):,} texts are longer than {self.length} tokens and are read in pieces"
+
+    def _pieces(self, text: str, room: int) -> list[str]:
+        """A text in pieces of so many tokens."""
+        if len(text) <= room:  # no token is shorter than a character
+            return [text]
+        if not self.processor.is_fast:
+            ids = self.processor(text, add_special_tokens=False, verbose=False)["input_ids"]
+            cut = [ids[start : start + room] for start in range(0, len(ids), room)]
+            return [text] if len(cut) < 2 else [self.processor.decode(piece) for piece in cut]
+        found = self.processor(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ends = found["offset_mapping"]
+        starts = range(0, len(ends), room)
+        return [text[ends[start][0] : ends[min(start + room, len(ends)) - 1][1]] for start in starts] or [text]
+
     @property
     def _colour(self) -> bool:
         return int(getattr(self.model.config, "num_channels", 3)) == 3
@@ -124,7 +182,7 @@ class Pretrained(Opened):
 
     def reopened(self, folder: Path) -> Opened:
         """By ``from_pretrained``."""
-        return Pretrained.open(str(folder))
+        return Pretrained.open(str(folder), length=None if self.kind == "images" else self.length)
 
 
 @contextmanager
@@ -145,12 +203,26 @@ def _kind_of(config: Any, source: str) -> Kind:
     for architecture in config.architectures or []:
         for ending, kind in _KINDS.items():
             if architecture.endswith(ending):
+                _check_one_class(config, kind, source)
                 return kind
     found = ", ".join(config.architectures or ["no architecture"])
     raise ConfigurationError(
         Option("model"), f" {source} is {found}; expected an image classifier, a text classifier or a causal language "
         "model"
     )  # fmt: skip
+
+
+def _check_one_class(config: Any, kind: Kind, source: str) -> None:
+    """Refuse a classifier by its class that is none: it answers with numbers, or with several classes at once."""
+    said = getattr(config, "problem_type", None)
+    if kind == "language" or (said in (None, "single_label_classification") and config.num_labels > 1):
+        return
+    what = "several classes at once" if said == "multi_label_classification" else "a number (one output)"
+    if said == "regression":
+        what = "numbers (regression)"
+    raise ConfigurationError(
+        Option("model"), f" {source} answers with {what}; expected a classifier with one class for each sample"
+    )
 
 
 def _give_pad(model: Any, tokenizer: Any, source: str) -> None:

@@ -25,6 +25,7 @@ from holdfast.adapt.samples import Part
 from holdfast.adapt.training import Settings
 from holdfast.adapt.writing import write
 from holdfast.auditing import Audit, audit
+from holdfast.bench.data.parts import counted
 from holdfast.errors import ConfigurationError, DependencyError, Option, StateError
 from holdfast.files import write_file
 from holdfast.objectives import CausalLM, Classification, Objective
@@ -32,6 +33,7 @@ from holdfast.objectives import CausalLM, Classification, Objective
 __all__ = ["Watcher", "adapt", "check_folder"]
 
 _WORK = "checkpoints"  # while it is under way
+_WRITING = ".writing-"
 _ASKED = "asked.json"  # there: what was asked, for nothing else may go on in that folder
 
 
@@ -74,25 +76,25 @@ def adapt(asked: Asked, watcher: Watcher | None = None) -> Outcome:
     if not accelerator.is_main_process:
         watcher = Watcher(stop=watcher.stop)
     folder = Path(asked.out)
-    opened = open_model(asked.model, classes=asked.classes)
-    asked = replace(asked, methods=asked.methods or _simplest(asked, opened))
-    _check(asked, opened)
-    check_folder(asked)
+    opened = open_model(asked.model, classes=asked.classes, length=asked.length)
+    request, asked = asked, replace(asked, methods=asked.methods or _simplest(asked, opened))
+    objective: Objective = CausalLM(per="token") if opened.kind == "language" else Classification()
+    _check(asked, opened, objective)
+    check_folder(request)
     data, further = _data(asked, opened, watcher)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _begin(asked)
+        _begin(request)
         watcher.begun()
-    objective: Objective = CausalLM(per="token") if opened.kind == "language" else Classification()
     shop = Workshop(
-        open=lambda: open_model(asked.model, classes=asked.classes),
+        open=lambda: open_model(asked.model, classes=asked.classes, length=asked.length),
         further=further, data=data, objective=objective, settings=asked.train, accelerator=accelerator,
         folder=folder / _WORK, stop=watcher.stop, tell=watcher.step, lora=asked.lora,
     )  # fmt: skip
     before = shop.measure(shop.before() if not further else shop.start()).kept
     points = [point for method in _trained(asked) for point in _tried(shop, asked, method, before, watcher)]
     base = _base(points)
-    curve = shop.curve(base)
+    curve = [] if base is None else shop.curve(base)
     competing = [point for point in points if point.method in asked.methods]
     competing += [point for point in curve if applying.WISE_FT in asked.methods]
     chosen, holds = choose(competing, before, asked.hold)
@@ -127,8 +129,8 @@ def _accelerator(train: Settings) -> Any:
 def _data(asked: Asked, opened: Opened, watcher: Watcher) -> tuple[Data, list[str]]:
     """New and old data in their parts, and the classes of the new ones that the model lacks."""
     reader = reading.Reader(opened.kind, asked.text, asked.label, asked.skip_broken, asked.train.seed, watcher.say)
-    new = reader.parts(asked.data)
-    old = None if asked.keep is None else reader.parts(asked.keep)
+    new = _fitted(opened, reader.parts(asked.data), asked.data, watcher)
+    old = None if asked.keep is None else _fitted(opened, reader.parts(asked.keep), asked.keep, watcher)
     known = set(opened.classes)
     further = sorted({label for part in new for label in part.labels} - known) if opened.kind != "language" else []
     if further and not opened.named and not asked.classes:
@@ -136,12 +138,27 @@ def _data(asked: Asked, opened: Opened, watcher: Watcher) -> tuple[Data, list[st
             f"the new data have classes {', '.join(further[:8])}, but the outputs of {asked.model} have no names, so "
             "that nobody can say whether they are among them: say the names in order with ", Option("classes"),
         )  # fmt: skip
+    numbers = [label for label in further if label.isdecimal()]
+    if numbers and not any(name.isdecimal() for name in opened.classes):
+        raise ConfigurationError(
+            f"the new data have classes {', '.join(numbers[:8])}, but the outputs of {asked.model} are called "
+            f"{', '.join(opened.classes[:8])}, so that nobody can say whether these are among them: write names in "
+            "place of numbers, or name the outputs by their numbers with ", Option("classes"),
+        )  # fmt: skip
     if further:
-        watcher.say(f"{len(further)} new classes: {', '.join(further[:8])}{' …' if len(further) > 8 else ''}")
+        watcher.say(f"{counted(len(further), 'new class')}: {', '.join(further[:8])}{' …' if len(further) > 8 else ''}")
     return Data(*new, *(old or (None, None, None))), further
 
 
-def _check(asked: Asked, opened: Opened) -> None:
+def _fitted(opened: Opened, parts: tuple[Part, Part, Part], place: str, watcher: Watcher) -> tuple[Part, Part, Part]:
+    """The parts as long as the model reads them."""
+    train, validation, test = (opened.fitted(part) for part in parts)
+    if train[1]:
+        watcher.say(f"{place}: {train[1]}")
+    return train[0], validation[0], test[0]
+
+
+def _check(asked: Asked, opened: Opened, objective: Objective) -> None:
     """Refuse, before anything is trained, what cannot be.
 
     Raises:
@@ -162,6 +179,8 @@ def _check(asked: Asked, opened: Opened) -> None:
             raise ConfigurationError(
                 Option("set"), f" is for {method}; the methods asked for are {', '.join(asked.methods)}"
             )
+    for method in asked.methods:
+        applying.built(Candidate(method, asked.settings.get(method, {})), opened, objective)
 
 
 def check_folder(asked: Asked) -> None:
@@ -215,10 +234,13 @@ def _tried(shop: Workshop, asked: Asked, method: str, before: float | None, watc
     return found
 
 
-def _base(points: Sequence[Point]) -> Candidate:
-    """The end of the line from before: plain fine-tuning if it was trained, else what learned most."""
+def _base(points: Sequence[Point]) -> Candidate | None:
+    """The end of the line from before: plain fine-tuning if it was trained, else what learned most by training."""
     plain = [point for point in points if point.method == proposing.PLAIN]
-    best = max(plain or points, key=lambda point: point.learned)
+    trained = plain or [point for point in points if registry.lookup(point.method).kind != "head"]
+    if not trained:
+        return None
+    best = max(trained, key=lambda point: point.learned)
     return Candidate(best.method, best.settings)
 
 
@@ -227,7 +249,7 @@ def _audited(asked: Asked, shop: Workshop, after: Opened, chosen: Point) -> Audi
     parts = [("old data", shop.data.old_test), ("new data", shop.data.new_test)]
     tested: dict[str, Part] = {name: part for name, part in parts if part is not None}
     return audit(
-        shop.before().model,
+        shop.given().model,
         after.model,
         {name: shop.batches(after, part, name) for name, part in tested.items()},
         objective=shop.objective,
@@ -240,7 +262,9 @@ def _audited(asked: Asked, shop: Workshop, after: Opened, chosen: Point) -> Audi
 def _write(asked: Asked, outcome: Outcome, after: Opened, shop: Workshop, before: float | None) -> None:
     """The folder as it shall be: first beside it, then in its place, so that nothing is ever half written."""
     folder = outcome.folder
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+    for left in folder.glob(f"{_WRITING}*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_WRITING) as temporary:
         place = Path(temporary)
         write(place, asked, outcome, after, before)
         _check_written(after, place, shop, outcome)

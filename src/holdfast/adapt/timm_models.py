@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from holdfast.adapt.images import Preparation
 from holdfast.adapt.opened import Opened
+from holdfast.bench.data import hub
 from holdfast.errors import ConfigurationError, DependencyError, Option
 
 __all__ = ["Timm"]
@@ -40,10 +43,20 @@ class Timm(Opened):
         except ImportError as error:
             raise DependencyError(f"a model of timm needs: pip install 'holdfast[vision]' ({error})") from error
         name = source.removeprefix(_PREFIX)
-        try:
-            model = timm.create_model(name, pretrained=True)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise ConfigurationError(Option("model"), f" is {source!r}, which timm could not make: {error}") from error
+        if ":" not in name and not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
+            raise ConfigurationError(
+                Option("model"), f" is {source!r}, which timm does not have; the nearest are {', '.join(near)}"
+            )
+        local = name.startswith("local-dir:")
+        with nullcontext(True) if local else hub.asked() as reached:
+            try:
+                model = timm.create_model(name, pretrained=True)
+            except (RuntimeError, ValueError, OSError) as error:
+                why = " ".join(str(error).split()) if reached else "the hub with its weights cannot be reached"
+                raise ConfigurationError(
+                    Option("model"), f" is {source!r}, which timm could not make: {why}"
+                ) from error
         known = list(classes) or list(model.pretrained_cfg.get("label_names") or ())
         if classes and len(classes) != model.num_classes:
             raise ConfigurationError(

@@ -126,7 +126,8 @@ def train(opened: Opened, keep: Method | None, course: Course, finish: Callable[
     per_epoch = total // settings.epochs
     while done < total:
         epoch, place = divmod(done, per_epoch)
-        torch.manual_seed(settings.seed * 7_919 + done)  # of dropout: so that a step does not depend on those before
+        # Of dropout: so that a step does not depend on those before, and no two processes leave out the same.
+        torch.manual_seed((accelerator.process_index << 40) + settings.seed * 7_919 + done)
         places = order(len(course.data), epoch, settings.seed)[place * settings.batch_size :][: settings.batch_size]
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - done / total)

@@ -25,6 +25,10 @@ _Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column o
 _Classes = Annotated[
     str, typer.Option(metavar="A,B,C", help="What the outputs are called, in order, where the model does not say.")
 ]
+_Length = Annotated[
+    int | None,
+    typer.Option(metavar="TOKENS", min=2, help="Of a text at most; default what the model reads, up to 512."),
+]
 _Broken = Annotated[bool, typer.Option("--skip-broken", help="Leave out what cannot be read, and say how much.")]
 
 
@@ -61,6 +65,7 @@ class _AdaptOptions:
     text: _Text = None
     label: _Label = None
     classes: _Classes = ""
+    length: _Length = None
     skip_broken: _Broken = False
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the model, its card and report.html.")] = Path(
         "adapted"
@@ -83,6 +88,7 @@ class _AuditOptions:
     text: _Text = None
     label: _Label = None
     classes: _Classes = ""
+    length: _Length = None
     skip_broken: _Broken = False
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per forward pass.")] = 32
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for audit.json and report.html.")] = None
@@ -90,6 +96,7 @@ class _AuditOptions:
 
 def _adapt(context: typer.Context, asked: _AdaptOptions) -> None:
     """Teach your own model new data without losing the old, and write it with an audit of both."""
+    from holdfast import registry
     from holdfast.adapt.asked import Asked
     from holdfast.adapt.running import adapt, check_folder
     from holdfast.adapt.training import Settings
@@ -101,17 +108,21 @@ def _adapt(context: typer.Context, asked: _AdaptOptions) -> None:
     from holdfast.cli.stepping import watching
 
     methods = options.names("--methods", asked.methods)
+    settings = {
+        method: {key: typed.typed(registry.lookup(method), key, value) for key, value in given.items()}
+        for method, given in typed.per_method("--set", asked.set or [], methods).items()
+    }
     words = context.find_root().obj or ["adapt", asked.model]
     wanted = Asked(
         model=asked.model, data=asked.data, keep=asked.keep, out=str(asked.out), methods=methods,
-        settings=typed.per_method("--set", asked.set or [], methods), trials=asked.trials, hold=asked.hold,
+        settings=settings, trials=asked.trials, hold=asked.hold,
         train=Settings(
             asked.epochs, asked.batch_size, asked.lr, asked.optimizer, asked.accumulation,
             asked.precision,  # type: ignore[arg-type]  # which is checked there
             asked.seed,
         ),
         text=asked.text, label=asked.label, classes=options.names("--classes", asked.classes),
-        skip_broken=asked.skip_broken, lora=asked.lora, command=shlex.join(["holdfast", *words]),
+        length=asked.length, skip_broken=asked.skip_broken, lora=asked.lora, command=shlex.join(["holdfast", *words]),
     )  # fmt: skip
     check_folder(wanted)
     with watching(show.progress_console()) as watcher, asked_to_stop(show.aside) as stop:
@@ -134,8 +145,8 @@ def _audit(context: typer.Context, asked: _AuditOptions) -> None:
     words = context.find_root().obj or ["audit", asked.before, asked.after]
     found = audit_of(
         asked.before, asked.after, asked.data, text=asked.text, label=asked.label,
-        classes=options.names("--classes", asked.classes), skip_broken=asked.skip_broken, whole=asked.whole,
-        batch_size=asked.batch_size, say=show.aside,
+        classes=options.names("--classes", asked.classes), length=asked.length, skip_broken=asked.skip_broken,
+        whole=asked.whole, batch_size=asked.batch_size, say=show.aside,
     )  # fmt: skip
     typer.echo(as_text(found))
     if asked.out is not None:

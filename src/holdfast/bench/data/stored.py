@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from holdfast.bench.data import columns, named, tables
+from holdfast.bench.data import columns, hub, named, tables
 from holdfast.bench.data.columns import Meaning
 from holdfast.bench.data.parts import PARTS, Key, Kind, Part, Samples
 from holdfast.errors import DataError
@@ -64,12 +64,15 @@ def behind(
         return found
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).parent.exists():
         return []
-    try:
-        loaded = tables.datasets_library().load_dataset(name)
-    except Exception as error:  # no connection, no such data set, a form that it cannot read
-        raise DataError(
-            f"there is no folder or file {name}, and the Hub's data set of that id could not be read: {_line(error)}"
-        ) from error
+    library = tables.datasets_library()
+    with hub.asked() as reached:
+        try:
+            loaded = library.load_dataset(name)
+        except Exception as error:  # no such data set, a form that it cannot read
+            why = _line(error) if reached else "the Hub cannot be reached"
+            raise DataError(
+                f"there is no folder or file {name}, and the Hub's data set of that id could not be read: {why}"
+            ) from error
     return _of(loaded, name, told, kind, skip_broken)
 
 
