@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from holdfast.auditing import Audit
 from holdfast.cli import app
+from tests.adapt.conftest import CLASSES, FURTHER, draw
 
 TRAIN = "--epochs 4 --batch-size 8 --lr 1e-2".split()
 
@@ -47,6 +49,41 @@ def test_adapt_and_audit(place: Path) -> None:
     assert "holdfast audit mine:make better" in (place / "audit" / "report.html").read_text()
 
 
+def test_an_audit_leaves_out_what_the_model_was_trained_on(place: Path) -> None:
+    """Of data without parts an adaptation cuts them: an audit of the same data asks the same test part."""
+    for name, kinds, seed in (("was", CLASSES, 0), ("is", FURTHER, 1)):
+        draw(place / name, kinds, 15, seed)
+    run(
+        "adapt",
+        "mine:make",
+        "--data",
+        "is",
+        "--keep",
+        "was",
+        "--methods",
+        "finetune",
+        *TRAIN,
+        "--seed",
+        "3",
+        "--out",
+        "a",
+    )
+    done = run("audit", "mine:make", "a", "--data", "was", "--data", "is", "--out", "audit")
+    assert "was: a was trained on some of them; the 6 of its test part are asked" in done.output
+    for found, written in zip(Audit.load("audit/audit.json").data, Audit.load("a/audit.json").data, strict=True):
+        assert found.samples == 6 and found.accuracy == written.accuracy and found.loss == written.loss
+    draw(place / "other", CLASSES, 15, 4)
+    done = run("audit", "mine:make", "a", "--data", "other")
+    assert "other: no test part, so all 30 are asked" in done.output and "other (30 samples)" in done.output
+    assert "was (30 samples)" in run("audit", "mine:make", "a", "--data", "was", "--whole").output
+
+
+def test_settings_are_read_as_numbers(place: Path) -> None:
+    words = ["adapt", "mine:make", "--data", "new", "--methods", "l2sp", *TRAIN]
+    assert run(*words, "--set", "l2sp.strength=2e-3", "--out", "a").exit_code == 0
+    assert json.loads((place / "a" / "candidates.json").read_text())["chosen"]["settings"] == {"strength": 2e-3}
+
+
 def test_a_gate(place: Path) -> None:
     run("adapt", "mine:make", "--data", "new", "--methods", "finetune", *TRAIN, "--out", "worse")
     lost = run("audit", "mine:make", "worse", "--data", "old", "--fail-above", "1")
@@ -63,6 +100,14 @@ def test_a_gate(place: Path) -> None:
         ("adapt mine:make --data new --out old", "--out is old, which is not empty"),
         ("adapt mine:make --data new --optimizer adamm --out x", "--optimizer is 'adamm'"),
         ("adapt mine:make --data new --methods ewc --keep old --set l2sp.strength=1 --out x", "l2sp"),
+        ("adapt mine:make --data new --methods l2sp --set l2sp.strenth=1 --out x", "l2sp has no setting 'strenth'; it"),
+        ("adapt mine:make --data new --methods l2sp --set strength=much --out x", "l2sp.strength is 'much'; expected"),
+        ("adapt mine:make --data new --methods l2sp --set strength=-1 --out x", "strength is -1.0; expected"),
+        ("adapt mine:make --data new --set l2sp.strength=1 --out x", "--set needs --methods"),
+        (
+            "adapt mine:make --data new --methods wise-ft --set wise-ft.weight=1 --out x",
+            "wise-ft has no setting 'weight'",
+        ),
         ("audit mine:make mine:make --data new", "has classes left, right that mine:make lacks"),
         ("audit mine:make nowhere:make --data new", "could not be imported"),
     ],
@@ -70,7 +115,7 @@ def test_a_gate(place: Path) -> None:
 def test_bad_input_is_a_sentence(place: Path, words: str, sentence: str) -> None:
     done = run(*words.split())
     assert done.exit_code == 2 and sentence in " ".join(done.output.split()), done.output
-    assert not (place / "x" / "model.safetensors").exists()
+    assert not (place / "x").exists()
 
 
 def test_two_processes_give_the_model_of_one(place: Path) -> None:

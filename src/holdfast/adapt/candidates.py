@@ -44,6 +44,8 @@ class Data:
     old: Part | None = None
     old_validation: Part | None = None
     old_test: Part | None = None
+    trained_on: tuple[str, ...] = ()
+    """What tells the training parts from any others (`parts.fingerprint`), as they were read."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from holdfast.adapt.opened import Opened
 from holdfast.adapt.opening import open_model
 from holdfast.adapt.reading import Reader
 from holdfast.adapt.samples import Part, batches_of, columns_of, joined
+from holdfast.adapt.writing import trained_on
 from holdfast.auditing import Audit, audit
+from holdfast.bench.data.parts import fingerprint
 from holdfast.errors import ConfigurationError, DataError
 from holdfast.objectives import CausalLM, Classification, Objective
 
@@ -40,7 +43,7 @@ def audit_of(
     Args:
         before: the model before, as :func:`open_model` takes it.
         after: the model after.
-        data: where data are; of each its test part, else all of it.
+        data: where data are; of each its test part, or that which was cut when a model was adapted to it; else all.
         text: the column of texts, where its name does not say so.
         label: the column of labels, likewise.
         classes: what the outputs are called, where a model does not say.
@@ -64,11 +67,7 @@ def audit_of(
     reader = Reader(old.kind, text, label, skip_broken, 0, say)
     parts: dict[str, Part] = {}
     for place in data:
-        found = reader.found(place)
-        chosen = [found[name] for name in (("test",) if "test" in found and not whole else tuple(found))]
-        part = chosen[0]
-        for further in chosen[1:]:
-            part = joined(part, further)
+        part = _asked_of(reader, place, (before, after), whole)
         if not len(part):
             raise DataError(f"{place} holds no sample")
         parts[_called(place, parts)], done = new.fitted(part)
@@ -85,6 +84,29 @@ def audit_of(
         classes=list(new.classes) or None,
         called=(_short(before), _short(after) if _short(after) != _short(before) else after),
     )
+
+
+def _asked_of(reader: Reader, place: str, models: Sequence[str], whole: bool) -> Part:
+    """The samples of which both are asked: a test part, or that which an adaptation cut; else all of them."""
+    found = reader.found(place)
+    if whole:
+        return joined(*found.values())
+    if "test" in found:
+        return found["test"]
+    for model in models:
+        noted = trained_on(model)
+        if noted is None:
+            continue
+        try:
+            train, _, test = replace(reader, seed=noted[0], say=lambda sentence: None).parts(place)
+        except DataError:  # so small that no adaptation cut them
+            continue
+        if fingerprint(train) in noted[1]:
+            reader.say(f"{place}: {model} was trained on some of them; the {len(test):,} of its test part are asked")
+            return test
+    every = joined(*found.values())
+    reader.say(f"{place}: no test part, so all {len(every):,} are asked; a model that was trained on them is flattered")
+    return every
 
 
 def _check_alike(old: Opened, new: Opened, part: Part) -> None:

@@ -25,7 +25,7 @@ from holdfast.adapt.samples import Part
 from holdfast.adapt.training import Settings
 from holdfast.adapt.writing import write
 from holdfast.auditing import Audit, audit
-from holdfast.bench.data.parts import counted
+from holdfast.bench.data.parts import counted, fingerprint
 from holdfast.errors import ConfigurationError, DependencyError, Option, StateError
 from holdfast.files import write_file
 from holdfast.objectives import CausalLM, Classification, Objective
@@ -129,8 +129,10 @@ def _accelerator(train: Settings) -> Any:
 def _data(asked: Asked, opened: Opened, watcher: Watcher) -> tuple[Data, list[str]]:
     """New and old data in their parts, and the classes of the new ones that the model lacks."""
     reader = reading.Reader(opened.kind, asked.text, asked.label, asked.skip_broken, asked.train.seed, watcher.say)
-    new = _fitted(opened, reader.parts(asked.data), asked.data, watcher)
-    old = None if asked.keep is None else _fitted(opened, reader.parts(asked.keep), asked.keep, watcher)
+    read = {place: reader.parts(place) for place in (asked.data, asked.keep) if place is not None}
+    trained_on = tuple(fingerprint(parts[0]) for parts in read.values())
+    new = _fitted(opened, read[asked.data], asked.data, watcher)
+    old = None if asked.keep is None else _fitted(opened, read[asked.keep], asked.keep, watcher)
     known = set(opened.classes)
     further = sorted({label for part in new for label in part.labels} - known) if opened.kind != "language" else []
     if further and not opened.named and not asked.classes:
@@ -147,7 +149,8 @@ def _data(asked: Asked, opened: Opened, watcher: Watcher) -> tuple[Data, list[st
         )  # fmt: skip
     if further:
         watcher.say(f"{counted(len(further), 'new class')}: {', '.join(further[:8])}{' …' if len(further) > 8 else ''}")
-    return Data(*new, *(old or (None, None, None))), further
+    data = Data(*new, trained_on=trained_on)
+    return data if old is None else replace(data, old=old[0], old_validation=old[1], old_test=old[2]), further
 
 
 def _fitted(opened: Opened, parts: tuple[Part, Part, Part], place: str, watcher: Watcher) -> tuple[Part, Part, Part]:
@@ -266,7 +269,7 @@ def _write(asked: Asked, outcome: Outcome, after: Opened, shop: Workshop, before
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=_WRITING) as temporary:
         place = Path(temporary)
-        write(place, asked, outcome, after, before)
+        write(place, asked, outcome, after, before, shop.data.trained_on)
         _check_written(after, place, shop, outcome)
         for path in sorted(place.iterdir()):
             os.replace(path, folder / path.name)

@@ -14,12 +14,14 @@ from holdfast.bench.report.adapted import front_section
 from holdfast.bench.report.auditing import audit_page
 from holdfast.files import write_file
 
-__all__ = ["AUDIT", "CARD", "POINTS", "REPORT", "write"]
+__all__ = ["AUDIT", "CARD", "POINTS", "REPORT", "trained_on", "write"]
 
 CARD, REPORT, AUDIT, POINTS = "README.md", "report.html", "audit.json", "candidates.json"
 
 
-def write(folder: Path, asked: Asked, outcome: Outcome, opened: Opened, before: float | None) -> None:
+def write(
+    folder: Path, asked: Asked, outcome: Outcome, opened: Opened, before: float | None, trained_on: Sequence[str]
+) -> None:
     """Write everything.
 
     Args:
@@ -28,12 +30,14 @@ def write(folder: Path, asked: Asked, outcome: Outcome, opened: Opened, before: 
         outcome: what came of it.
         opened: the model.
         before: what the model before had on the old data's validation part.
+        trained_on: what tells its training parts from any others, so that an audit knows them again.
     """
     opened.write(folder)
     outcome.audit.save(folder / AUDIT)
     points = {
         "before": before, "chosen": outcome.chosen.plain(), "candidates": [point.plain() for point in outcome.points],
         "curve": [point.plain() for point in outcome.curve],
+        "trained_on": {"seed": asked.train.seed, "parts": list(trained_on)},
     }  # fmt: skip
     text = json.dumps(points, indent=1) + "\n"
     write_file(folder / POINTS, lambda file: file.write(text.encode()), what="points")
@@ -45,6 +49,19 @@ def write(folder: Path, asked: Asked, outcome: Outcome, opened: Opened, before: 
     )  # fmt: skip
     write_whole(folder / REPORT, page, "report")
     write_whole(folder / CARD, _card(asked, outcome, opened), "model card")
+
+
+def trained_on(model: str) -> tuple[int, tuple[str, ...]] | None:
+    """The seed by which the data of an adapted model were cut, and what tells its training parts; ``None`` of others.
+
+    Args:
+        model: what it is called.
+    """
+    try:
+        noted = json.loads((Path(model) / POINTS).read_text(encoding="utf-8"))["trained_on"]
+        return int(noted["seed"]), tuple(map(str, noted["parts"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _card(asked: Asked, outcome: Outcome, opened: Opened) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from holdfast import registry
 from holdfast.cli import commands, options
+from holdfast.errors import ConfigurationError
+from holdfast.registry import Value
 
 __all__ = ["register"]
 
@@ -94,24 +98,37 @@ class _AuditOptions:
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for audit.json and report.html.")] = None
 
 
+def _settings(texts: Sequence[str], methods: Sequence[str]) -> dict[str, dict[str, Value]]:
+    """What was typed for each method, as values of the types that it expects."""
+    from holdfast.adapt.applying import WISE_FT
+    from holdfast.bench.comparing import typed
+
+    if texts and not methods:
+        raise ConfigurationError(f"--set needs --methods: it got {texts[0]}, and no method is named")
+    found: dict[str, dict[str, Value]] = {}
+    for method, given in typed.per_method("--set", list(texts), methods).items():
+        if method == WISE_FT:
+            raise ConfigurationError(
+                f"{WISE_FT} has no setting {next(iter(given))!r}; its weight is chosen among eleven"
+            )
+        entry = registry.lookup(method)
+        found[method] = {key: typed.typed(entry, key, value) for key, value in given.items()}
+    return found
+
+
 def _adapt(context: typer.Context, asked: _AdaptOptions) -> None:
     """Teach your own model new data without losing the old, and write it with an audit of both."""
-    from holdfast import registry
     from holdfast.adapt.asked import Asked
     from holdfast.adapt.running import adapt, check_folder
     from holdfast.adapt.training import Settings
     from holdfast.auditing import as_text
-    from holdfast.bench.comparing import typed
     from holdfast.bench.jobs import manifest
     from holdfast.bench.jobs.interrupt import asked_to_stop
     from holdfast.cli import show
     from holdfast.cli.stepping import watching
 
     methods = options.names("--methods", asked.methods)
-    settings = {
-        method: {key: typed.typed(registry.lookup(method), key, value) for key, value in given.items()}
-        for method, given in typed.per_method("--set", asked.set or [], methods).items()
-    }
+    settings = _settings(asked.set or [], methods)
     words = context.find_root().obj or ["adapt", asked.model]
     wanted = Asked(
         model=asked.model, data=asked.data, keep=asked.keep, out=str(asked.out), methods=methods,
