@@ -58,6 +58,8 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.projections.bounds import FixNorm as FixNorm
     from holdfast.projections.bounds import MaxNorm as MaxNorm
     from holdfast.projections.freeze import Freeze as Freeze
+    from holdfast.projections.half import HFT as HFT
+    from holdfast.projections.momentum import MoFO as MoFO
     from holdfast.projections.packnet import PackNet as PackNet
     from holdfast.projections.pruning import AnpycPruning as AnpycPruning
     from holdfast.projections.rollback import OLOR as OLOR

@@ -103,6 +103,15 @@ _ENTRIES = (
         {"select": "*", "after": 1}, promises=frozenset({"exact-weights"}),
     ),
     Entry(
+        "hft", "method", "projection", "holdfast.projections.half:HFT", "Hui et al. 2024, arXiv:2404.18466", "1",
+        further={"seed": None},
+    ),
+    Entry(
+        "mofo", "method", "projection", "holdfast.projections.momentum:MoFO", "Chen et al. 2024, arXiv:2407.20999",
+        "1, and 1 in training",
+        {"fraction": 0.15}, {"fraction": Range(0.01, 1.0)}, {"select": None},
+    ),
+    Entry(
         "olor", "method", "projection", "holdfast.projections.rollback:OLOR", "Huang et al. 2024, arXiv:2401.10962",
         "1",
         {"level_max": 0.01, "level_min": 0.0, "power": 1.0, "scale_with_lr": False, "select": "*", "variant": "paper"},

@@ -49,10 +49,7 @@ def test_a_memory_needs_no_new_batch_and_is_not_used_up_by_looking() -> None:
 @pytest.mark.parametrize("made", [False, True])
 def test_a_run_goes_on_where_its_state_was(cached: int | None, made: bool, tmp_path: Path) -> None:
     texts = [text(1), (text(2)["input_ids"], text(2)["labels"]), text(3)]
-    if made:
-        source: Any = lambda model: (texts[i] for i in range(3))  # noqa: E731
-    else:
-        source = texts
+    source: Any = (lambda model: (texts[i] for i in range(3))) if made else texts
     settings = {"memory": source, "cached": cached, "kl_budget": None if cached else 0.01}
     model, keep, _ = taught(**settings)
     new = text(9)

@@ -138,8 +138,11 @@ class _Walk:
         gradient = torch.zeros_like(self.student) if gradients else None
         students = self.view(self.student)[..., :known]
         into = None if gradient is None else self.view(gradient)[..., :known]
-        whole = isinstance(self.teacher, Tensor)
-        teachers = self.view(self.teacher).__getitem__ if whole else self.teacher.part(self.view)  # type: ignore[union-attr, arg-type]
+        teachers = (
+            self.teacher.part(self.view)
+            if isinstance(self.teacher, Unfinished)
+            else self.view(self.teacher).__getitem__
+        )
         rows, positions = self.valid.shape
         width = max(1, min(positions, _PIECE // known))
         height = max(1, _PIECE // (known * positions)) if width == positions else 1

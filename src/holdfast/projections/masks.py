@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -90,9 +90,13 @@ class HoldsStatistics(Method):
         super()._loaded()
         self._find_normalisations()
 
+    def _stopped(self) -> Collection[str]:
+        """Names of the parameters that do not move any more."""
+        return self.state.keys()
+
     def _find_normalisations(self) -> None:
         # Of some rows of a normalisation's weights it does not follow that its statistics may stop.
-        self._normalisations = normalisations(self.model, self.state.keys() - self._rows.keys())
+        self._normalisations = normalisations(self.model, set(self._stopped()) - self._rows.keys())
 
 
 def is_prunable(parameter: Tensor) -> bool:
