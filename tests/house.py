@@ -93,8 +93,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "bench": ("bench.moved", "bench.data", "bench.comparing"),
     "adapt": (
-        "ground", "names", "objectives", "importance", "steps", "merging", "auditing", "registry", "bench.records",
-        "bench.data", "bench.models", "bench.training", "bench.report", "bench.export",
+        "ground", "names", "objectives", "importance", "steps", "merging", "auditing", "generating", "registry",
+        "bench.records", "bench.data", "bench.models", "bench.training", "bench.report", "bench.export",
     ),
     "cli": (
         "ground", "auditing", "registry", "bench.records", "bench.data", "bench.models", "bench.report", "bench.jobs",

@@ -54,6 +54,7 @@ class Entry:
         needs_one_head: whether it is about classes that compete in one head: a head per task leaves it nothing to do.
         needs_few_shot: whether it is for streams of a base task and then few samples of new classes, and no others.
         needs_unlabelled: whether it wants, before the first task, unlabelled samples of the tasks to come.
+        takes_memory: whether it takes ``memory=``, batches to ask a teacher about.
         keeps_optimizer: whether the optimizer is the memory and must survive the task change.
         control: whether every claim should be held against it.
         bound: whether it is the floor (no protection) or the ceiling of a comparison, never its winner.
@@ -82,6 +83,7 @@ class Entry:
     needs_one_head: bool = False
     needs_few_shot: bool = False
     needs_unlabelled: bool = False
+    takes_memory: bool = False
     keeps_optimizer: bool = False
     control: bool = False
     bound: Bound | None = None

@@ -200,7 +200,7 @@ _ENTRIES = (
         "lwf", "method", "distillation", "holdfast.distillation.lwf:LwF", "Li and Hoiem 2016, arXiv:1606.09282", "1",
         {"strength": 1.0, "temperature": 2.0, "variant": "paper"}, {"strength": Range(1e-2, 1e2)},
         {"direction": "forward", "non_target": False, "kl_budget": None},
-        promises=frozenset({"through-loss"}),
+        takes_memory=True, promises=frozenset({"through-loss"}),
     ),
     Entry(
         "classp", "optimizer", "optimizer", "holdfast.optim:CLASSP", "Ludwig 2024, arXiv:2405.09637", "1",

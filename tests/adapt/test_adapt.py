@@ -189,6 +189,31 @@ def test_a_language_model(writer: Path, tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "better") is not None
 
 
+def test_a_language_model_s_own_words_stand_in_for_old_data(writer: Path, tmp_path: Path, monkeypatch) -> None:
+    from holdfast import EWC, LwF
+    from holdfast.adapt import candidates
+
+    (tmp_path / "new.txt").write_text("\n".join(text for text, _ in reviews(40, 0)))
+    asked = Asked(
+        model=str(writer), data=str(tmp_path / "new.txt"), methods=("ewc", "lwf"), out=str(tmp_path / "better"),
+        train=replace(TRAIN, epochs=1),
+    )  # fmt: skip
+    seen, own = [], candidates.protected
+    monkeypatch.setattr(candidates, "protected", lambda *args: seen.append(own(*args)) or seen[-1])
+    written, write = [], candidates.own_words
+    monkeypatch.setattr(
+        candidates, "own_words", lambda *args, **kwargs: written.append(write(*args, **kwargs)) or written[-1]
+    )
+    outcome = adapt(asked)
+    assert {point.method for point in outcome.points} == {"ewc", "lwf"}
+    ewc, lwf = seen
+    assert isinstance(ewc, EWC) and isinstance(lwf, LwF) and (ewc.num_tasks, lwf.num_tasks, lwf.on) == (1, 1, "memory")
+    assert len(written) == 2 and torch.equal(written[0].tokens, written[1].tokens)
+    assert written[0].tokens.shape == (256, 8) and bool((written[0].tokens[:, 0] == 0).all())
+    assert lwf.divergence is not None and lwf.divergence > 0
+    assert not (tmp_path / "better" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

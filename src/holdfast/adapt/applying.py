@@ -59,7 +59,7 @@ def refusal(method: str, opened: Opened, *, has_old: bool, adapters: bool = Fals
     if method == WISE_FT:
         return None
     entry = registry.lookup(method)
-    if entry.needs_data and not has_old:
+    if entry.needs_data and not has_old and opened.kind != "language":  # which has its own words
         return "needs data of what must not be lost: give it with --keep"
     if entry.all_at_once and not has_old:
         return "learns old and new data at once: give the old with --keep"
@@ -94,13 +94,16 @@ def merges(candidate: Candidate) -> bool:
     return candidate.method != WISE_FT and "between-tasks" in registry.lookup(candidate.method).promises
 
 
-def built(candidate: Candidate, opened: Opened, objective: Objective) -> Any:
+def built(
+    candidate: Candidate, opened: Opened, objective: Objective, own: Callable[[], Iterable[Any]] | None = None
+) -> Any:
     """The method or the head of a candidate, which has seen nothing yet; ``None`` of what is neither.
 
     Args:
         candidate: which.
         opened: the model, not grown yet.
         objective: what a batch means.
+        own: texts of the model's own, for a method that asks a teacher about a memory; ``None``: it writes none.
 
     Raises:
         ConfigurationError: for a setting that it does not have, or a value that it refuses.
@@ -118,11 +121,16 @@ def built(candidate: Candidate, opened: Opened, objective: Objective) -> Any:
     settings = {**entry.defaults, **candidate.settings}
     if entry.kind == "head":
         return entry.build(None, **settings)
-    return entry.build(opened.model, objective=objective, **settings)
+    memory = {"memory": lambda model: own()} if own is not None and entry.takes_memory else {}
+    return entry.build(opened.model, objective=objective, **settings, **memory)
 
 
 def protected(
-    candidate: Candidate, opened: Opened, objective: Objective, old: Callable[[], Iterable[Any]] | None
+    candidate: Candidate,
+    opened: Opened,
+    objective: Objective,
+    old: Callable[[], Iterable[Any]] | None,
+    own: Callable[[], Iterable[Any]] | None = None,
 ) -> Method | None:
     """A method that remembers what the model knows now, for a candidate that trains under one.
 
@@ -131,11 +139,13 @@ def protected(
         opened: the model, not grown yet.
         objective: what a batch means.
         old: batches of what must not be lost, if there are any.
+        own: texts of the model's own, which stand in for them.
     """
-    keep = built(candidate, opened, objective)
+    keep = built(candidate, opened, objective, own)
     if not isinstance(keep, Method):
         return None
-    keep.consolidate(old() if old is not None and keep.needs_data else ())
+    known = own if old is None else old
+    keep.consolidate(known() if known is not None and keep.needs_data else ())
     return keep
 
 

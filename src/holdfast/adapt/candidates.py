@@ -17,6 +17,7 @@ from holdfast import registry
 from holdfast.adapt.adapters import merged, with_adapters
 from holdfast.adapt.applying import WISE_FT, Candidate, computed, merges, protected
 from holdfast.adapt.opened import Opened
+from holdfast.adapt.own_words import own_words
 from holdfast.adapt.points import Point, measured
 from holdfast.adapt.samples import Part, batches_of, columns_of, joined, order
 from holdfast.adapt.training import Course, Settings, train
@@ -173,7 +174,7 @@ class Workshop:
         torch.manual_seed(self.settings.seed)  # of adapters and sampled importances, whatever was made before
         opened = self.before()
         entry = registry.lookup(candidate.method)
-        keep = protected(candidate, opened, self.objective, self._old_of_mine(opened))
+        keep = protected(candidate, opened, self.objective, self._old_of_mine(opened), self._own(opened))
         if self.further:
             opened.grow(self.further)
             opened.model.to(self.accelerator.device)
@@ -200,6 +201,13 @@ class Workshop:
         assert keep is not None
         mine = self._mine(opened, self.data.new, "the new data")
         return lambda: keep.consolidate(mine())
+
+    def _own(self, opened: Opened) -> Callable[[], Iterable[Any]] | None:
+        """What the model writes by itself, where it writes: in place of old texts."""
+        if opened.kind != "language":
+            return None
+        size = max(1, self.settings.batch_size // (self.accelerator.num_processes * self.settings.accumulation))
+        return lambda: own_words(opened, seed=self.settings.seed, batch_size=size, folder=self.folder)
 
     def _old_of_mine(self, opened: Opened) -> Callable[[], Iterable[Any]] | None:
         return None if self.data.old is None else self._mine(opened, self.data.old, "the old data")

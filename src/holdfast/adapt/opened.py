@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from holdfast.adapt.last import grown, last_layer, replace
 from holdfast.bench.data.parts import Part
+from holdfast.errors import ConfigurationError
 
 __all__ = ["Kind", "Opened"]
 
@@ -29,6 +30,7 @@ class Opened(abc.ABC):
         classes: what its outputs are called, in order; of a language model empty.
         named: whether these names mean something; else they are numbers.
         usual_lr: the learning rate at which such a model is usually trained further.
+        length: how many tokens of a text it reads at most; 0 of one that reads none.
     """
 
     source: str
@@ -37,6 +39,7 @@ class Opened(abc.ABC):
     classes: tuple[str, ...]
     named: bool
     usual_lr: float = 1e-3
+    length: int = 0
 
     @abc.abstractmethod
     def inputs(self, samples: Sequence[Any]) -> Any:
@@ -61,6 +64,15 @@ class Opened(abc.ABC):
     def fitted(self, part: Part) -> tuple[Part, str]:
         """Samples as long as the model reads them, and what was done to them in a sentence; empty where nothing was."""
         return part, ""
+
+    @property
+    def start_of_text(self) -> Any:
+        """Where a text of its own begins, as ``holdfast.generations`` takes it.
+
+        Raises:
+            ConfigurationError: if it writes none.
+        """
+        raise ConfigurationError(f"{self.source} writes no texts; expected a language model")
 
     @property
     def last_layer(self) -> str:

@@ -129,6 +129,16 @@ class Pretrained(Opened):
             key: value for key, value in encoded.items() if key in ("input_ids", "attention_mask", "token_type_ids")
         }
 
+    @property
+    def start_of_text(self) -> Any:
+        """Its tokenizer, which says so, or what the model's settings say."""
+        if self.kind != "language":
+            return super().start_of_text
+        known = [self.model.config.bos_token_id, self.model.config.eos_token_id]
+        told = next((token for token in known if isinstance(token, int)), None)
+        tokenizer = self.processor
+        return tokenizer if told is None or tokenizer.bos_token or tokenizer.eos_token else told
+
     def fitted(self, part: Part) -> tuple[Part, str]:
         """Texts to go on with in pieces that it can read; of texts to classify, only how many are longer."""
         if self.kind == "images":

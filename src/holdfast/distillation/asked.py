@@ -81,8 +81,8 @@ class Asked(Method):
     def divergence(self) -> float | None:
         """KL(teacher ‖ model) on the latest new batch that was measured, in nats per position; ``None`` before one.
 
-        It is measured at temperature 1 in every tenth ``penalty`` (in each, where there is a budget), and predicts
-        forgetting better than distances between weights do.
+        It is measured at temperature 1 in the first ten and then every tenth ``penalty`` (in each, where there is a
+        budget), and predicts forgetting better than distances between weights do.
         """
         return None if self._divergence is None else float(self._divergence)
 
@@ -115,7 +115,7 @@ class Asked(Method):
                 )
             return False
         self._asked += 1
-        return self.kl_budget is not None or self._asked % _EVERY == 1
+        return self.kl_budget is not None or self._asked <= _EVERY or self._asked % _EVERY == 0
 
     def _note(self, divergence: Tensor) -> None:
         """Take a measurement into account, from the next step on."""
