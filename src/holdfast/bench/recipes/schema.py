@@ -111,11 +111,14 @@ class Published(_Strict):
 
     ``task`` is the task whose accuracy after the last task it is; without it, the average over all tasks. ``runs`` says
     of how many runs it is the mean, if that is known; ``differs`` why our protocol is not theirs, where it is not.
+    ``measure`` is what was measured, where it is not accuracy by task: over all classes after the last session, or the
+    mean of that over sessions.
     """
 
     source: str
     values: dict[str, float]
     task: int | None = Field(default=None, ge=0)
+    measure: Literal["average", "last session", "mean of sessions"] = "average"
     runs: int | None = Field(default=None, ge=1)
     part: str | None = None
     variants: list[str] = []
