@@ -121,6 +121,13 @@ class Trained(Read):
         ),
     ] = None
 
+    diagnose: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NORM", help="After each task, the Hessian's norm: hessian, hessian-frobenius or hessian-spectral."
+        ),
+    ] = None
+
     @property
     def scenes(self) -> dict[str, Any]:
         """What the stream is asked for, by name."""
@@ -145,7 +152,7 @@ class Trained(Read):
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
         names = ("model", "outputs", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
-        return {name: getattr(self, name) for name in (*names, "validation_fraction", "prequential")}
+        return {name: getattr(self, name) for name in (*names, "validation_fraction", "prequential", "diagnose")}
 
 
 @dataclass(kw_only=True)

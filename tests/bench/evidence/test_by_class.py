@@ -70,3 +70,12 @@ def test_a_pair_names_parts_that_there_are() -> None:
     recipe["paired"][0]["parts"] = ["nowhere"]
     with pytest.raises(ValidationError, match="paired: the part 'nowhere' is not one of"):
         recipes.Recipe.model_validate(recipe)
+
+
+def test_a_number_published_of_sessions_stands_beside_ours(tmp_path: Path) -> None:
+    page = read(fill(tmp_path / "results", row("lwpk", "few-shot-mnist", 0.4), NAME))
+    assert "| lwpk | last session | 63.67 ± 0.83 | 58.69 | +4.98 | protocol differs |" in page
+    assert "| lwpk | session mean | 76.83 ± 0.41 | 66.11 | +10.72 | protocol differs |" in page
+    assert page.count("| lwpk | 3 | 58.00 ± 1.24 |") == 1  # the row itself, once
+    found = {mark.metric: mark.value for mark in recipes.markers(recipes.load(NAME), "") if mark.method == "lwpk"}
+    assert found == {"last_session": 0.5869, "session_mean": 0.6611}

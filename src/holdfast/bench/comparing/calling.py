@@ -200,7 +200,8 @@ def compare(
         words: of the command that was typed, after ``holdfast``.
         **training: what replaces a field of the stream's default protocol: ``model``, ``optimizer``, ``lr``,
             ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``, ``backbone``, ``outputs``,
-            ``prequential`` (a window: each training sample is answered before it is learned); ``None`` replaces none.
+            ``prequential`` (a window: each training sample is answered before it is learned), ``diagnose``
+            (``"hessian"``: a norm of the loss's Hessian after each task); ``None`` replaces none.
 
     Returns:
         The table, with the record of every run.

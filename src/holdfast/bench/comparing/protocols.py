@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from holdfast.bench.records.record import BetweenTasks, Outputs
+from holdfast.bench.records.steepness import Diagnose
 
 __all__ = ["TEXT_MODEL", "Protocol", "default_threads", "protocol"]
 
@@ -22,6 +23,7 @@ class Protocol:
     validation_fraction: float = 0.1
     backbone: str = "random-patches"  # of closed-form heads
     outputs: Outputs = "fixed"
+    diagnose: Diagnose | None = None
     prequential: int | None = None  # window of the sliding accuracy of first answers; None: not asked for
 
 

@@ -22,6 +22,7 @@ _SHARED = (
     "training_outputs",
     "outputs",
     "prequential",
+    "diagnose",
     "tasks",
     "model",
     "epochs",

@@ -51,11 +51,25 @@ class Cell:
     published: Published | None = None
     differs: str = ""
     planned: int = 0
+    measure: str = "average"
+
+    @property
+    def is_average(self) -> bool:
+        """Whether it is the average over tasks: one such for every row."""
+        return self.task is None and self.measure == "average"
+
+    @property
+    def place(self) -> tuple[str, int | None, str]:
+        """Which number of its part it is."""
+        return self.label, self.task, self.measure
 
     @cached_property
     def estimate(self) -> Estimate | None:
         """Over the seeds, in percent; ``None`` where no run has finished."""
-        return Estimate.of(100 * accuracy(record, self.task) for record in self.records)
+        if self.task is not None:
+            return Estimate.of(100 * accuracy(record, self.task) for record in self.records)
+        found = [measured(record, self.measure) for record in self.records]
+        return Estimate.of(None if value is None else 100 * value for value in found)
 
     @property
     def theirs(self) -> float | None:
@@ -214,9 +228,13 @@ class Experiment:
             failed = tuple(record for record in found if record.status != "finished")
             planned = self.recipe.seeds_of(row, self.variant)
             for task in [None, *self.tasks(name)]:
-                theirs = next((each for each in reported if each.task == task and row.label in each.values), None)
+                mine = [each for each in reported if each.task == task and row.label in each.values]
+                theirs = next((each for each in mine if each.measure == "average"), None)
                 differs = (theirs.differs or part.differs) if theirs is not None else ""
                 yield Cell(row.label, name, task, finished, failed, theirs, differs, planned)
+                for each in (each for each in mine if each.measure != "average"):
+                    differs = each.differs or part.differs
+                    yield Cell(row.label, name, task, finished, failed, each, differs, planned, each.measure)
 
 
 def collect(folder: Path) -> list[Experiment]:

@@ -90,7 +90,7 @@ def tally(experiments: Iterable[Experiment]) -> Tally:
 def behind(experiment: Experiment, part: str, links: Links) -> list[str]:
     """What lies behind the findings of one part: differences by task, and how far published numbers are explained."""
     cells = _cells(experiment, part)
-    by_place = {(cell.label, cell.task): cell for cell in cells}
+    by_place = {(cell.label, cell.task): cell for cell in cells if cell.measure == "average"}
     sentences = [text for each in differences(experiment, part) if (text := _by_task(each, by_place))]
     return sentences + _never_learned(experiment, part) + _against_published(cells, experiment, links)
 
@@ -119,7 +119,7 @@ def _cells(experiment: Experiment, part: str) -> list[Cell]:
 
 def incomplete(experiment: Experiment) -> str:
     """How many of its rows have all their seeds; empty where all have."""
-    rows = [cell for part in experiment.recipe.parts for cell in _cells(experiment, part) if cell.task is None]
+    rows = [cell for part in experiment.recipe.parts for cell in _cells(experiment, part) if cell.is_average]
     whole = sum(len(cell.records) >= cell.planned for cell in rows)
     some = sum(0 < len(cell.records) < cell.planned for cell in rows)
     if whole == len(rows):
@@ -250,7 +250,7 @@ def _single_run(cell: Cell) -> str:
 def _strengths(cell: Cell) -> str:
     """What the grid of a row says about its distance from the published number; empty where there is no such grid."""
     grid = tried(cell.records[0])
-    if grid is None or cell.task is not None or len(grid.scores) < 2:
+    if grid is None or not cell.is_average or len(grid.scores) < 2:
         return ""
     assert cell.theirs is not None
     finished = {value: score for value, score in grid.scores.items() if score >= 0}
@@ -275,7 +275,7 @@ def gap(cell: Cell) -> float:
 def number_of(cell: Cell) -> str:
     """What the number is of: the average, or a task."""
     if cell.task is None:
-        return "average"
+        return cell.measure
     names = cell.records[0].task_names if cell.records else []
     return f"task {cell.task + 1}" + (f" ({names[cell.task]})" if names else "")
 

@@ -34,7 +34,7 @@ def of_part(experiment: Experiment, part: str) -> str | None:
     published = [
         PublishedValue(label, "average_accuracy", value / 100, each.source)
         for each in experiment.reported(part)
-        if each.task is None
+        if each.task is None and each.measure == "average"
         for label, value in each.values.items()
     ]
     drawing = drawn_forest(

@@ -16,7 +16,7 @@ __all__ = ["line", "of_rows", "published"]
 
 def of_rows(cells: Sequence[Cell]) -> list[str]:
     """The rows of a part: what each reached, what it cost, and under which settings."""
-    rows = [cell for cell in cells if cell.task is None]
+    rows = [cell for cell in cells if cell.is_average]
     some = [cell for cell in rows if cell.records or cell.failed]
     lines = [line("row", "seeds", "accuracy (%)", "s per run", "state", "settings", "by task (%)"), "|---" * 7 + "|"]
     lines += [_row(cell) for cell in some]
@@ -38,19 +38,19 @@ def published(experiment: Experiment, cells: Sequence[Cell]) -> list[str]:
         experiment: says which rows are paired.
         cells: all of a part.
     """
-    numbers = {(cell.label, cell.task) for cell in cells if cell.theirs is not None and cell.records}
+    numbers = {cell.place for cell in cells if cell.theirs is not None and cell.records}
     pairs = [each.rows for each in experiment.recipe.paired]
     wanted = numbers | {
-        (other, task)
+        (other, task, measure)
         for rows in pairs
         for one, other in (rows, rows[::-1])
-        for label, task in numbers
+        for label, task, measure in numbers
         if label == one and task is not None
     }
     if not numbers:
         return []
     head = [line("row", "number", "ours (%)", "published (%)", "difference", "verdict"), "|---" * 6 + "|"]
-    return [*head, *(_beside(cell) for cell in cells if cell.records and (cell.label, cell.task) in wanted), ""]
+    return [*head, *(_beside(cell) for cell in cells if cell.records and cell.place in wanted), ""]
 
 
 def _beside(cell: Cell) -> str:

@@ -34,11 +34,17 @@ def markers(
                 found.append(
                     PublishedValue(label, "average_accuracy", percent / 100, source, part.stream, part.scenario)
                 )
+            for each in (each for each in mine if each.measure != "average" and label in each.values):
+                differs = "a quick version" if quick else each.differs or part.differs
+                source = each.source + (f"; protocol differs: {differs}" if differs else "")
+                key, share = each.measure.replace(" ", "_"), each.values[label] / 100
+                found.append(PublishedValue(label, key, share, source, part.stream, part.scenario))
     return found
 
 
 def _average(given: list[Published], label: str, tasks: int | None) -> tuple[str, float, str] | None:
     """Where a label's published average is from, the average in percent, and how its protocol differs."""
+    given = [each for each in given if each.measure == "average"]
     for each in given:
         if each.task is None:
             return each.source, each.values[label], each.differs

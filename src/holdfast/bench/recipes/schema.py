@@ -118,7 +118,7 @@ class Published(_Strict):
     source: str
     values: dict[str, float]
     task: int | None = Field(default=None, ge=0)
-    measure: Literal["average", "last session", "mean of sessions"] = "average"
+    measure: Literal["average", "last session", "session mean"] = "average"
     runs: int | None = Field(default=None, ge=1)
     part: str | None = None
     variants: list[str] = []

@@ -29,6 +29,7 @@ from holdfast.bench.records import legacy
 from holdfast.bench.records.by_class import ByClass
 from holdfast.bench.records.choice import Choice
 from holdfast.bench.records.first_answers import FirstAnswers
+from holdfast.bench.records.steepness import Diagnose
 from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
 
@@ -134,6 +135,7 @@ class RunConfig(_Frozen):
     backbone: str | None = None
     outputs: Outputs = "fixed"
     prequential: int | None = Field(default=None, ge=1)
+    diagnose: Diagnose | None = None
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)
     importance_batch_size: int = Field(default=256, ge=1)
@@ -338,10 +340,7 @@ def load_all(folder: str | os.PathLike[str]) -> list[Record]:
 
 
 def without_times(record: Record) -> dict[str, Any]:
-    """Everything in a record that one machine and one seed must reproduce bit for bit.
-
-    Drops the date, the seconds and the peak memory, which differ from run to run.
-    """
+    """What one machine and one seed must reproduce bit for bit: all but the date, the seconds and the peak memory."""
     fields: dict[str, Any] = json.loads(record.model_dump_json())
     del fields["environment"]["date"]
     for name in [name for name in fields["costs"] if name.startswith("seconds_") or name == "peak_memory_bytes"]:

@@ -9,6 +9,7 @@ from holdfast.bench.report import charts, history
 from holdfast.bench.report.charts import Series, swatch
 from holdfast.bench.report.columns import METRICS, Estimate, Metric
 from holdfast.bench.report.standing import standing
+from holdfast.bench.report.steepness import steepness
 from holdfast.bench.report.summary import BOUNDS, Group, PublishedValue, SummaryRow
 from holdfast.bench.report.svg import el, text
 from holdfast.bench.report.tables import format_estimate, streamed_metrics, streamed_notes
@@ -52,6 +53,7 @@ def group_section(identity: str, group: Group, series: dict[str, Series], publis
         parts.append(legend(identity, group, series))
         parts += _charts(identity, group, series, published)
         parts += _streamed(identity, group, series)
+        parts += steepness(group)
     losses = [history.loss(f"{identity}-l{k}", row, series[row.label]) for k, row in enumerate(group.rows)]
     if any(losses):
         words = "A line for each seed; the area is the share of the loss that the penalty makes up."

@@ -27,6 +27,7 @@ from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import Session, sessions
 from holdfast.bench.training.snapshot import Cursor, Forgetful, Keeper, Ledger, Snapshot
+from holdfast.bench.training.steepness import Slope
 from holdfast.bench.training.streaming import Streaming
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError, StateError
 
@@ -148,6 +149,7 @@ class _Run:
         self.learner = Learner(config, stream)
         self.diagnosis = Diagnosis(self.learner)
         self.streaming = Streaming(self.learner, config.prequential if read_test else None)
+        self.slope = Slope(self.learner, config.diagnose if read_test else None)
         self.cursor, self.ledger = Cursor(), Ledger()
         self.sessions = list(sessions(stream, joint=self.learner.entry.all_at_once))
         self.health = Health(self.learner, self.diagnosis.explain)
@@ -293,6 +295,7 @@ class _Run:
     def _remember_and_test(self, session: Session) -> None:
         cursor, ledger, learner = self.cursor, self.ledger, self.learner
         self.streaming.pass_over(session, ledger)
+        self.slope.learned(session, ledger.diagnostics)
         start = time.perf_counter()
         self.diagnosis.end_of_task(session.last.index, ledger.diagnostics)
         with self._explaining(), noting(ledger.warnings, self.config.method):
