@@ -163,6 +163,7 @@ def hessian_norm(
     select: Select = None,
     probes: int = 16,
     iterations: int = 100,
+    blocks: bool = True,
     generator: torch.Generator | None = None,
 ) -> HessianNorm:
     r"""A norm of the Hessian of a batch's mean loss, in all weights together and in each tensor.
@@ -183,6 +184,7 @@ def hessian_norm(
         select: which trainable parameters count.
         probes: vectors that the Frobenius norm is estimated from; its relative error falls as 1/√probes.
         iterations: of the power iteration, at most.
+        blocks: whether each tensor's norm is wanted, too.
         generator: the source of probes; ``None``: always the same ones.
 
     Returns:
@@ -216,7 +218,7 @@ def hessian_norm(
         return HessianNorm(
             kind=kind,
             whole=along if kind == "quadratic" else norm(curvature, everything),
-            tensors={name: norm(curvature, slice(i, i + 1)) for i, name in enumerate(params)},
+            tensors={name: norm(curvature, slice(i, i + 1)) for i, name in enumerate(params) if blocks},
             loss=float(curvature.loss.detach()),
             gradient=math.sqrt(_dot(gradient, gradient)),
             step=1 / along if along > 0 else math.inf,

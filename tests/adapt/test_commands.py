@@ -40,7 +40,7 @@ def test_adapt_and_audit(place: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "Model: better" in done.output and "old data (20 samples)" in done.output
-    found = run("audit", "mine:make", "better", "--data", "old", "--data", "new", "--out", "audit")
+    found = run("audit", "mine:make", "better", "--data", "old", "--data", "new", "--hessian", "--out", "audit")
     assert found.exit_code == 0, found.output
     old, new = Audit.load("audit/audit.json").data
     written = Audit.load("better/audit.json").data

@@ -33,6 +33,7 @@ def audit_of(
     skip_broken: bool = False,
     whole: bool = False,
     batch_size: int = 32,
+    hessian: bool = False,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Audit:
     """What was lost and what was gained between two models.
@@ -51,6 +52,7 @@ def audit_of(
         skip_broken: leave out what cannot be read.
         whole: all of the data, not their test part alone.
         batch_size: samples per forward pass.
+        hessian: whether to measure how steep the loss is around both, on the first batch of the first data.
         say: is told of what was found.
 
     Raises:
@@ -82,6 +84,7 @@ def audit_of(
         objective=objective,
         names={name: part.names for name, part in parts.items()},
         classes=list(new.classes) or None,
+        hessian=hessian,
         called=(_short(before), _short(after) if _short(after) != _short(before) else after),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +14,7 @@ from holdfast.auditing.drift import relative_distances
 from holdfast.auditing.features import Features, similarities
 from holdfast.auditing.record import Audit, DataAudit, Layer
 from holdfast.auditing.tally import AnswerTally, LossTally
+from holdfast.curvature import Kind, hessian_norm
 from holdfast.errors import ConfigurationError, DataError, Option
 from holdfast.importance.untouched import untouched
 from holdfast.objectives import Batch, Objective, as_objective
@@ -24,6 +25,7 @@ from holdfast.objectives.positions import Positions
 __all__ = ["audit"]
 
 Asked: TypeAlias = "Objective | Callable[[Any, Batch], Tensor] | None"
+_NORMS: tuple[Kind, ...] = ("quadratic", "frobenius")  # the spectral norm takes up to a hundred products
 _OLD = "old"  # what a single data set is called
 
 
@@ -37,6 +39,7 @@ def audit(
     classes: Sequence[str] | Mapping[int, str] | None = None,
     called: tuple[str, str] = ("before", "after"),
     similarity_samples: int = 1000,
+    hessian: bool = False,
 ) -> Audit:
     """What was lost and what was gained between two models, on any data. Both are looked at and left as they were.
 
@@ -50,6 +53,9 @@ def audit(
         classes: what the classes are called; default: what a Transformers model's configuration says.
         called: what the two models are called.
         similarity_samples: how many samples of the first data set the layers' similarities are of; 0: none.
+        hessian: whether to measure how steep the loss is around both models, in all their parameters: the Hessian's
+            norm (see :func:`holdfast.hessian_norm`) on the first batch. It costs 17 products with it, of about two
+            backward passes each.
 
     Returns:
         A frozen record; :func:`holdfast.auditing.as_text` shows it as a table.
@@ -75,13 +81,50 @@ def audit(
     meanings = _by_set("objective", objective, sets, lambda asked: isinstance(asked, Mapping))
     labels = _by_set("names", names, sets, lambda asked: isinstance(asked, Mapping))
     found, features = [], [Features(model, similarity_samples) for model in (before, after)]
+    seen: list[tuple[Batch, Objective]] = []
     with untouched(before, ()), untouched(after, ()), torch.no_grad():
         for number, (name, data) in enumerate(sets.items()):
             meaning = as_objective(meanings[name], before)
             run = _Set(name, meaning, labels[name], _class_names(classes, before, after))
+            if hessian and number == 0:
+                data = _noting(data, meaning, seen)
             found.append(run.audited(before, after, data, features if number == 0 and similarity_samples else []))
     layers, samples = _layers(before, after, features)
-    return Audit(*called, tuple(found), layers, samples)
+    steep = _steepness(before, after, *seen[0]) if seen else None
+    return Audit(*called, tuple(found), layers, samples, steep)
+
+
+def _noting(batches: Iterable[Batch], objective: Objective, seen: list[tuple[Batch, Objective]]) -> Iterator[Batch]:
+    """Batches as they come, of which the first is noted."""
+    for batch in batches:
+        if not seen:
+            seen.append((batch, objective))
+        yield batch
+
+
+def _steepness(
+    before: nn.Module, after: nn.Module, batch: Batch, objective: Objective
+) -> dict[str, tuple[float, float]]:
+    """Kind of norm -> of both models."""
+    found: dict[str, tuple[float, float]] = {}
+    with _trainable(before), _trainable(after):
+        for kind in _NORMS:
+            old, new = (hessian_norm(model, batch, objective, kind, blocks=False) for model in (before, after))
+            found[kind] = old.whole, new.whole
+    return found
+
+
+@contextlib.contextmanager
+def _trainable(model: nn.Module) -> Iterator[None]:
+    """All parameters take part for as long as it lasts, frozen ones too."""
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 class _Set:

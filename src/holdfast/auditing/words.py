@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from holdfast.auditing.record import Audit, Change, DataAudit, Measured
 
-__all__ = ["as_text", "counts", "figures", "probability", "verdict"]
+__all__ = ["as_text", "counts", "figures", "probability", "steepness", "verdict"]
+
+_NORMS = {"quadratic": "curvature along the gradient", "frobenius": "Frobenius norm of the Hessian"}
 
 _CHANCE = 0.05
 _SHOWN = 5
@@ -104,6 +106,14 @@ def counts(data: DataAudit) -> str:
     return f"{data.samples:,} samples, {data.count:,} {data.part}s"
 
 
+def steepness(found: Audit) -> list[tuple[str, str, str, str]]:
+    """The rows of a table: norms of the loss's Hessian around both models, and their ratio; none if not asked for."""
+    return [
+        (_NORMS.get(kind, kind), f"{old:.4g}", f"{new:.4g}", f"× {new / old:.3g}" if old else "")
+        for kind, (old, new) in (found.hessian_norm or {}).items()
+    ]
+
+
 def as_text(found: Audit) -> str:
     """An audit as lines for a terminal: each data set, then the layers that moved most.
 
@@ -129,6 +139,9 @@ def as_text(found: Audit) -> str:
     moved = sorted((each for each in found.layers if each.distance), key=lambda each: -(each.distance or 0))[:_SHOWN]
     if moved:
         parts.append(f"layers that moved most: {', '.join(f'{each.name} {each.distance:.3g}' for each in moved)}")
+    if rows := steepness(found):
+        lines = _aligned([("", found.before, found.after, "ratio"), *rows])
+        parts.append("\n".join([f"how steep the loss is ({found.data[0].name}, first batch):", *lines]))
     return "\n\n".join(parts)
 
 

@@ -89,6 +89,9 @@ class _AuditOptions:
         ),
     ] = None  # fmt: skip
     whole: Annotated[bool, typer.Option("--whole", help="All the data, not their test part alone.")] = False
+    hessian: Annotated[
+        bool, typer.Option("--hessian", help="Also how steep the loss is around both: the Hessian's norm.")
+    ] = False
     text: _Text = None
     label: _Label = None
     classes: _Classes = ""
@@ -163,7 +166,7 @@ def _audit(context: typer.Context, asked: _AuditOptions) -> None:
     found = audit_of(
         asked.before, asked.after, asked.data, text=asked.text, label=asked.label,
         classes=options.names("--classes", asked.classes), length=asked.length, skip_broken=asked.skip_broken,
-        whole=asked.whole, batch_size=asked.batch_size, say=show.aside,
+        whole=asked.whole, batch_size=asked.batch_size, hessian=asked.hessian, say=show.aside,
     )  # fmt: skip
     typer.echo(as_text(found))
     if asked.out is not None:

@@ -87,6 +87,11 @@ def audit_sections(found: Audit) -> list[tuple[str, str]]:
     parts = [(data.name, _data(f"d{number}", found, data)) for number, data in enumerate(found.data)]
     if found.layers:
         parts.append(("Layer by layer", _layers(found)))
+    if rows := words.steepness(found):
+        note = f"Of the loss's Hessian, in all parameters, on the first batch of {found.data[0].name}. The larger, the "
+        note += "smaller a step of plain gradient descent it bears. It says nothing about what was forgotten."
+        table = box(("", found.before, found.after, "ratio"), rows, "Norms of the Hessian")
+        parts.append(("How steep the loss is", el("p", text(note), class_="note") + table))
     return parts
 
 
