@@ -1,4 +1,4 @@
-"""How steep the loss is around two models that are audited: against the dense Hessian, in the table and in the report."""
+"""How steep the loss is around two audited models: against the dense Hessian, in the table and in the report."""
 
 from __future__ import annotations
 

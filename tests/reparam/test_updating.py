@@ -9,54 +9,101 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import InRank, reparam
+from holdfast import GoldenSGD, InRank, reparam
 from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_parameters
-from holdfast.reparam.updating import factor_step
+from holdfast.reparam.updating import factor_gradients
 from holdfast.testing.cases import network, sgd, task, train
 
 DOUBLE = torch.float64
 
 
-def plain_sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.9)),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, amsgrad=True),
+    "fused": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "golden": GoldenSGD,
+}
 
 
-def test_under_gradient_descent_it_is_training_the_factors() -> None:
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_it_is_training_the_factors_under_any_optimizer(kind: str) -> None:
     model = network(dtype=DOUBLE)
     keep = InRank(model, rank=1, buffer=2, warmup=100)
     keep.consolidate(generator=torch.Generator().manual_seed(1))
     twin = reparam.inrank(copy.deepcopy(model), rank=1, buffer=2)
+    factors = canonical_parameters(twin)
     with torch.no_grad():
         for name in keep.ranks:
-            canonical_parameters(twin)[f"{name}.original2"].copy_(keep.buffers[f"down.{name}"])
-    optimizer, other = plain_sgd(model), plain_sgd(twin)
+            factors[f"{name}.original2"].copy_(keep.buffers[f"down.{name}"])
+    optimizer, other = (OPTIMIZERS[kind]([p for p in m.parameters() if p.requires_grad]) for m in (model, twin))
     keep.attach(optimizer)
     for seed in (1, 2, 3):
+        for each in (optimizer, other):
+            each.param_groups[0]["lr"] *= 0.7  # as a schedule does
         train(model, optimizer, task(seed, DOUBLE), keep)
         train(twin, other, task(seed, DOUBLE))
-    factors = canonical_parameters(twin)
     for name in ("first", "middle", "head"):
-        torch.testing.assert_close(
-            getattr(model, name).weight, getattr(twin, name).weight, rtol=1e-9, atol=1e-12, check_device=False
-        )
-        torch.testing.assert_close(getattr(model, name).bias, getattr(twin, name).bias, rtol=1e-9, atol=1e-12)
+        for part in ("weight", "bias"):
+            left, right = getattr(getattr(model, name), part), getattr(getattr(twin, name), part)
+            torch.testing.assert_close(left.detach(), right.detach(), rtol=1e-9, atol=1e-12)
         up = factors[f"{name}.weight.original1"].detach()
         torch.testing.assert_close(keep.buffers[f"up.{name}.weight"], up, rtol=1e-9, atol=1e-12)
     moved = model.middle.weight.detach() - keep.state["middle.weight"]["anchor"]
     assert int(torch.linalg.matrix_rank(moved, rtol=1e-9)) == 3
 
 
-def test_a_step_of_the_factors_is_autograds() -> None:
+def test_the_gradients_of_the_factors_are_autograds() -> None:
     up, down = torch.randn(5, 2, dtype=DOUBLE, requires_grad=True), torch.randn(2, 4, dtype=DOUBLE, requires_grad=True)
     weight = (up @ down).detach().requires_grad_()
     x = torch.randn(3, 4, dtype=DOUBLE)
     for w in (weight, up @ down):
         (x @ w.T).tanh().square().sum().backward()
-    moved = -0.1 * weight.grad
-    new_up, new_down = factor_step(up.detach(), down.detach(), moved)
-    torch.testing.assert_close(new_up, (up - 0.1 * up.grad).detach(), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(new_down, (down - 0.1 * down.grad).detach(), rtol=1e-9, atol=1e-12)
+    of_up, of_down = factor_gradients(up.detach(), down.detach(), weight.grad)
+    torch.testing.assert_close(of_up, up.grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(of_down, down.grad, rtol=1e-9, atol=1e-12)
+
+
+class Counting(torch.optim.Optimizer):
+    """Keeps a plain number, and asks for an argument that its defaults do not have."""
+
+    def __init__(self, params, scale: float, *, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr} if scale < 0 else {"lr": lr, "scale": scale})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.state[p]["count"] = self.state[p].get("count", 0) + 1
+                    p.sub_(p.grad, alpha=group["lr"] / self.state[p]["count"])
+
+
+def test_an_optimizers_plain_numbers_are_remembered_and_one_that_cannot_be_made_is_refused() -> None:
+    models = [network(dtype=DOUBLE) for _ in range(2)]
+    keeps = [InRank(model) for model in models]
+    optimizers = [Counting(model.parameters(), 1.0) for model in models]
+    keeps[0].consolidate()
+    keeps[0].attach(optimizers[0])
+    train(models[0], optimizers[0], task(1, DOUBLE), keeps[0])
+    assert keeps[0].buffers["twin.number of count.up.first.weight"] == 4
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    keeps[1].load_state_dict(keeps[0].state_dict())
+    keeps[1].attach(optimizers[1])
+    for model, optimizer, keep in zip(models, optimizers, keeps, strict=True):
+        train(model, optimizer, task(2, DOUBLE), keep)
+    assert torch.equal(models[0].first.weight, models[1].first.weight)
+    assert keeps[1].buffers["twin.number of count.up.first.weight"] == 8
+    odd = Counting(models[0].parameters(), -1.0)
+    keeps[0].attach(odd)
+    with pytest.raises(
+        ConfigurationError, match="another Counting beside the one that is attached, and none can be made"
+    ):
+        train(models[0], odd, task(2, DOUBLE), keeps[0])
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])

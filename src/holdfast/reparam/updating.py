@@ -2,11 +2,12 @@ r"""InRank between tasks: what a task changes of a weight is a product of two th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from holdfast.checks import check_interval, check_not_negative
 from holdfast.dispatch import Step
@@ -17,35 +18,36 @@ from holdfast.objectives import Batch, Objective
 from holdfast.processes import of_the_first
 from holdfast.reparam.lowrank import check_ranks, check_share, product
 from holdfast.reparam.spectra import drawn, grown_rank, most_rank
+from holdfast.reparam.twins import Twin
 from holdfast.reparam.weights import LAYERS
 from holdfast.state import anchor_of
 
-__all__ = ["InRank", "factor_step"]
+__all__ = ["InRank", "factor_gradients"]
+
+_TWIN = "twin."
 
 
-def factor_step(up: Tensor, down: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
-    r"""A step of a weight as steps of its factors.
+def factor_gradients(up: Tensor, down: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Of a weight's gradient, those of its factors.
 
-    .. math:: B \leftarrow B + U A^\top, \qquad A \leftarrow A + B^\top U
+    .. math:: \frac{\partial L}{\partial B} = G A^\top, \qquad \frac{\partial L}{\partial A} = B^\top G, \qquad
+        G = \frac{\partial L}{\partial W}, \quad W = W_0 + B A
 
-    with :math:`U = -\eta \, \partial L / \partial W`, gradient descent on the factors of :math:`W = W_0 + B A`; any
-    other optimizer gives the direction of U.
-
-    Source: the chain rule. Differs: not to be found in the source, where the optimizer is given the factors.
+    Source: the chain rule. Differs: no.
 
     Args:
         up: B, ``[m, k]``.
         down: A, ``[k, n]``.
-        moved: U, ``[m, n]``.
+        gradient: G, ``[m, n]``.
 
     Returns:
-        The new B and A.
+        Of B ``[m, k]`` and of A ``[k, n]``.
 
     Example:
-        >>> factor_step(torch.zeros(1, 1), torch.tensor([[3.0, 0.0]]), torch.tensor([[0.1, 0.2]]))
-        (tensor([[0.3000]]), tensor([[3., 0.]]))
+        >>> factor_gradients(torch.zeros(1, 1), torch.tensor([[3.0, 0.0]]), torch.tensor([[0.1, 0.2]]))
+        (tensor([[0.3000]]), tensor([[0., 0.]]))
     """
-    return up + moved @ down.T, down + up.T @ moved
+    return gradient @ down.T, up.T @ gradient
 
 
 class InRank(Method):
@@ -53,17 +55,18 @@ class InRank(Method):
 
     .. math:: W = W_0 + \sum_{i \le r + b} B_{:, i} A_i
 
-    :math:`W_0` is where the latest task left the weight; B begins at 0, A is drawn. The optimizer steps W as ever, and
-    its step U becomes one of the factors (see :func:`factor_step`): model, optimizer and what they save have no tensor
-    more. Every ``gap`` steps after the first ``warmup`` of a task, r becomes the first rank that explains more than
-    ``threshold`` of the spectrum of B A (see :func:`~holdfast.reparam.spectra.next_rank`); only then it waits for the
-    device. Weights are those of linear layers and convolutions (a filter is a row). Everything else, and what is new
-    since the latest ``consolidate``, such as a new head, is free. A pretrained model: ``consolidate()`` first, then
-    train.
+    :math:`W_0` is where the latest task left the weight; B begins at 0, A is drawn. B and A are trained by an optimizer
+    of the attached one's kind, with its settings of the moment, on the gradient that W has (see
+    :func:`factor_gradients`); what the attached one made of W is put aside. So model and optimizer keep their tensors,
+    and what they save has no more. Every ``gap`` steps after the first ``warmup`` of a task, r becomes the first rank
+    that explains more than ``threshold`` of the spectrum of B A (see :func:`~holdfast.reparam.spectra.next_rank`); only
+    then it waits for the device. Weights are those of linear layers and convolutions (a filter is a row). Everything
+    else, and what is new since the latest ``consolidate``, such as a new head, is free. A pretrained model:
+    ``consolidate()`` first, then train.
 
     Source: Zhao et al. 2023, arXiv:2306.11250, by its abstract and the code of its efficient form. Differs: the source
-    trains one task from the beginning; that each task is an update by low rank, and the step by U, are ours. The ranks'
-    rule is the code's, counted in steps of the optimizer.
+    trains one task from the beginning; that each task is an update by low rank is ours. The ranks' rule is the code's,
+    counted in steps of the optimizer.
 
     Args:
         model: the model to protect.
@@ -106,6 +109,7 @@ class InRank(Method):
             raise ConfigurationError(f"warmup is {warmup!r}; expected a whole number of steps, >= 0")
         self.warmup, self.gap = int(warmup), check_interval("gap", gap)
         self._ranks: dict[str, int] = {}
+        self._twins: dict[int, Twin] = {}  # optimizer -> what trains the factors of its weights
         if not self._matrices():
             raise ConfigurationError(
                 f"no weight of a linear layer or a convolution is selected (as {next(iter(self.params))!r} is); InRank "
@@ -124,20 +128,44 @@ class InRank(Method):
         owned = {f"{owner}.weight" if owner else "weight" for owner in owners(self.model).values() if owner in layers}
         return [name for name, p in self.params.items() if id(p) in weights or name in owned]
 
+    def _used(self, name: str) -> tuple[Tensor, Tensor, int]:
+        """The factors of a weight, and how many of their directions are trained."""
+        up, down = self.buffers[f"up.{name}"], self.buffers[f"down.{name}"]
+        return up, down, min(self._ranks[name] + self.buffer, len(down))
+
+    def _twin(self, optimizer: Optimizer) -> Twin:
+        if id(optimizer) not in self._twins:
+            names = [name for name in self._owned.get(id(optimizer), ()) if name in self.state]
+            placed = {
+                name: (self.params[name], {part: self.buffers[f"{part}.{name}"] for part in ("up", "down")})
+                for name in names
+            }
+            saved = {key.removeprefix(_TWIN): held for key, held in self.buffers.items() if key.startswith(_TWIN)}
+            self._twins[id(optimizer)] = Twin(optimizer, placed, saved)
+        return self._twins[id(optimizer)]
+
+    def project_gradient(self, step: Step) -> None:
+        """Take from the gradient of each weight those of its factors."""
+        for name in self.live(step):
+            up, down, k = self._used(name)
+            gradient = self.params[name].grad
+            assert gradient is not None
+            of_up, of_down = factor_gradients(up[:, :k], down[:k], self.part(name, gradient).flatten(1).to(up.dtype))
+            up.grad, down.grad = torch.zeros_like(up), torch.zeros_like(down)
+            up.grad[:, :k], down.grad[:k] = of_up, of_down
+
     def restore_weights(self, step: Step) -> None:
-        """Have what the step has moved be a step of the factors."""
+        """Step the factors, and put the weights where these say."""
         names = self.live(step)
+        if not names:
+            return
+        twin = self._twin(step.optimizer)
+        twin.step(step)
+        self.buffers.update({_TWIN + key: held for key, held in twin.state()})
         for name in names:
-            up, down = (self.buffers[f"{kind}.{name}"] for kind in ("up", "down"))
-            k = min(self._ranks[name] + self.buffer, len(down))
-            here, anchor = self.part(name), self.state[name]["anchor"]
-            base = anchor.flatten(1)
-            before = (base + product(up, down, k)).to(here.dtype).to(base.dtype)
-            new_up, new_down = factor_step(up[:, :k], down[:k], here.flatten(1).to(base.dtype) - before)
-            after = (base + new_up @ new_down).reshape(here.shape).to(here.dtype)
-            up[:, :k] = step.unless_skipped(new_up, up[:, :k])
-            down[:k] = step.unless_skipped(new_down, down[:k])
-            here.copy_(step.unless_skipped(after, here))
+            here, base = self.part(name), self.state[name]["anchor"]
+            after = (base.flatten(1) + product(*self._used(name))).reshape(here.shape)
+            here.copy_(step.unless_skipped(after.to(here.dtype), here))  # which a skipped step has not moved
         if self._is_due(step):
             self._grow(names)
 
@@ -159,6 +187,7 @@ class InRank(Method):
         self.buffers[f"rank.{name}"] = torch.tensor(rank)
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
+        self.buffers = {key: held for key, held in self.buffers.items() if not key.startswith(_TWIN)}
         for name in self._matrices():
             anchor = anchor_of(self.scope(name))
             rows, columns = anchor.flatten(1).shape
@@ -167,7 +196,17 @@ class InRank(Method):
             self.buffers[f"down.{name}"] = of_the_first(drawn(most, columns, generator=generator).to(anchor))
             self.buffers[f"up.{name}"] = anchor.new_zeros(rows, most)
             self._set_rank(name, min(self.rank, most))
+        self._twins = {}
 
     def _loaded(self) -> None:
         super()._loaded()
+        self._twins = {}
         self._ranks = {name: int(self.buffers[f"rank.{name}"]) for name in self.state}
+
+    def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
+        super()._resolve(optimizers)
+        self._twins = {}
+
+    def _detached(self) -> None:
+        super()._detached()
+        self._twins = {}
