@@ -11,7 +11,7 @@ import pytest
 from holdfast import registry
 from holdfast.bench import report
 from holdfast.bench.records import record
-from speed import defaults, fractions
+from speed import curvature, defaults, fractions
 
 pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 
@@ -151,6 +151,18 @@ def test_searched_and_automatic_strengths_are_those_that_were_measured() -> None
             "automatic": f"{auto:.2f}",
             "best of the grid": f"{best:.2f} (at {found['best_of_grid']['strength']:g})",
         }
+
+
+def test_the_page_of_curvature_shows_the_table_of_its_record() -> None:
+    found = json.loads((ROOT / "docs" / "records" / "curvature.json").read_text(encoding="utf-8"))
+    assert len(found) == 12
+    assert curvature.table(found) in (ROOT / "docs" / "curvature.md").read_text(encoding="utf-8")
+
+
+def test_a_norm_of_a_small_network_is_its_dense_hessians() -> None:
+    norms = curvature.compared("tanh", trained=False, seed=5)
+    assert norms["quadratic"]["whole"] < 1e-9 and norms["quadratic"]["tensors"] < 1e-9
+    assert norms["spectral"]["whole"] < 1e-2 and norms["frobenius"]["whole"] < 0.5
 
 
 def test_the_page_of_adapters_says_what_its_record_gives() -> None:
