@@ -73,8 +73,8 @@ class Twin:
         scaled = step.grad_scale is not None or step.found_inf is not None
         takes_scale = getattr(self._followed, "_step_supports_amp_scaling", False)
         if scaled and takes_scale:  # as torch.amp.GradScaler hands them to such an optimizer
-            self._optimizer.grad_scale = step.grad_scale  # type: ignore[attr-defined]
-            self._optimizer.found_inf = step.found_inf  # type: ignore[attr-defined]
+            self._optimizer.grad_scale = step.grad_scale  # type: ignore[attr-defined]  # PyTorch's own, set from outside
+            self._optimizer.found_inf = step.found_inf  # type: ignore[attr-defined]  # PyTorch's own, set from outside
         elif scaled:
             for tensor in self._names.values():
                 if tensor.grad is not None:
