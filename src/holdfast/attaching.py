@@ -39,6 +39,7 @@ class Attached(Traveller):
     acts_on_gradients: ClassVar[bool] = True  # a parameter without one is none of its business
     puts_back: ClassVar[bool] = False  # whether weights stand where it says after each step
     bounds: ClassVar[bool] = False  # whether it says how large any weight may be, and protects none that was learned
+    reparametrises: bool = False  # whether the model computes weights from others: even a first task trains otherwise
     of_batch: ClassVar[bool] = True  # whether its term in the loss is a mean over the batch
     order: ClassVar[int] = 0  # within a phase, lower runs first; equal ones run by name
 

@@ -227,12 +227,19 @@ def test_labels_that_are_none_and_weights_that_moved_are_refused() -> None:
         keep.consolidate(data(0), objective=Classification(head=0))
 
 
-# Those are left out in which a plain model trains beside it.
-PLAIN = ("nothing_changes_before_the_first_consolidate", "a_head_that_grows_is_protected_in_its_old_rows")
-
-
-@pytest.mark.parametrize(
-    "check", [check for check in CHECKS if check.__name__ not in PLAIN], ids=lambda check: check.__name__
-)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_it_keeps_every_promise_with_powers(check) -> None:
     check(lambda model: EfficientPackNet(model, alpha=2.0, gamma=0.8))
+
+
+def test_it_says_that_a_first_task_trains_otherwise_exactly_where_it_does() -> None:
+    x, y = data(0, 1)[0]
+    for alpha, said in ((1.0, False), (2.0, True)):
+        plain, model = heads(1), heads(1)
+        keep = EfficientPackNet(model, alpha=alpha)
+        assert keep.reparametrises is said
+        for each in (plain, model):
+            optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
+            nn.functional.cross_entropy(each(x)[0], y).backward()
+            optimizer.step()
+        assert torch.equal(plain.trunk[0].weight, model.trunk[0].weight) is not said

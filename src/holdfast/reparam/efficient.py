@@ -132,6 +132,7 @@ class EfficientPackNet(Owning):
         self.gamma = float(gamma)
         self._head = head
         super().__init__(model, select=select, objective=objective)
+        self.reparametrises = self.alpha > 1
         self._take_powers()
         self.meta["densities"] = []
         self._drawn: dict[str, Tensor] = {}  # what is about to take the place of what no task owns

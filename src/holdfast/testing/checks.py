@@ -35,8 +35,9 @@ def _learned(
 
 
 def nothing_changes_before_the_first_consolidate(make: Make) -> None:
-    """Until there is something to protect, training is left exactly as it is: but for what bounds all weights."""
-    if make(network()).bounds:
+    """Until there is something to protect, training is left exactly as it is: but for what says that it is not."""
+    method = make(network())
+    if method.bounds or method.reparametrises:
         return
     for optimizer_of in (sgd, adam):
         plain, protected = network(), network()
@@ -210,7 +211,7 @@ def a_new_head_is_learned_and_remembered(make: Make) -> None:
 def a_head_that_grows_is_protected_in_its_old_rows(make: Make) -> None:
     """New rows step exactly as they would alone, and are remembered at the next consolidate."""
     model, _, method = _learned(make)
-    if method.bounds:  # and new rows are bounded like old ones
+    if method.bounds or method.reparametrises:  # and new rows are bounded, or computed, like old ones
         return
     old, model.head = model.head, nn.Linear(8, 6)
     with torch.no_grad():

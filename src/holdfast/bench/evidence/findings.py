@@ -160,7 +160,7 @@ def _reservations(each: Difference, experiment: Experiment) -> str:
             said += f" {label} has the {grid.edge} {grid.name} that was tried: a better one may lie beyond."
     one, other = searched
     same = first[0].config.method == first[1].config.method
-    if same and one is not None and other is not None and one.chosen != other.chosen:
+    if same and one is not None and other is not None and one.name == other.name and one.chosen != other.chosen:
         said += f" Each has its own {one.name}, {one.chosen:g} and {other.chosen:g}."
     return said
 
