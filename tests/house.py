@@ -27,7 +27,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "watching",
     ),
     "curvature": ("curvature",),
-    "generating": ("generating",),
+    "generating": ("generating", "selecting"),
     "prequential": ("prequential",),
     "registry": ("entry", "registry"),
     "door": ("__init__",),

@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.projections.subspaces import AdamNSCL as AdamNSCL
     from holdfast.reparam.efficient import EfficientPackNet as EfficientPackNet
     from holdfast.reparam.updating import InRank as InRank
+    from holdfast.selecting import low_perplexity as low_perplexity
     from holdfast.strength import AutoStrength as AutoStrength
 
 # Where each public name lives: methods and optimizers where the registry says.
@@ -83,6 +84,7 @@ _HOMES = {
         "method": "Method Step",
         "objectives": "CausalLM ClassBalanced Classification Loss MaskedLM ModelLoss MultiLabel Objective "
         "QuestionAnswering Regression Segmentation Seq2SeqLM TokenClassification",
+        "selecting": "low_perplexity",
         "strength": "AutoStrength",
     }.items()
     for name in names.split()
