@@ -165,6 +165,16 @@ def test_one_method_under_two_strengths_is_said(tmp_path: Path) -> None:
     assert "Each has its own strength, 1e+06 and 1e+08. Labels drawn from the model" in page
 
 
+def test_settings_of_two_names_are_no_two_values_of_one(tmp_path: Path) -> None:
+    found = [
+        make(label, seed, [0.9 + seed / 100] * 2, name="list-003", part="tuning")
+        for label in ("inrank", "inrank-fixed")
+        for seed in range(3)
+    ]
+    page = read(fill(tmp_path, found, "list-003"))
+    assert "inrank-fixed" in page and "Each has its own" not in page
+
+
 def test_seeds_that_only_one_row_has_are_left_out_and_failures_are_said(tmp_path: Path) -> None:
     failed = make("anastrophic", 2, [0.5, 0.5]).model_copy(update={"status": "failed", "failure": "the loss is nan"})
     found = [make("anastrophic", seed, [0.6, 0.8]) for seed in (0, 1)] + [
