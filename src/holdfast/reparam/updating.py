@@ -128,6 +128,16 @@ class InRank(Method):
         owned = {f"{owner}.weight" if owner else "weight" for owner in owners(self.model).values() if owner in layers}
         return [name for name, p in self.params.items() if id(p) in weights or name in owned]
 
+    def most_buffer_bytes(self) -> int:
+        """Of factors as large as they may become, with two moments of each, as Adam has them."""
+        found = 0
+        for name in self._matrices():
+            weight = self.scope(name)
+            rows, columns = len(weight), weight[0].numel()
+            size = torch.promote_types(weight.dtype, torch.float32).itemsize
+            found += 3 * (rows + columns) * most_rank(rows, columns, self.max_rank) * size + 8
+        return found
+
     def _used(self, name: str) -> tuple[Tensor, Tensor, int]:
         """The factors of a weight, and how many of their directions are trained."""
         up, down = self.buffers[f"up.{name}"], self.buffers[f"down.{name}"]
