@@ -23,7 +23,7 @@ from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs.handing_out import Executor, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.records import choice as choices
-from holdfast.bench.records.choice import Candidate, Choice
+from holdfast.bench.records.choice import By, Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.errors import ConfigurationError, Option
 
@@ -162,9 +162,14 @@ def candidates(comparison: Comparison) -> dict[str, list[Job]]:
 
 
 def score(record: Record) -> float | None:
-    """Average validation accuracy after the last task that was learned; ``None`` for a run that failed."""
+    """Average validation accuracy after the last task that was learned; ``None`` for a run that failed.
+
+    Of words it is their likelihood (geometric mean): the accuracy of a language model says little.
+    """
     if record.status != "finished":
         return None
+    if record.likelihood is not None:
+        return record.likelihood.score
     row = record.validation[-1]
     return math.fsum(row) / len(row)
 
@@ -195,7 +200,9 @@ def choose(trials: Sequence[Job], records: Sequence[Record], keys: Iterable[str]
     """
     keys = tuple(keys)
     found = [candidate(trial.config, record, keys) for trial, record in zip(trials, records, strict=True)]
-    choice = Choice(kind="grid", seed=trials[0].config.seed, candidates=tuple(found))
+    words = any(record.likelihood is not None for record in records)
+    by: By = "validation likelihood" if words else "validation accuracy"
+    choice = Choice(kind="grid", by=by, seed=trials[0].config.seed, candidates=tuple(found))
     values = choice.best.values
     return {key: Hyperparameter(value=values[key], source="grid", choice=choice) for key in keys}
 

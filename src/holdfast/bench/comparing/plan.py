@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from holdfast import registry
 from holdfast.bench.comparing.protocols import Protocol, protocol
 from holdfast.bench.comparing.typed import AUTO, shown, typed
+from holdfast.bench.data.language import HOLDS
 from holdfast.bench.records.record import Hyperparameter, RunConfig
 from holdfast.checks import check_count, unknown_name
 from holdfast.errors import ConfigurationError, Option
@@ -67,6 +68,11 @@ def refusal(entry: Entry, stream: Outline) -> str | None:
         return (
             f"{entry.name} is for few samples of new classes after a base task, and the stream {stream.name!r} has no "
             "such tasks: use one like fewshot-mnist-4-2x5 (fewshot-DATA-BASE-WAYxSHOT)"
+        )
+    if entry.kind == "head" and stream.holds == HOLDS:
+        return (
+            f"{entry.name} is a head over classes, and the stream {stream.name!r} has texts to be continued: leave it "
+            "out"
         )
     if entry.needs_one_head and stream.scenario == "task" and len(stream) > 1:
         return (
@@ -128,7 +134,7 @@ def plan(
             Option("scenario", ("class",)),
             f", in which each task brings outputs of its own; got {stream.scenario!r}",
         )
-    _check_prequential(trained, entry, stream.scenario)
+    _check_prequential(trained, entry, stream)
     if entry.kind == "optimizer":
         lr = chosen["lr"].value
         assert isinstance(lr, float)
@@ -148,12 +154,14 @@ def plan(
     )
 
 
-def _check_prequential(trained: Protocol, entry: Entry, scenario: str) -> None:
+def _check_prequential(trained: Protocol, entry: Entry, stream: Outline) -> None:
     """Refuse first answers where they would not be what they are taken for."""
     if trained.prequential is None:
         return
     asked = Option("prequential", (trained.prequential,))
-    if scenario == "task":
+    if stream.holds == HOLDS:
+        raise ConfigurationError(asked, f" is of samples with one label each, and {stream.name!r} has texts")
+    if stream.scenario == "task":
         raise ConfigurationError(
             asked,
             " is for streams without boundaries, and the scenario 'task' tells the model which task a sample is of: "

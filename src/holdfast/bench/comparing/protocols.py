@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from holdfast.bench.data.language import HOLDS
 from holdfast.bench.records.record import BetweenTasks, Outputs
 from holdfast.bench.records.steepness import Diagnose
 
@@ -36,7 +37,9 @@ _OWN_COLOUR = replace(_COLOUR, epochs=10, batch_size=32)
 TEXT_MODEL = {"width": 128, "heads": 4}
 """Of a transformer for one's own texts, which may be few; the published protocol's is five times as wide."""
 
+_LANGUAGE = Protocol("gpt-tiny", "adam", 1e-3, 1, 32)
 _BY_HOLDS = {
+    HOLDS: _LANGUAGE,
     "grey": _OWN,
     "colour": _OWN_COLOUR,
     "texts": replace(_OWN, model="transformer", backbone="first-task"),
@@ -68,6 +71,8 @@ def protocol(stream: str, holds: str = "") -> Protocol:
     """
     if holds:
         return _BY_HOLDS[holds]
+    if stream.startswith("lm-"):
+        return _LANGUAGE
     for dataset in stream.split("-")[1:]:
         if dataset in _PROTOCOLS:
             return _PROTOCOLS[dataset]

@@ -54,7 +54,7 @@ def _check_outputs(config: RunConfig, model: nn.Module, stream: Stream) -> None:
     was_training = model.training
     model.eval()
     for task in stream.tasks[:1] if config.outputs == "growing" else stream.tasks:  # later ones have outputs to come
-        inputs, _ = task.batch(task.train, torch.arange(min(2, len(task.train))))
+        inputs, targets = task.batch(task.train, torch.arange(min(2, len(task.train))))
         objective, needed = task.objective, max(task.classes) + 1
         assert isinstance(objective, SharedForward)
         try:
@@ -64,10 +64,10 @@ def _check_outputs(config: RunConfig, model: nn.Module, stream: Stream) -> None:
             raise ConfigurationError(
                 f"the model {config.model!r} fails on inputs {tuple(inputs.shape)} of the task {task.name!r}: {reason}"
             ) from error
-        if len(shape) != 2 or shape[0] != len(inputs) or shape[1] < needed:
+        if shape[:-1] != targets.shape or shape[-1] < needed:
             raise ConfigurationError(
                 f"the model {config.model!r} gives outputs {shape} for the task {task.name!r}; expected "
-                f"({len(inputs)}, {needed}){_one_per_head(stream)}"
+                f"{(*targets.shape, needed)}{_one_per_head(stream)}"
             )
     model.train(was_training)
 

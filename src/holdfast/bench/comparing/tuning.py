@@ -18,11 +18,12 @@ from holdfast import registry
 from holdfast.bench.comparing import compare
 from holdfast.bench.comparing.compare import Chosen, Comparison
 from holdfast.bench.comparing.studies import Finished, Space, Study, Values, distribution, suggest
+from holdfast.bench.data.language import HOLDS
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs.handing_out import Executor, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.records import choice as choices
-from holdfast.bench.records.choice import Candidate, Choice
+from holdfast.bench.records.choice import By, Candidate, Choice
 from holdfast.bench.records.record import Hyperparameter, RunConfig
 from holdfast.checks import check_count
 from holdfast.errors import ConfigurationError, Option
@@ -138,7 +139,8 @@ class _Trials:
             if index < self.asked.trials
         )
         tasks = None if self.tasks == len(self.comparison.stream) else self.tasks
-        choice = Choice(kind="search", seed=self.seed, tasks=tasks, candidates=found)
+        by: By = "validation likelihood" if self.comparison.stream.holds == HOLDS else "validation accuracy"
+        choice = Choice(kind="search", by=by, seed=self.seed, tasks=tasks, candidates=found)
         values = choice.best.values
         return {key: Hyperparameter(value=values[key], source="tuned", choice=choice) for key in self.space}
 

@@ -71,7 +71,7 @@ class Asked:
         mean: replaces the (first) data set's own, per channel or one for all.
         std: likewise.
         pad: black pixels added on every side.
-        text: for texts, any of `text.Options`.
+        text: for texts, any of `text.Options`; of texts to be continued, any of `language.Options`.
     """
 
     seed: int
@@ -139,6 +139,12 @@ class Asked:
                 Option("scenario", ("class",)),
                 f", got {self.scenario!r}",
             )
+        if name.kind == "language" and self.scenario != "domain":
+            raise ConfigurationError(
+                f"all tasks of the stream {name.text!r} continue texts with the same words: it needs ",
+                Option("scenario", ("domain",)),
+                f", got {self.scenario!r}",
+            )
         for option in ("pad", "mean") if name.of_text else ("text",):
             if getattr(self, option):
                 held = "texts" if name.of_text else "images"
@@ -146,12 +152,16 @@ class Asked:
 
 
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(Asked)}
+_OF_CLASSES = ("split", "longtail", "fewshot", "permuted", "sequence")
 _FOR = {
     "classes_per_task": ("split", "longtail"),
     "class_order": ("split", "longtail", "fewshot"),
     "imbalance": ("longtail",),
     "permutation": ("permuted",),
     "tasks": ("split", "longtail", "fewshot", "permuted"),
+    "class_balance": _OF_CLASSES,
+    "limit_per_class": _OF_CLASSES,
+    "test_limit_per_class": _OF_CLASSES,
 }
 """Option -> the kinds of stream that it means something for, where that is not all of them."""
 
@@ -171,7 +181,7 @@ def asked(options: Mapping[str, Any]) -> Asked:
 
 def usual_scenario(name: str) -> Scenario:
     """What a stream's model must answer where nobody says."""
-    return "class" if name.startswith("fewshot-") else "task"
+    return {"fewshot": "class", "lm": "domain"}.get(name.partition("-")[0], "task")  # type: ignore[return-value]  # each is one
 
 
 def parse(name: str, ready: Sequence[str] = ()) -> Name:
@@ -197,6 +207,9 @@ def parse(name: str, ready: Sequence[str] = ()) -> Name:
             return Name(name, kind, tuple(rest), classes)
     if kind == "fewshot":
         return _few_shots(name, rest, known)
+    texts = named.names(text=True)
+    if kind == "lm" and rest[:1] == ["sequence"] and len(rest) >= 3 and all(each in texts for each in rest[1:]):
+        return Name(name, "language", tuple(rest[1:]))
     raise unknown_name("stream", name, list(ready))
 
 

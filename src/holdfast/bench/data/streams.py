@@ -2,7 +2,7 @@
 
 A name says what the stream is: ``split-D`` (the classes of D, k to a task), ``split-D-K`` (the same with k = K),
 ``permuted-D`` (all classes of D in every task, the pixels in another order), ``sequence-A-B-…`` (one task per
-data set, which may come again), ``longtail-D`` (all classes of D in one task, each rarer than the one before;
+data set, which may come again), ``lm-sequence-A-B-…`` (likewise, texts to be continued), ``longtail-D`` (all classes of D in one task, each rarer than the one before;
 ``longtail-D-K``: K a task), ``fewshot-D-BASE-WAYxSHOT`` (a task of BASE classes, then WAY a task with SHOT samples
 each). What the model must answer is the scenario: see `build`.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.nn import functional
 
-from holdfast.bench.data import asked, assembling, drafts, named, scarce
+from holdfast.bench.data import asked, assembling, drafts, language, named, scarce
 from holdfast.bench.data import text as texts
 from holdfast.bench.data.asked import Asked, Name
 from holdfast.bench.data.drafts import Draft
@@ -43,6 +43,9 @@ def names() -> dict[str, str]:
         "4 classes, then 3 tasks of 2 with 5 samples each; any fewshot-DATA-BASE-WAYxSHOT, class-incremental"
     )
     found["sequence-mnist-fashion_mnist"] = "2 tasks, one data set each; any sequence-A-B-… of one image shape"
+    found["lm-sequence-imdb-financial_phrasebank"] = (
+        "2 tasks, texts to be continued word by word; any lm-sequence-A-B-… of data sets of texts"
+    )
     return found
 
 
@@ -76,6 +79,8 @@ def build(
     read = asked.parse(name, list(names()))
     wanted = asked.asked(options)
     wanted.check_fits(read)
+    if read.kind == "language":
+        return language.sequence(name, read.datasets, wanted, data_dir=data_dir, cache_dir=cache_dir)
     if read.of_text:
         of_texts = texts.options(wanted.text or {})
         cached, tokenizer = texts.load(read.datasets, of_texts, data_dir=data_dir, cache_dir=cache_dir)

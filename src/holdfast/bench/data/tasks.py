@@ -17,6 +17,7 @@ from holdfast.bench.data.splitting import holdout
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import Scenario, TrainingOutputs
 from holdfast.objectives import Objective
+from holdfast.objectives.distributions import IGNORED
 
 __all__ = ["Split", "Stream", "Task"]
 
@@ -28,7 +29,7 @@ class Split:
     Attributes:
         storage: samples of the whole data set, ``[N, ...]``, uint8 for images.
         rows: rows of `storage` that belong to this part, int64 ``[n]``, ascending.
-        targets: what the task's objective expects for each of them, int64 ``[n]``.
+        targets: what the task's objective expects for each of them, int64 ``[n]``; of texts to be continued, ``[n, T]``.
     """
 
     storage: Tensor
@@ -123,6 +124,11 @@ class Task:
         samples = split.storage.index_select(0, split.rows.index_select(0, index))
         return self.inputs(samples), split.targets.index_select(0, index)
 
+    @staticmethod
+    def answers_in(targets: Tensor) -> int | Tensor:
+        """How many answers a batch asks for, over which its losses are averaged: one a sample, or one a word."""
+        return len(targets) if targets.dim() == 1 else (targets[:, 1:] != IGNORED).sum()
+
     def batches(
         self, split: Split, size: int, *, generator: torch.Generator | None = None, drop_last: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -168,8 +174,8 @@ class Stream:
         unlabelled: of a few-shot stream, the other training samples of classes to come, targets -100: for what says
             that it needs them alone.
         about: what a record says of one's own data, beside that digest: what they hold, and the options.
-        holds: ``grey`` or ``colour`` (images), ``texts`` or ``features`` of one's own data: which protocol fits;
-            empty: that of its name.
+        holds: ``grey`` or ``colour`` (images), ``texts`` or ``features`` of one's own data, ``language`` (texts to be
+            continued): which protocol fits; empty: that of its name.
     """
 
     name: str

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from holdfast.bench.jobs.job import Job, Monitor
+from holdfast.bench.records.likelihood import measures
 from holdfast.bench.records.record import Record, RunConfig
 
 __all__ = ["Bars", "Lines", "monitor", "result_line"]
@@ -29,8 +30,12 @@ def result_line(job: Job, record: Record, *, kept: bool) -> str:
     """A run's result in a line."""
     if record.status != "finished":
         return f"{job.name}: {record.status}: {record.failure}"
+    part = "test" if job.read_test else "validation"
+    worth = measures(record.likelihood)["perplexity"]
     row = record.matrix[-1]
-    accuracy = f"average {'test' if job.read_test else 'validation'} accuracy {100 * sum(row) / len(row):.2f} %"
+    accuracy = f"average {part} accuracy {100 * sum(row) / len(row):.2f} %"
+    if worth is not None:
+        accuracy = f"{part} perplexity {worth:.2f}"
     return f"{job.name}: {accuracy}, " + ("kept from before" if kept else f"{record.costs.seconds_total:.1f} s")
 
 

@@ -13,9 +13,9 @@ class Heads(nn.Module):
     """A trunk, and one linear head per task on its features.
 
     Args:
-        trunk: gives features ``[B, F]``.
+        trunk: gives features ``[B, F]``, or ``[B, T, F]``.
         features: F.
-        outputs: K for a single head, which gives ``[B, K]``; a sequence of K for a list of such outputs.
+        outputs: K for a single head, which gives ``[B, K]`` (``[B, T, K]``); a sequence of K for a list of such outputs.
     """
 
     def __init__(self, trunk: nn.Module, features: int, outputs: int | Sequence[int]) -> None:

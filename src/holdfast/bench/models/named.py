@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.bench.models import own, residual, transformer
+from holdfast.bench.models import gpt, own, residual, transformer
 from holdfast.bench.models.heads import Heads
 from holdfast.bench.models.small import cnn_anastrophic, cnn_classp, mlp
 from holdfast.checks import unknown_name
@@ -25,7 +25,13 @@ __all__ = ["build", "names"]
 def names(*, text: bool = False) -> dict[str, str]:
     """Model name -> what it is, in a line: for images, or for texts."""
     if text:
-        return {"transformer": "one encoder layer, width 600, 30 heads, dropout .1, for numbered words"}
+        return {
+            "transformer": "one encoder layer, width 600, 30 heads, dropout .1, for numbered words",
+            **{
+                name: f"{size.layers} layers, width {size.width}, {size.heads} heads, for texts to be continued"
+                for name, size in gpt.SIZES.items()
+            },
+        }
     return {
         "mlp": "two hidden layers of 400; any mlp-A-B-… has hidden layers of A, B, …",
         "cnn-anastrophic": "two 3x3 convolutions (16, 32), each pooled; one hidden layer of 128",
@@ -79,6 +85,11 @@ def build(
             factory = own.find(name)
             with _seeded(seed):
                 return own.call(name, factory, shape, heads)
+    if name in gpt.SIZES:
+        if len(shape) != 1 or not isinstance(heads, int):
+            raise ConfigurationError(f"the model {name!r} needs texts to be continued, got samples {shape}")
+        with _seeded(seed):
+            return Heads(gpt.GPT(heads, shape[0], gpt.SIZES[name], dropout or 0.0), gpt.SIZES[name].width, heads)
     if name in names(text=True):
         with _seeded(seed):
             return Heads(*_transformer(shape, dropout, dict(text or {})), heads)

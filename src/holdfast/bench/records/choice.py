@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-__all__ = ["Candidate", "Choice", "label", "sentence"]
+__all__ = ["By", "Candidate", "Choice", "label", "sentence"]
 
+By = Literal["validation accuracy", "validation likelihood"]
 _HALF_A_HUNDREDTH = 0.5e-4 + 1e-12  # an old record has hundredths of a percent
 
 
@@ -23,7 +24,8 @@ class _Frozen(BaseModel):
 class Candidate(_Frozen):
     """Values that were tried together.
 
-    ``score`` is the average validation accuracy, a fraction; ``None`` where the run failed. ``trial`` is the number of
+    ``score`` is the average validation accuracy, a fraction, or the likelihood of a validation word, the inverse of the
+    perplexity; ``None`` where the run failed. ``trial`` is the number of
     a search's trial.
     """
 
@@ -52,7 +54,7 @@ class Choice(_Frozen):
     """
 
     kind: Literal["grid", "search"]
-    by: Literal["validation accuracy"] = "validation accuracy"
+    by: By = "validation accuracy"
     seed: int
     tasks: int | None = Field(default=None, ge=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)

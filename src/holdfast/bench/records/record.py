@@ -29,6 +29,7 @@ from holdfast.bench.records import legacy
 from holdfast.bench.records.by_class import ByClass
 from holdfast.bench.records.choice import Choice
 from holdfast.bench.records.first_answers import FirstAnswers
+from holdfast.bench.records.likelihood import Likelihood
 from holdfast.bench.records.steepness import Diagnose
 from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
@@ -220,7 +221,8 @@ class Record(_Frozen):
     ``matrix[i][j]`` is the test accuracy on task ``j`` after learning task ``i``. A method that learns all tasks at
     once (joint) has exactly one row, the state after all of them. ``initial`` is the untrained model's row.
     ``validation`` has the shape of ``matrix`` and is empty where no validation part was split off. ``by_class`` is
-    there where classes have unequal numbers of samples.
+    there where classes have unequal numbers of samples, ``likelihood`` where texts are continued: an accuracy is then
+    that of words.
     """
 
     schema_version: Literal[1] = 1
@@ -233,6 +235,7 @@ class Record(_Frozen):
     matrix: list[list[Fraction]]
     validation: list[list[Fraction]] = []
     by_class: ByClass | None = None
+    likelihood: Likelihood | None = None
     curves: Curves = Curves()
     first_answers: FirstAnswers | None = None
     costs: Costs

@@ -111,7 +111,7 @@ def drawn_forest(
     if metric.unit == "%" and high > 0:  # an interval may reach where no accuracy lies
         low = max(low, -0.01 * high)
     x = Scale(low, end, 12.0 if wide else names, width - 62.0)
-    parts = [el("text", text(f"{metric.title}, {metric.unit}"), x=2.0, y=16.0, class_="label")]
+    parts = [el("text", text(_titled(metric)), x=2.0, y=16.0, class_="label")]
     if key_to_marks:
         words = "dots: seeds · line: 95 % interval" + (" · ◇ published" if reported else "")
         parts.append(el("text", text(words), x=width - 4, y=16.0, class_="tick", text_anchor="end"))
@@ -126,7 +126,7 @@ def drawn_forest(
         mean = f"{estimate.mean * metric.scale:.{metric.digits}f}"
         parts.append(el("text", text(mean), x=width - 4, y=y + 4, class_="value", text_anchor="end"))
     spoken = "; ".join(f"{row.label} {format_estimate(estimate, metric)}" for row, estimate in shown)
-    described = f"{metric.meaning}, {metric.unit}: {spoken}."
+    described = f"{metric.meaning}{', ' * bool(metric.unit)}{metric.unit}: {spoken}."
     return Drawing(width, bottom + 24, f"{metric.title} of every method", described, tuple(parts))
 
 
@@ -166,17 +166,24 @@ _AXIS = {
 }
 
 
+def _titled(metric: Metric) -> str:
+    return f"{metric.title}, {metric.unit}" if metric.unit else metric.title
+
+
 def _axis(key: str) -> tuple[str, str]:
     if key in _AXIS:
         return _AXIS[key]
     metric: Metric = _METRIC[key]
-    return f"{metric.title}, {metric.unit}", metric.unit
+    return _titled(metric), metric.unit
 
 
-def scatter(identity: str, group: Group, x_key: str, y_key: str, series: dict[str, Series], better: str) -> str:
+def scatter(
+    identity: str, group: Group, x_key: str, y_key: str, series: dict[str, Series], better: str, *, joined: bool = False
+) -> str:
     """One metric against another, a mark with both intervals per method.
 
-    Returns an empty string where no method has both. ``better`` says which corner is the better one.
+    Returns an empty string where no method has both. ``better`` says which corner is the better one; where rows of one
+    method differ in their settings, a line may join them, from left to right.
     """
     points = [
         (row, at, up)
@@ -193,6 +200,11 @@ def scatter(identity: str, group: Group, x_key: str, y_key: str, series: dict[st
     x_ticks = [value for value in ticks(x_low, x_high) if x_unit != "%" or value <= 100]
     parts = [axes(x, y, x_title, y_title, x_ticks=x_ticks, y_most=100.0 if y_unit == "%" else math.inf)]
     parts.append(el("text", better, x=x.end, y=y.end - 10, class_="corner", text_anchor="end"))
+    for method in dict.fromkeys(row.method for row, _, _ in points) if joined else ():
+        mine = sorted((x(px), y(py), row.label) for row, (px, _), (py, _) in points if row.method == method)
+        if len(mine) > 1:
+            path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in mine)
+            parts.append(el("polyline", points=path, class_=f"line faint {series[mine[0][2]].classes}"))
     taken: list[tuple[float, float, float, float]] = []
     taken += [(x(px) - 6, y(py) - 6, 12.0, 12.0) for _, (px, _), (py, _) in points]
     for row, (px, xh), (py, yh) in points:

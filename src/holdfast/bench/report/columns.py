@@ -8,8 +8,9 @@ from typing import Literal
 
 from holdfast import metrics
 from holdfast.bench.records.by_class import MEASURES
+from holdfast.bench.records.likelihood import MEASURES as OF_WORDS
 
-__all__ = ["BY_CLASS", "METRICS", "Estimate", "Metric"]
+__all__ = ["BY_CLASS", "METRICS", "OF_WORDS", "Estimate", "Metric"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ METRICS: tuple[Metric, ...] = (
            "the mean over tasks of the accuracy over all classes so far"),
     Metric("performance_drop", "Performance drop", "PD", "points", "lower", 100, 2, False,
            "the accuracy after the first task less that over all classes after the last (PD)"),
+    Metric("perplexity", "Perplexity", "Perplexity", "", "lower", 1, 1, False,
+           "of the test texts of all tasks after the last one: exp of the mean loss of a word, in nats, averaged over "
+           "tasks"),
+    Metric("old_perplexity", "Perplexity, old", "Old", "", "lower", 1, 1, False,
+           "likewise, of all tasks but the last"),
+    Metric("new_perplexity", "Perplexity, new", "New", "", "lower", 1, 1, False, "likewise, of the last task"),
+    Metric("nats_forgotten", "Forgotten per word", "Forgotten", "nats", "lower", 1, 3, True,
+           "mean rise of each earlier task's loss of a word over its lowest before"),
+    Metric("divergence", "Moved by the last task", "KL on new", "nats", "lower", 1, 3, False,
+           "KL of the model before the last task from the model after it, a word of that task's own texts: it needs no "
+           "old data, and foretells forgetting"),
     Metric("step_time", "Time per step", "Step time", "\u00d7 finetune", "lower", 1, 2, False,
            "median time of a training step, as a multiple of plain fine-tuning"),
     Metric("consolidate_seconds", "Consolidation", "Consolidate", "s", "lower", 1, 2, False,

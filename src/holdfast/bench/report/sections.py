@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast.bench.records.record import Record
-from holdfast.bench.report import charts, history
+from holdfast.bench.report import charts, history, language
 from holdfast.bench.report.charts import Series, swatch
 from holdfast.bench.report.columns import METRICS, Estimate, Metric
 from holdfast.bench.report.standing import standing
@@ -47,17 +47,18 @@ def group_section(identity: str, group: Group, series: dict[str, Series], publis
     held = next((record.config.stream_options.get("data") for row in group.rows for record in row.records), None)
     protocol = [str(held), *protocol] if held else protocol  # of one's own data, whose name says nothing
     parts = [el("h2", text(group.title)), el("p", text("; ".join(protocol)), class_="protocol")]
-    parts += [el("p", lead(group), class_="lead"), standing(group), troubles(group)]
+    led = language.lead(group) if language.contained(group) else lead(group)
+    parts += [el("p", led, class_="lead"), standing(group), troubles(group)]
     parts.append(summary_table(group, series, published))
     if any(row.records for row in group.rows):
         parts.append(legend(identity, group, series))
-        parts += _charts(identity, group, series, published)
+        shown = language.shown(identity, group, series) if language.contained(group) else None
+        parts += _charts(identity, group, series, published) if shown is None else shown
         parts += _streamed(identity, group, series)
         parts += steepness(group)
     losses = [history.loss(f"{identity}-l{k}", row, series[row.label]) for k, row in enumerate(group.rows)]
     if any(losses):
-        words = "A line for each seed; the area is the share of the loss that the penalty makes up."
-        note = el("p", words, class_="note")
+        note = el("p", "A line for each seed; the area is the share of the loss that the penalty makes up.", class_="note")
         figures = el("div", *(el("figure", chart) for chart in losses if chart), class_="cards")
         parts.append(el("details", el("summary", "Training loss"), note, figures))
     parts.append(chosen_table(group))
@@ -307,7 +308,7 @@ def environment(records: Sequence[Record]) -> str:
 
 def reading() -> str:
     """What the words mean."""
-    items = [el("dt", text(metric.title)) + el("dd", text(f"{metric.meaning} ({metric.unit})")) for metric in METRICS]
+    items = [el("dt", text(metric.title)) + el("dd", text(_meaning(metric))) for metric in METRICS]
     items += [
         el("dt", name) + el("dd", meaning)
         for name, meaning in (
@@ -318,6 +319,10 @@ def reading() -> str:
         )
     ]
     return el("section", el("h2", "How to read this"), el("dl", *items), id="reading")
+
+
+def _meaning(metric: Metric) -> str:
+    return f"{metric.meaning} ({metric.unit})" if metric.unit else metric.meaning
 
 
 def _accuracy(row: SummaryRow) -> Estimate:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast import metrics, registry
+from holdfast.bench.records import likelihood
 from holdfast.bench.records.by_class import measures
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 from holdfast.bench.report.columns import METRICS, Estimate
@@ -185,7 +186,7 @@ def _group(records: list[Record], controls: Collection[str], reference: str) -> 
         _refuse_twins(key[0], members)
         label = key[2] or _label(key[0], settings[key], [settings[other] for other in cells if other[0] == key[0]])
         made.append(_row(label, settings[key], members, controls, references))
-    made.sort(key=lambda row: (row.estimates["average_accuracy"] is None, -_mean(row, "average_accuracy"), row.label))
+    made.sort(key=_place)
     shared = dict.fromkeys(name for values in settings.values() for name in values)
     seen = {name: {values.get(name) for values in settings.values()} for name in shared}
     chosen = {name for record in records for name in record.config.hyperparameters}
@@ -198,6 +199,13 @@ def _group(records: list[Record], controls: Collection[str], reference: str) -> 
         rows=tuple(_mark_best(made)),
         common={name: str(*values) for name, values in seen.items() if len(values) == 1 and name not in chosen},
     )
+
+
+def _place(row: SummaryRow) -> tuple[bool, float, float, str]:
+    """Best first: by accuracy, or where texts are continued by what words are worth; then what did not finish."""
+    return (
+        row.estimates["average_accuracy"] is None, _mean(row, "perplexity"), -_mean(row, "average_accuracy"), row.label
+    )  # fmt: skip
 
 
 def _row(
@@ -241,6 +249,7 @@ def _measure(record: Record, references: list[Record]) -> dict[str, float | None
         "worst_case_accuracy": metrics.worst_case_accuracy(record.matrix),
         "forward_transfer": metrics.forward_transfer(record.matrix, record.initial),
         **measures(record.by_class),
+        **likelihood.measures(record.likelihood),
         "step_time": _relative_step_time(record, references),
         "consolidate_seconds": costs.seconds_consolidate,
         "peak_memory": float(costs.peak_memory_bytes),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.bench.records.record import Record
-from holdfast.bench.report.columns import BY_CLASS, METRICS, Estimate, Metric
+from holdfast.bench.report.columns import BY_CLASS, METRICS, OF_WORDS, Estimate, Metric
 from holdfast.bench.report.summary import CONTROLS, Group, SummaryRow, groups
 
 __all__ = [
@@ -30,6 +30,8 @@ SHORT = ("average_accuracy", "forgetting", "learning_accuracy", "step_time", "pe
 """The columns that fit a terminal; the page shows all of them."""
 
 MISSING = "\u2013"
+_LITTLE = ("average_accuracy", "forgetting", "learning_accuracy", "peak_memory")
+"""What the accuracy of words says little of, so that there is room for what their likelihood says."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,9 @@ def _chosen(keys: Sequence[str], group: Group) -> list[Metric]:
     """The columns of a group's table; where its classes are told apart, theirs too, and none that is empty."""
     by_key = {metric.key: metric for metric in METRICS}
     chosen = [by_key[key] for key in keys]
+    if any(row.estimates["perplexity"] is not None for row in group.rows):
+        kept = [m for m in chosen if m.key not in (*OF_WORDS, *_LITTLE)]
+        return [*(m for m in METRICS if m.key in OF_WORDS), *kept]
     if not any(record.by_class for row in group.rows for record in row.records):
         return chosen
     further = [by_key[key] for key in BY_CLASS if key not in keys]
@@ -137,6 +142,10 @@ def _chosen(keys: Sequence[str], group: Group) -> list[Metric]:
         if any(row.estimates[metric.key] is not None for row in group.rows)
         and (metric.key not in wide or tuple(keys) != SHORT[: len(keys)])
     ]
+
+
+def _head(metric: Metric) -> str:
+    return f"{metric.short} ({metric.unit})" if metric.unit else metric.short
 
 
 def _frequencies(group: Group) -> list[str]:
@@ -154,7 +163,7 @@ def _text_table(group: Group, chosen: list[Metric]) -> TextTable:
         notes += [f"{row.label}, seed {seed}: {status}. {reason}".rstrip(" ") for seed, status, reason in row.failures]
     return TextTable(
         title=f"{group.title}, {len(group.task_names)} task{'s' * (len(group.task_names) != 1)}",
-        headers=("Method", *(f"{metric.short} ({metric.unit})" for metric in chosen)),
+        headers=("Method", *(_head(metric) for metric in chosen)),
         rows=tuple((Cell(row_name(row)), *(cell(row, metric) for metric in chosen)) for row in group.rows),
         notes=tuple(notes),
     )
@@ -238,7 +247,7 @@ def to_latex(records: Iterable[Record], *, keys: Sequence[str] = SHORT, controls
     parts = []
     for group in groups(records, controls=controls):
         chosen = _chosen(keys, group)
-        heads = " & ".join(["Method", *(_latex(f"{metric.short} ({metric.unit})") for metric in chosen)])
+        heads = " & ".join(["Method", *(_latex(_head(metric)) for metric in chosen)])
         lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(chosen)}}}", r"\toprule"]
         lines += [rf"{heads} \\", r"\midrule"]
         for row in group.rows:

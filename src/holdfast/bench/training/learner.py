@@ -21,15 +21,17 @@ from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training import growing, optimizers
 from holdfast.bench.training.closed import Closed
 from holdfast.bench.training.session import Part, Session
+from holdfast.bench.training.words import Moved, marked
 from holdfast.errors import ConfigurationError
 from holdfast.method import Method
-from holdfast.objectives import SharedForward
+from holdfast.objectives import CausalLM, SharedForward
 from holdfast.optim import Consolidating
 from holdfast.travelling import without_memory
 
 __all__ = ["Learner"]
 
 _EVALUATION_BATCH = 1000
+_EVALUATION_WORDS = 4000  # each has an output for every word that there is
 
 
 class Learner:
@@ -66,6 +68,8 @@ class Learner:
         self.optimizer = self._new_optimizer()
         self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
         self.class_accuracies: list[float] = []  # of every task's classes, at the latest test
+        self.nats: list[float] = []  # likewise, the mean loss of every task's words
+        self.moved = Moved()
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -103,6 +107,7 @@ class Learner:
             self.optimizer = self._new_optimizer()
         if self.method is not None:
             self.method.attach(self.optimizer)
+        self.moved.begin(self.model, session, self.stream.holds)
 
     def prepared(self, session: Session) -> Session:
         """A session with what it is to be learned with besides, if the method asks for such."""
@@ -131,6 +136,7 @@ class Learner:
         inputs = parts[0].inputs if len(parts) == 1 else torch.cat([part.inputs for part in parts])
         raw = self.model(inputs)
         total, start = None, 0
+        answers: int | Tensor = 0
         for part in parts:
             rows = raw if len(parts) == 1 else _rows(raw, start, start + len(part.inputs))
             # All tasks are there at once for joint training, so all of their outputs compete as they will at test.
@@ -140,8 +146,9 @@ class Learner:
             each = each if part.weight == 1 else each * part.weight
             total = each if total is None else total + each
             start += len(part.inputs)
+            answers = answers + part.task.answers_in(part.targets)
         assert total is not None
-        loss: Tensor = total / start
+        loss: Tensor = total / answers
         trained = loss
         if self.method is not None and self.method.needs_penalty:
             penalty = self.method.penalty((parts[0].inputs, parts[0].targets), raw)
@@ -190,7 +197,7 @@ class Learner:
         Where the configuration says so, the training data stand in for the test part, or dropout stays on.
         """
         config = self.config
-        self.class_accuracies = []
+        self.class_accuracies, self.nats = [], []
         if part == "test":
             part = config.evaluate_on
         if config.evaluate_mode == "eval":
@@ -211,18 +218,25 @@ class Learner:
                     module.train()
         objective = task.objective
         assert isinstance(objective, SharedForward)
-        answers = [torch.zeros(0, dtype=torch.bool, device=split.targets.device)]
+        answers, nats = [torch.zeros(0, dtype=torch.bool, device=split.targets.device)], 0.0
         protected = self.method is not None and task.index < self.method.num_tasks
         context = self.method.task(task.index) if self.method is not None and protected else nullcontext()
         with context:
             for outputs, targets in self._answered(task, split):
-                answers.append(objective.select(outputs).argmax(1) == targets)
+                chosen = objective.select(outputs)
+                if isinstance(objective, CausalLM):
+                    right, losses = marked(objective, chosen, targets)
+                    nats += float(losses.sum(dtype=torch.float64))
+                else:
+                    right = chosen.argmax(1) == targets
+                answers.append(right)
         self.model.train(was_training)
         right = torch.cat(answers)
+        self.nats.append(nats / max(1, len(right)))
         if self.stream.by_class:
             mine = [right[split.targets == column] for column in task.classes]
             self.class_accuracies += [int(each.sum()) / max(1, len(each)) for each in mine]
-        return int(right.sum()) / max(1, len(split))
+        return int(right.sum()) / max(1, len(right))
 
     def by_class(self, accuracies: list[list[float]]) -> ByClass | None:
         """What the record says of each class; ``None`` where all have as many samples.
@@ -240,7 +254,8 @@ class Learner:
         """What the model, or the head in its place, answers to each batch of a part; and the targets."""
         if self.closed is not None:
             return self.closed.answered(task, split, _EVALUATION_BATCH)
-        return ((self.model(inputs), targets) for inputs, targets in task.batches(split, _EVALUATION_BATCH))
+        size = _EVALUATION_BATCH if split.targets.dim() == 1 else max(1, _EVALUATION_WORDS // split.targets.shape[1])
+        return ((self.model(inputs), targets) for inputs, targets in task.batches(split, size))
 
     def state_dict(self) -> dict[str, Any]:
         """Model, optimizer and method, as tensors and plain values."""
@@ -249,6 +264,7 @@ class Learner:
             "optimizer": without_memory(self.optimizer.state_dict()),  # the method's is saved on its own
             "method": None if self.method is None else self.method.state_dict(),
             "head": None if self.closed is None else self.closed.state_dict(),
+            "before": None if self.moved.before is None else self.moved.before.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, with_optimizer: bool) -> None:
@@ -260,6 +276,8 @@ class Learner:
             self.method.load_state_dict(state["method"])
         if self.closed is not None:
             self.closed.load_state_dict(state["head"])
+        if self.moved.before is not None and state.get("before") is not None:
+            self.moved.before.load_state_dict(state["before"])
         if with_optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
 

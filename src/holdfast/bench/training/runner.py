@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from holdfast.bench.data import streams
+from holdfast.bench.data.language import HOLDS
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.records import seeding
+from holdfast.bench.records.likelihood import Likelihood
 from holdfast.bench.records.record import Costs, Curves, Record, RunConfig
 from holdfast.bench.training import environment, memory
 from holdfast.bench.training.diagnostics import Diagnosis, noting
@@ -175,7 +177,7 @@ class _Run:
         self.clock = time.perf_counter()
         try:
             if not self.ledger.initial:
-                self.ledger.initial = self.learner.accuracies("test" if self.read_test else "valid")
+                self.ledger.initial = self._tested("initial", "test" if self.read_test else "valid")
             for session in self.sessions[self.cursor.session :]:
                 self._learn(session)
                 self._remember_and_test(session)
@@ -301,17 +303,32 @@ class _Run:
         with self._explaining(), noting(ledger.warnings, self.config.method):
             learner.consolidate(session)
         self.diagnosis.consolidated(session.last.index, ledger.diagnostics)
+        ledger.nats["divergence"].append(learner.moved.measure(learner.model, session.last))
         tested = time.perf_counter()
         ledger.seconds["consolidate"] += tested - start
         if self.config.validation_fraction > 0:
-            ledger.validation.append(learner.accuracies("valid"))
-        ledger.matrix.append(learner.accuracies("test") if self.read_test else ledger.validation[-1])
+            ledger.validation.append(self._tested("validation", "valid"))
+        if self.read_test:
+            ledger.matrix.append(self._tested("matrix", "test"))
+        else:
+            ledger.matrix.append(ledger.validation[-1])
+            ledger.nats["matrix"].append(ledger.nats["validation"][-1])
         ledger.by_class += [learner.class_accuracies] if self.stream.by_class else []
         ledger.seconds["evaluate"] += time.perf_counter() - tested
         self.observer.tested(session.last.index, ledger.matrix[-1])
         cursor.session, cursor.round, cursor.epoch, cursor.batch = session.index + 1, 0, 0, 0
         self._tick()
         self.keeper.keep(self._take, must=True)
+
+    def _tested(self, kind: str, part: str) -> list[float]:
+        """The accuracies on a part, and beside them what words were worth."""
+        found = self.learner.accuracies(part)
+        row = list(self.learner.nats)
+        self.ledger.nats[kind] += row if kind == "initial" else [row]
+        return found
+
+    def _likelihood(self) -> Likelihood | None:
+        return Likelihood(**self.ledger.nats) if self.stream.holds == HOLDS else None
 
     def _record(self, status: Any, failure: str) -> Record:
         config, ledger, learner, seconds = self.config, self.ledger, self.learner, self.ledger.seconds
@@ -325,6 +342,7 @@ class _Run:
             matrix=ledger.matrix,
             validation=ledger.validation,
             by_class=learner.by_class(ledger.by_class),
+            likelihood=self._likelihood(),
             curves=Curves(**ledger.curves),
             first_answers=self.streaming.found(ledger),
             costs=Costs(

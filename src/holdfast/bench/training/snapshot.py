@@ -34,6 +34,9 @@ class Ledger:
     matrix: list[list[float]] = field(default_factory=list)
     validation: list[list[float]] = field(default_factory=list)
     by_class: list[list[float]] = field(default_factory=list)  # beside the matrix, where classes are told apart
+    nats: dict[str, list[Any]] = field(  # of words, beside the accuracies
+        default_factory=lambda: {"initial": [], "matrix": [], "validation": [], "divergence": []}
+    )
     curves: dict[str, list[Any]] = field(
         default_factory=lambda: {"task": [], "step": [], "loss": [], "penalty_share": []}
     )
