@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from holdfast import registry
 from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.bench.models import named as models
-from holdfast.bench.records.record import Costs, Hyperparameter, RunConfig
+from holdfast.bench.records.measured import Costs
+from holdfast.bench.records.record import Hyperparameter, RunConfig
 from holdfast.bench.training import optimizers, runner
 from holdfast.dispatch import PHASES_AFTER, PHASES_BEFORE
 from holdfast.method import Method

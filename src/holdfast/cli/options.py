@@ -114,6 +114,9 @@ class Trained(Read):
     validation_fraction: Annotated[
         float | None, typer.Option(help="Share of the training data set aside; a grid chooses by it.")
     ] = None
+    memory: Annotated[
+        str | None, typer.Option(help="data or generations: what texts are remembered by; default: the method's own.")
+    ] = None
     prequential: Annotated[
         int | None,
         typer.Option(
@@ -152,7 +155,7 @@ class Trained(Read):
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
         names = ("model", "outputs", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
-        return {name: getattr(self, name) for name in (*names, "validation_fraction", "prequential", "diagnose")}
+        return {name: getattr(self, name) for name in (*names, "validation_fraction", "memory", "prequential", "diagnose")}
 
 
 @dataclass(kw_only=True)

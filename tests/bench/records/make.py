@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from holdfast.bench.records.record import Costs, Curves, Environment, Hyperparameter, Record, RunConfig
+from holdfast.bench.records.measured import Costs, Curves, Environment
+from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
 
 
 class Profile(NamedTuple):

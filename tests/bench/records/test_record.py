@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from holdfast.bench.records import record as records
-from holdfast.bench.records.record import Curves, Record
+from holdfast.bench.records.measured import Curves
+from holdfast.bench.records.record import Record
 from holdfast.errors import StateError
 from tests.bench.records.make import make_record
 

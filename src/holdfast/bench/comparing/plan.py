@@ -15,7 +15,7 @@ from holdfast import registry
 from holdfast.bench.comparing.protocols import Protocol, protocol
 from holdfast.bench.comparing.typed import AUTO, shown, typed
 from holdfast.bench.data.language import HOLDS
-from holdfast.bench.records.record import Hyperparameter, RunConfig
+from holdfast.bench.records.record import Hyperparameter, Memory, RunConfig
 from holdfast.checks import check_count, unknown_name
 from holdfast.errors import ConfigurationError, Option
 from holdfast.registry import Entry
@@ -149,9 +149,25 @@ def plan(
         method=method,
         seed=seed,
         hyperparameters=chosen,
-        **{**dataclasses.asdict(trained), "backbone": trained.backbone if entry.kind == "head" else None},
+        **{
+            **dataclasses.asdict(trained),
+            "backbone": trained.backbone if entry.kind == "head" else None,
+            "memory": _memory(trained, entry, stream),
+        },
         **fields,
     )
+
+
+def _memory(trained: Protocol, entry: Entry, stream: Outline) -> Memory | None:
+    """What a method remembers texts by: where it asks a teacher, what the model writes itself unless told otherwise."""
+    if stream.holds != HOLDS:
+        if trained.memory is not None:
+            raise ConfigurationError(
+                Option("memory"),
+                f" is for texts to be continued, and the stream {stream.name!r} has none",
+            )
+        return None
+    return trained.memory or ("generations" if entry.takes_memory else "data")
 
 
 def _check_prequential(trained: Protocol, entry: Entry, stream: Outline) -> None:
@@ -282,6 +298,7 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
         own = entry.kind == "optimizer" and name in ("optimizer", "lr")
         own |= entry.keeps_optimizer and name == "optimizer_between_tasks"
         own |= entry.kind != "head" and name == "backbone"
+        own |= name == "memory" and config.memory == ("generations" if entry.takes_memory else "data")
         if not own and getattr(config, name) != default:
             words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     if config.device != "cpu":

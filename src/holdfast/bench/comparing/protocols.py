@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from holdfast.bench.data.language import HOLDS
-from holdfast.bench.records.record import BetweenTasks, Outputs
+from holdfast.bench.records.record import BetweenTasks, Memory, Outputs
 from holdfast.bench.records.steepness import Diagnose
 
 __all__ = ["TEXT_MODEL", "Protocol", "default_threads", "protocol"]
@@ -25,6 +25,7 @@ class Protocol:
     backbone: str = "random-patches"  # of closed-form heads
     outputs: Outputs = "fixed"
     diagnose: Diagnose | None = None
+    memory: Memory | None = None  # of texts; None: each method's own
     prequential: int | None = None  # window of the sliding accuracy of first answers; None: not asked for
 
 

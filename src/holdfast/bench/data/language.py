@@ -15,10 +15,10 @@ from holdfast.bench.data.asked import Asked
 from holdfast.bench.data.sets import TextDataset
 from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.bench.records import seeding
-from holdfast.errors import ConfigurationError, DataError, DependencyError, Option
+from holdfast.errors import ConfigurationError, DataError, DependencyError
 from holdfast.objectives import CausalLM
 
-__all__ = ["HOLDS", "Options", "blocks", "options", "sequence", "stream_of", "train_tokenizer"]
+__all__ = ["HOLDS", "Options", "blocks", "end_of", "options", "sequence", "stream_of", "train_tokenizer"]
 
 HOLDS = "language"
 """What `Stream.holds` says of such a stream."""
@@ -79,6 +79,15 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
     return str(found.to_str())
 
 
+def end_of(tokenizer: str) -> int:
+    """The number that stands between two texts, after which one begins."""
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_str(tokenizer).token_to_id(_END)
+    assert found is not None, "made by train_tokenizer"
+    return found
+
+
 def blocks(tokenizer: str, texts: Sequence[str], tokens: int, most: int) -> Tensor:
     """Texts one after another, an end after each, cut into rows.
 
@@ -94,7 +103,7 @@ def blocks(tokenizer: str, texts: Sequence[str], tokens: int, most: int) -> Tens
     from tokenizers import Tokenizer
 
     found = Tokenizer.from_str(tokenizer)
-    end = found.token_to_id(_END)
+    end = end_of(tokenizer)
     numbers: list[int] = []
     for start in range(0, len(texts), 256):
         if len(numbers) >= most * tokens:
@@ -132,7 +141,8 @@ def sequence(
     made = []
     for each, train, test in parts:
         rows = blocks(tokenizer, train, wanted.tokens, wanted.rows)
-        made.append((each, rows, rows, *[blocks(tokenizer, test, wanted.tokens, wanted.test_rows)] * 2))
+        test_rows = blocks(tokenizer, test, wanted.tokens, wanted.test_rows)
+        made.append((each, rows, rows, test_rows, test_rows))
     return stream_of(name, made, tokenizer, asked)
 
 
@@ -191,8 +201,10 @@ def stream_of(
         aside = round(asked.validation_fraction * len(words))
         train, valid = (_split(words, labels, rows.sort().values) for rows in (order[aside:], order[:aside]))
         test = _split(test_words, test_labels, torch.arange(len(test_words)))
-        objective = CausalLM(per="token")
-        tasks.append(Task(task, index, train, valid, test, words_known, words_known, objective, objective))
+        # The mean loss is over words either way. Importances square the gradient of a whole row: to square each word's
+        # for itself takes a backward pass for every place in a row.
+        asked_for, learned = CausalLM(per="token"), CausalLM(per="sequence")
+        tasks.append(Task(task, index, train, valid, test, words_known, words_known, asked_for, learned))
     return Stream(
         name=name,
         scenario="domain",

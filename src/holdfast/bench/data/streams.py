@@ -2,9 +2,10 @@
 
 A name says what the stream is: ``split-D`` (the classes of D, k to a task), ``split-D-K`` (the same with k = K),
 ``permuted-D`` (all classes of D in every task, the pixels in another order), ``sequence-A-B-…`` (one task per
-data set, which may come again), ``lm-sequence-A-B-…`` (likewise, texts to be continued), ``longtail-D`` (all classes of D in one task, each rarer than the one before;
-``longtail-D-K``: K a task), ``fewshot-D-BASE-WAYxSHOT`` (a task of BASE classes, then WAY a task with SHOT samples
-each). What the model must answer is the scenario: see `build`.
+data set, which may come again), ``lm-sequence-A-B-…`` (likewise, texts to be continued), ``longtail-D`` (all classes
+of D in one task, each rarer than the one before; ``longtail-D-K``: K a task), ``fewshot-D-BASE-WAYxSHOT`` (a task of
+BASE classes, then WAY a task with SHOT samples each). What the model must answer is the
+scenario: see `build`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Split:
     Attributes:
         storage: samples of the whole data set, ``[N, ...]``, uint8 for images.
         rows: rows of `storage` that belong to this part, int64 ``[n]``, ascending.
-        targets: what the task's objective expects for each of them, int64 ``[n]``; of texts to be continued, ``[n, T]``.
+        targets: what the task's objective expects for each of them, int64 ``[n]``; of words, ``[n, T]``.
     """
 
     storage: Tensor

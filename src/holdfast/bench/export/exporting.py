@@ -25,7 +25,7 @@ from holdfast.bench.export.loading import Exported, load
 from holdfast.bench.records.record import Record
 from holdfast.bench.training import checkpoint, runner
 from holdfast.bench.training.learner import Learner
-from holdfast.bench.training.runner import Observer
+from holdfast.bench.training.observer import Observer
 from holdfast.bench.training.snapshot import Snapshot
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.reparam import plain

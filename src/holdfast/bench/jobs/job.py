@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.bench.records.record import Record, RunConfig, row_name
-from holdfast.bench.training import runner
-from holdfast.bench.training.runner import Observer
+from holdfast.bench.training import observer
+from holdfast.bench.training.observer import Observer
 from holdfast.bench.training.snapshot import Keeper
 
 __all__ = ["Job", "Monitor", "Silent", "Store"]
@@ -48,7 +48,7 @@ class Monitor(Observer, Protocol):
         ...
 
 
-class Silent(runner.Silent):
+class Silent(observer.Silent):
     """Nobody wants to know how a comparison is getting on, either."""
 
     def planned(self, runs: int) -> None:

@@ -16,7 +16,7 @@ from holdfast.errors import ConfigurationError, DependencyError, Option
 
 if TYPE_CHECKING:
     from holdfast.bench.jobs.job import Job
-    from holdfast.bench.training.runner import Observer
+    from holdfast.bench.training.observer import Observer
 
 __all__ = ["NAMES", "Both", "Track", "Tracker", "check", "observer"]
 

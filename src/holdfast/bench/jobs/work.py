@@ -14,7 +14,7 @@ from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.records.record import Record
 from holdfast.bench.training import runner
 from holdfast.bench.training.checkpoint import EVERY
-from holdfast.bench.training.runner import Observer
+from holdfast.bench.training.observer import Observer
 from holdfast.bench.training.snapshot import Keeper
 
 __all__ = ["Elsewhere", "here", "run_job"]

@@ -15,7 +15,7 @@ class Heads(nn.Module):
     Args:
         trunk: gives features ``[B, F]``, or ``[B, T, F]``.
         features: F.
-        outputs: K for a single head, which gives ``[B, K]`` (``[B, T, K]``); a sequence of K for a list of such outputs.
+        outputs: K for a single head, which gives ``[B, K]`` (``[B, T, K]``); several K for a list of such.
     """
 
     def __init__(self, trunk: nn.Module, features: int, outputs: int | Sequence[int]) -> None:

@@ -45,7 +45,8 @@ def measures(found: Likelihood | None) -> dict[str, float | None]:
     r"""The numbers that tables show, ``None`` for what is not there.
 
     ``perplexity`` is :math:`e^{\ell}` at the end, :math:`\ell` the mean over tasks; ``old_perplexity`` and
-    ``new_perplexity`` those of all tasks but the last, and of the last; ``nats_forgotten`` is the mean over earlier tasks of how much worse a word is foretold at the end than at its best before; ``divergence`` the last task's.
+    ``new_perplexity`` those of all tasks but the last, and of the last; ``nats_forgotten`` is the mean over earlier
+    tasks of how much worse a word is foretold at the end than at its best before; ``divergence`` the last task's.
     """
     numbers: dict[str, float | None] = dict.fromkeys(MEASURES)
     if found is None or not found.matrix:

@@ -30,6 +30,7 @@ from holdfast.bench.records.by_class import ByClass
 from holdfast.bench.records.choice import Choice
 from holdfast.bench.records.first_answers import FirstAnswers
 from holdfast.bench.records.likelihood import Likelihood
+from holdfast.bench.records.measured import Costs, Curves, Environment
 from holdfast.bench.records.steepness import Diagnose
 from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
@@ -37,10 +38,8 @@ from holdfast.errors import StateError
 __all__ = [
     "BetweenTasks",
     "SCHEMA_VERSION",
-    "Costs",
-    "Curves",
-    "Environment",
     "Hyperparameter",
+    "Memory",
     "Outputs",
     "Record",
     "RunConfig",
@@ -62,6 +61,7 @@ Scenario = Literal["task", "domain", "class"]
 TrainingOutputs = Literal["all", "seen", "current"]
 BetweenTasks = Literal["fresh", "kept"]
 Outputs = Literal["fixed", "growing"]
+Memory = Literal["data", "generations"]
 
 
 class _Frozen(BaseModel):
@@ -106,7 +106,8 @@ class RunConfig(_Frozen):
     that an optimizer which is itself the memory is given after each task. ``stop_losses`` end a task after an epoch
     whose last batch had a loss, penalty included, of at most that; ``epochs`` are then the most it gets. Some releases
     report accuracy on the training data (``evaluate_on``) with dropout on (``evaluate_mode``). ``backbone`` is the
-    representation that a closed-form head stands on, ``None`` for all else. ``prequential`` is a window.
+    representation that a closed-form head stands on, ``None`` for all else. ``prequential`` is a window. ``memory`` is
+    what a method remembers texts by: the task's, or texts that the model writes itself; ``None`` for all else.
     """
 
     stream: str
@@ -137,6 +138,7 @@ class RunConfig(_Frozen):
     outputs: Outputs = "fixed"
     prequential: int | None = Field(default=None, ge=1)
     diagnose: Diagnose | None = None
+    memory: Memory | None = None
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)
     importance_batch_size: int = Field(default=256, ge=1)
@@ -165,54 +167,6 @@ class RunConfig(_Frozen):
         """What a run's numbers depend on: itself without the story of how its values were chosen."""
         told = {key: value.without_story() for key, value in self.hyperparameters.items()}
         return self.model_copy(update={"hyperparameters": told})
-
-
-class Environment(_Frozen):
-    """Where it ran: versions, machine, and the UTC date in ISO form."""
-
-    python: str
-    torch: str
-    holdfast: str
-    platform: str
-    processor: str
-    threads: int
-    device_name: str
-    date: str
-
-
-class Costs(_Frozen):
-    """What it cost. ``seconds_per_step`` is the median over training steps; ``parameters`` counts scalars."""
-
-    steps: int = Field(ge=0)
-    seconds_total: float
-    seconds_training: float
-    seconds_per_step: float
-    seconds_consolidate: float
-    seconds_evaluate: float
-    peak_memory_bytes: int = Field(ge=0)
-    parameters: int = Field(ge=0)
-    state_bytes: int = Field(ge=0)
-
-    @property
-    def state_bytes_per_parameter(self) -> float:
-        """Bytes that the method remembers for each parameter of the model."""
-        return self.state_bytes / self.parameters if self.parameters else 0.0
-
-
-class Curves(_Frozen):
-    """The training loss, sampled sparsely: four columns of equal length."""
-
-    task: list[int] = []
-    step: list[int] = []
-    loss: list[float] = []
-    penalty_share: list[float | None] = []
-
-    @model_validator(mode="after")
-    def _equal_lengths(self) -> Self:
-        lengths = {len(self.task), len(self.step), len(self.loss), len(self.penalty_share)}
-        if len(lengths) > 1:
-            raise ValueError("the columns of curves must have one length")
-        return self
 
 
 class Record(_Frozen):

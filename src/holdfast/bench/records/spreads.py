@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdfast.bench.records.record import Environment, RunConfig
+from holdfast.bench.records.measured import Environment
+from holdfast.bench.records.record import RunConfig
 from holdfast.bench.records.writing import write_whole
 from holdfast.errors import StateError
 

@@ -58,7 +58,9 @@ def group_section(identity: str, group: Group, series: dict[str, Series], publis
         parts += steepness(group)
     losses = [history.loss(f"{identity}-l{k}", row, series[row.label]) for k, row in enumerate(group.rows)]
     if any(losses):
-        note = el("p", "A line for each seed; the area is the share of the loss that the penalty makes up.", class_="note")
+        note = el(
+            "p", "A line for each seed; the area is the share of the loss that the penalty makes up.", class_="note"
+        )
         figures = el("div", *(el("figure", chart) for chart in losses if chart), class_="cards")
         parts.append(el("details", el("summary", "Training loss"), note, figures))
     parts.append(chosen_table(group))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from holdfast.bench.records.record import Environment
+from holdfast.bench.records.measured import Environment
 
 __all__ = ["describe"]
 

@@ -18,13 +18,14 @@ from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
 from holdfast.bench.records.by_class import ByClass
 from holdfast.bench.records.record import RunConfig
-from holdfast.bench.training import growing, optimizers
+from holdfast.bench.training import growing, optimizers, own_texts
 from holdfast.bench.training.closed import Closed
 from holdfast.bench.training.session import Part, Session
 from holdfast.bench.training.words import Moved, marked
 from holdfast.errors import ConfigurationError
+from holdfast.generating import Generations
 from holdfast.method import Method
-from holdfast.objectives import CausalLM, SharedForward
+from holdfast.objectives import Batch, CausalLM, SharedForward
 from holdfast.optim import Consolidating
 from holdfast.travelling import without_memory
 
@@ -57,13 +58,15 @@ class Learner:
         self.model: nn.Module = model.to(config.device)
         if self._growing and not isinstance(model, Heads):
             raise ConfigurationError(f"outputs='growing' needs a model of the bench's own; got {config.model!r}")
+        self._learned = 0  # the place of the task that is learned
         self._show_heads(0)
         values: Mapping[str, Any] = {key: chosen.value for key, chosen in config.hyperparameters.items()}
         self._values = values
         self.method: Method | None = None
         if self.entry.kind == "method":
             assert self.entry.build is not None
-            self.method = self.entry.build(self.model, **values)
+            asked = {"memory": self._own_texts} if config.memory == "generations" and self.entry.takes_memory else {}
+            self.method = self.entry.build(self.model, **values, **asked)
         self.closed = Closed(config, self.entry, values, self.model, stream) if self.entry.kind == "head" else None
         self.optimizer = self._new_optimizer()
         self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
@@ -101,6 +104,7 @@ class Learner:
 
     def begin(self, session: Session) -> None:
         """Get ready for a session: its head, a fresh or the kept optimizer, the method attached to it."""
+        self._learned = session.last.index
         self._show_heads(session.last.index)
         self._grow(len(session.last.seen))
         if session.index > 0 and self.config.optimizer_between_tasks == "fresh":
@@ -182,8 +186,17 @@ class Learner:
         elif isinstance(self.optimizer, Consolidating) and task.index < len(self.config.optimizer_phases):
             self.optimizer.consolidate(**self.config.optimizer_phases[task.index])
 
-    def importance_batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training data that importances are estimated from, without any of the validation or test data."""
+    def _own_texts(self, model: nn.Module) -> Generations:
+        draw = seeding.generator(self.config.seed, "own texts", self._learned)
+        return own_texts.write(model, self.stream, draw)
+
+    def importance_batches(self, task: Task) -> Iterator[Batch]:
+        """The training data that importances are estimated from, without any of the validation or test data.
+
+        Or what the model writes itself, in its place.
+        """
+        if self.config.memory == "generations":
+            return iter(self._own_texts(self.model))
         size = self.config.importance_batch_size
         limit = self.config.importance_samples
         if limit is None:

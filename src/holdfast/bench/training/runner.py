@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,57 +22,23 @@ from holdfast.bench.data.language import HOLDS
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.records import seeding
 from holdfast.bench.records.likelihood import Likelihood
-from holdfast.bench.records.record import Costs, Curves, Record, RunConfig
+from holdfast.bench.records.measured import Costs, Curves
+from holdfast.bench.records.record import Record, RunConfig
 from holdfast.bench.training import environment, memory
 from holdfast.bench.training.diagnostics import Diagnosis, noting
 from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
+from holdfast.bench.training.observer import Observer, Silent
 from holdfast.bench.training.session import Session, sessions
 from holdfast.bench.training.snapshot import Cursor, Forgetful, Keeper, Ledger, Snapshot
 from holdfast.bench.training.steepness import Slope
 from holdfast.bench.training.streaming import Streaming
 from holdfast.errors import ConfigurationError, NumericsError, ProtectionError, StateError
 
-__all__ = ["Cursor", "Keeper", "Ledger", "Observer", "Silent", "Snapshot", "build_stream", "prepared", "run"]
+__all__ = ["Cursor", "Keeper", "Ledger", "Snapshot", "build_stream", "prepared", "run"]
 
 _CURVE_POINTS = 200
 _TIMED_STEPS = 5000  # more would not move the median, but would weigh on every checkpoint
-
-
-class Observer(Protocol):
-    """Who wants to know how a run is getting on."""
-
-    def begin(self, config: RunConfig, steps: int) -> None:
-        """A run begins (or goes on) that has this many training steps, pruning rounds left out."""
-        ...
-
-    def advance(self, steps: int) -> None:
-        """So many more steps are done."""
-        ...
-
-    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
-        """A point of the curves: the task that is learned, the step from 1, and what was measured there."""
-        ...
-
-    def tested(self, task: int, accuracies: list[float]) -> None:
-        """A task was learned and all were tested (or validated)."""
-        ...
-
-
-class Silent:
-    """Nobody wants to know."""
-
-    def begin(self, config: RunConfig, steps: int) -> None:
-        """Say nothing."""
-
-    def advance(self, steps: int) -> None:
-        """Say nothing."""
-
-    def measured(self, task: int, step: int, loss: float, penalty_share: float | None) -> None:
-        """Say nothing."""
-
-    def tested(self, task: int, accuracies: list[float]) -> None:
-        """Say nothing."""
 
 
 def prepared(stream: Stream, config: RunConfig) -> Stream:
