@@ -69,8 +69,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "bench.data": ("ground", "objectives", "bench.moved", "bench.records"),
     "bench.models": ("ground", "heads", "bench.moved", "bench.records", "bench.data"),
     "bench.training": (
-        "ground", "names", "objectives", "optim", "steps", "heads", "curvature", "prequential", "registry",
-        "bench.records", "bench.data", "bench.models",
+        "ground", "generating", "distillation", "names", "objectives", "optim", "steps", "heads", "curvature",
+        "prequential", "registry", "bench.records", "bench.data", "bench.models",
     ),
     "bench.report": ("ground", "auditing", "registry", "bench.records"),
     "bench.jobs": ("ground", "bench.moved", "bench.records", "bench.data", "bench.training"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -115,12 +114,6 @@ class Entry:
     def settings(self) -> Mapping[str, Value]:
         """Every hyperparameter that may be set, and its default value."""
         return {**self.defaults, **self.further}
-
-    @property
-    def takes_memory(self) -> bool:
-        """Whether it can be given batches to ask a teacher about, beside the new ones."""
-        build = self.build if self.kind == "method" else None
-        return build is not None and "memory" in inspect.signature(build).parameters
 
     @property
     def auto_fraction(self) -> float | None:

@@ -155,7 +155,9 @@ class Trained(Read):
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
         names = ("model", "outputs", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
-        return {name: getattr(self, name) for name in (*names, "validation_fraction", "memory", "prequential", "diagnose")}
+        return {
+            name: getattr(self, name) for name in (*names, "validation_fraction", "memory", "prequential", "diagnose")
+        }
 
 
 @dataclass(kw_only=True)

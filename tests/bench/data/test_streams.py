@@ -307,7 +307,7 @@ def test_every_listed_stream_parses() -> None:
     for name, about in streams.names().items():
         read = asked.parse(name)
         kind, datasets = read.kind, list(read.datasets)
-        assert kind in ("split", "permuted", "sequence", "longtail", "fewshot") and datasets and about
+        assert kind in ("split", "permuted", "sequence", "language", "longtail", "fewshot") and datasets and about
 
 
 @pytest.mark.usefixtures("holdfast_data")

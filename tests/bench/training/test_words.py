@@ -159,7 +159,7 @@ def test_the_test_loss_is_that_of_the_model() -> None:
     learner = Learner(config(), stream())
     learner.accuracies("test")
     words = learner.stream.tasks[1].test.samples.long()
-    outputs = learner.model.eval()(words)
+    outputs = learner.model.eval()(words).detach()
     expected = functional.cross_entropy(outputs[:, :-1].flatten(0, 1), words[:, 1:].flatten())
     assert learner.nats[1] == pytest.approx(float(expected), rel=1e-6)
 
