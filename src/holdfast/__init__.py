@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.penalties.ewc import OnlineEWC as OnlineEWC
     from holdfast.penalties.l2sp import L2SP as L2SP
     from holdfast.penalties.mas import MAS as MAS
+    from holdfast.penalties.olora import OLoRA as OLoRA
     from holdfast.penalties.rwalk import RWalk as RWalk
     from holdfast.penalties.si import SI as SI
     from holdfast.projections.balancing import WeightBalancing as WeightBalancing
@@ -84,6 +85,7 @@ _HOMES = {
         "method": "Method Step",
         "objectives": "CausalLM ClassBalanced Classification Loss MaskedLM ModelLoss MultiLabel Objective "
         "QuestionAnswering Regression Segmentation Seq2SeqLM TokenClassification",
+        "penalties.olora": "OLoRA",
         "selecting": "low_perplexity",
         "strength": "AutoStrength",
     }.items()

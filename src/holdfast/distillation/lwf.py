@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from holdfast.checks import check_not_negative, check_positive
 from holdfast.distillation.asked import OWN, Asked, On
 from holdfast.distillation.base import base_of, own_tensors, without_adapters
-from holdfast.distillation.distance import Way, check_distillable, distance
+from holdfast.distillation.distance import USUAL, Way, check_distillable, distance
 from holdfast.distillation.late import LastLayer
 from holdfast.distillation.memory import Source
 from holdfast.distillation.teacher import frozen_copy, set_tensors, tensors_of
@@ -160,7 +160,12 @@ class LwF(Asked):
             terms += self._terms_of_memory()
         value = self._within_budget(terms[0] if len(terms) == 1 else torch.stack(terms).sum())
         if due:
-            self._note(torch.stack([self._apart(*answer, batch) for answer in answers]).mean())
+            # At temperature 1 the usual term is the very thing that is measured, for nothing.
+            known = (
+                terms[: len(answers)] if self.temperature == 1 and self._way == USUAL and self.on != "memory" else []
+            )
+            apart = [term.detach() / self.strength for term in known]
+            self._note(torch.stack(apart or [self._apart(*answer, batch) for answer in answers]).mean())
         self._latest = value.detach()
         return value
 
