@@ -134,6 +134,8 @@ def test_python_takes_a_path_too() -> None:
         ),
         (["run", "split-digits", "--method", "ewc", "--skip-broken"], "--skip-broken is for data of your own"),
         (["compare", "pets", "--methods", "ewc", "--words", "3"], "--words does not apply to pets, which holds images"),
+        (["compare", "pets", "--methods", "ewc", "--task", "day"], "pets holds images by .* 'day'; expected no --task"),
+        (["streams", "pets", "--label", "kind"], "pets holds images by .* 'kind'; expected no --label"),
         (["compare", "a.csv", "--methods", "ewc"], "a.csv has columns words, label, .* say which with --text"),
         (["compare", "a.csv", "--methods", "ewc", "--text", "word"], "a.csv has no column 'word'; it has words, label"),
         (["compare", "pets", "--methods", "ewc", "--classes-per-task", "3"], "--classes-per-task is 3, but pets has 2"),

@@ -132,6 +132,16 @@ def test_a_line_ends_at_what_was_trained(place: Path) -> None:
     assert not outcome.curve and outcome.chosen.method == "slda"
 
 
+def test_the_model_as_it_was_is_no_candidate(place: Path) -> None:
+    """It loses nothing, and has learned nothing."""
+    outcome = adapt(
+        Asked(model="mine:make", data="new", keep="old", methods=("wise-ft",), hold=0.0, out="better", train=TRAIN)
+    )
+    assert outcome.chosen.method == "wise-ft" and outcome.chosen.weight > 0
+    assert outcome.best and all(point.weight > 0 for point in outcome.best)
+    assert "front" in (place / "better" / "report.html").read_text()
+
+
 def test_another_request_does_not_go_on_in_a_folder_under_way(place: Path) -> None:
     asked = Asked(model="mine:make", data="new", out="better", methods=("finetune",), train=TRAIN)
     with pytest.raises(KeyboardInterrupt):

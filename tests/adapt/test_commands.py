@@ -97,6 +97,7 @@ def test_a_gate(place: Path) -> None:
         ("adapt mine:make --data none --out x", "there is no none"),
         ("adapt mine:make --data new --methods ewc --out x", "--methods has ewc, which needs data"),
         ("adapt mine:make --data new --hold 1 --out x", "--hold is 1, but there are no old data"),
+        ("adapt mine:make --data new --text body --out x", "new holds images by class, and no table with a column"),
         ("adapt mine:make --data new --out old", "--out is old, which is not empty"),
         ("adapt mine:make --data new --optimizer adamm --out x", "--optimizer is 'adamm'"),
         ("adapt mine:make --data new --methods ewc --keep old --set l2sp.strength=1 --out x", "l2sp"),

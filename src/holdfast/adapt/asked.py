@@ -64,6 +64,7 @@ class Outcome:
         holds: whether it holds what was asked.
         points: all candidates.
         curve: the line from before to after.
+        best: the candidates that no other beats in both, old and new; none without old data.
         audit: before and after on the test parts.
         main: whether this process is the one that wrote, of several.
     """
@@ -73,5 +74,6 @@ class Outcome:
     holds: bool
     points: tuple[Point, ...]
     curve: tuple[Point, ...]
+    best: tuple[Point, ...]
     audit: Audit
     main: bool = True

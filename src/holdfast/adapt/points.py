@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from holdfast.adapt.opened import Opened
+from holdfast.adapt.opened import Kind, Opened
 from holdfast.auditing.answers import has_answers
 from holdfast.importance.untouched import untouched
 from holdfast.objectives import Objective, count
 from holdfast.objectives.positions import Positions
 
-__all__ = ["Point", "choose", "front", "measured"]
+__all__ = ["Point", "choose", "front", "least", "measured", "shown"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,13 @@ def measured(opened: Opened, objective: Objective, batches: Iterable[Any]) -> fl
     return -losses / max(total, 1) if by_words else 100 * right / max(total, 1)
 
 
+def shown(value: float | None, kind: Kind) -> str:
+    """What was measured as readers know it: accuracy in per cent, or of a language model its perplexity."""
+    if value is None:
+        return ""
+    return f"{math.exp(-value):.4g}" if kind == "language" else f"{value:.2f}"
+
+
 def front(points: Sequence[Point]) -> list[Point]:
     """Those that no other beats in both, the one that kept most first."""
     known = [point for point in points if point.kept is not None]
@@ -97,6 +104,13 @@ def choose(points: Sequence[Point], before: float | None, hold: float | None) ->
     if within:
         return max(within, key=lambda p: (p.learned, _kept(p))), True
     return max(points, key=lambda p: (_kept(p), p.learned)), False
+
+
+def least(before: float | None, hold: float | None) -> float | None:
+    """What has to be kept of the old, where that was asked for."""
+    if before is None or hold is None:
+        return None
+    return before - hold if before >= 0 else before * (1 + hold / 100)
 
 
 def lost(point: Point, before: float) -> float:

@@ -18,9 +18,9 @@ from holdfast.adapt import applying, proposing, reading
 from holdfast.adapt.applying import Candidate
 from holdfast.adapt.asked import Asked, Outcome
 from holdfast.adapt.candidates import Data, Workshop
-from holdfast.adapt.opened import Opened
+from holdfast.adapt.opened import Kind, Opened
 from holdfast.adapt.opening import open_model
-from holdfast.adapt.points import Point, choose
+from holdfast.adapt.points import Point, choose, front, shown
 from holdfast.adapt.samples import Part
 from holdfast.adapt.training import Settings
 from holdfast.adapt.writing import write
@@ -92,16 +92,21 @@ def adapt(asked: Asked, watcher: Watcher | None = None) -> Outcome:
         folder=folder / _WORK, stop=watcher.stop, tell=watcher.step, lora=asked.lora,
     )  # fmt: skip
     before = shop.measure(shop.before() if not further else shop.start()).kept
-    points = [point for method in _trained(asked) for point in _tried(shop, asked, method, before, watcher)]
+    points = [
+        point for method in _trained(asked) for point in _tried(shop, asked, method, before, watcher, opened.kind)
+    ]
     base = _base(points)
     curve = [] if base is None else shop.curve(base)
     competing = [point for point in points if point.method in asked.methods]
-    competing += [point for point in curve if applying.WISE_FT in asked.methods]
+    if applying.WISE_FT in asked.methods:  # but for its beginning, which has learned nothing
+        competing += [point for point in curve if point.weight > 0]
     chosen, holds = choose(competing, before, asked.hold)
     after = shop.finished(chosen, base)
     watcher.say(f"chosen on validation data: {chosen.name}")
     found = _audited(asked, shop, after, chosen)
-    outcome = Outcome(folder, chosen, holds, tuple(points), tuple(curve), found, accelerator.is_main_process)
+    outcome = Outcome(
+        folder, chosen, holds, tuple(points), tuple(curve), tuple(front(competing)), found, accelerator.is_main_process
+    )
     if accelerator.is_main_process:
         _write(asked, outcome, after, shop, before)
     accelerator.wait_for_everyone()
@@ -224,15 +229,18 @@ def _trained(asked: Asked) -> list[str]:
     return names if applying.WISE_FT not in asked.methods or plain in names else [plain, *names]
 
 
-def _tried(shop: Workshop, asked: Asked, method: str, before: float | None, watcher: Watcher) -> list[Point]:
+def _tried(
+    shop: Workshop, asked: Asked, method: str, before: float | None, watcher: Watcher, kind: Kind
+) -> list[Point]:
     found: list[Point] = []
     for number in range(asked.trials):
         settings = proposing.settings(method, found, number, asked.train.seed, before, asked.settings.get(method, {}))
         if settings is None:
             break
         point = shop.point(Candidate(method, settings))
-        kept = "" if point.kept is None else f"old {point.kept:.2f}, "
-        watcher.say(f"{point.name}: {kept}new {point.learned:.2f}")
+        old, new = (shown(value, kind) for value in (point.kept, point.learned))
+        what = "perplexity of " if kind == "language" else ""
+        watcher.say(f"{point.name}: {what}{f'old {old}, ' if old else ''}new {new}")
         found.append(point)
     return found
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from holdfast.adapt.asked import Asked, Outcome
 from holdfast.adapt.opened import Opened
+from holdfast.adapt.points import least, shown
 from holdfast.auditing import words
 from holdfast.bench.records.writing import write_whole
-from holdfast.bench.report.adapted import front_section
+from holdfast.bench.report.adapted import Front, front_section
 from holdfast.bench.report.auditing import audit_page
 from holdfast.files import write_file
 
@@ -41,14 +42,20 @@ def write(
     }  # fmt: skip
     text = json.dumps(points, indent=1) + "\n"
     write_file(folder / POINTS, lambda file: file.write(text.encode()), what="points")
-    unit = "minus the loss in nats" if opened.kind == "language" else "accuracy, %"
-    section = front_section(outcome.points, outcome.curve, outcome.chosen, before, unit)
+    front = Front(
+        outcome.points, outcome.curve,
+        best=outcome.best, chosen=outcome.chosen, before=before, least=least(before, asked.hold), holds=outcome.holds,
+        unit="minus the loss in nats" if opened.kind == "language" else "accuracy, %",
+        figure="perplexity" if opened.kind == "language" else "accuracy, %",
+        shown=lambda value: shown(value, opened.kind),
+    )  # fmt: skip
+    section = front_section(front)
     page = audit_page(
         outcome.audit, title=f"{Path(asked.model).name or asked.model}, adapted", command=asked.command,
         first=[("What was kept and what was learned", section)],
     )  # fmt: skip
     write_whole(folder / REPORT, page, "report")
-    write_whole(folder / CARD, _card(asked, outcome, opened), "model card")
+    write_whole(folder / CARD, _card(asked, outcome, opened, front), "model card")
 
 
 def trained_on(model: str) -> tuple[int, tuple[str, ...]] | None:
@@ -64,7 +71,7 @@ def trained_on(model: str) -> tuple[int, tuple[str, ...]] | None:
         return None
 
 
-def _card(asked: Asked, outcome: Outcome, opened: Opened) -> str:
+def _card(asked: Asked, outcome: Outcome, opened: Opened, front: Front) -> str:
     """A model card: what it is, how it was made, what it kept and what it learned."""
     train, chosen = asked.train, outcome.chosen
     rate = opened.usual_lr if train.lr is None else train.lr
@@ -96,11 +103,11 @@ def _card(asked: Asked, outcome: Outcome, opened: Opened) -> str:
         f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer} at {rate:g} falling to 0, seed "
         f"{train.seed}, precision {train.precision}. Candidates on validation data:",
         "",
-        "| candidate | old | new |",
+        f"| candidate | old ({front.figure}) | new ({front.figure}) |",
         "|---|---|---|",
         *(
-            f"| {point.name} | {'' if point.kept is None else f'{point.kept:.2f}'} | {point.learned:.2f} |"
-            for point in outcome.points
+            f"| {point.name} | {front.shown(point.kept)} | {front.shown(point.learned)} |"
+            for point in [*outcome.points, *([] if outcome.chosen in outcome.points else [outcome.chosen])]
         ),
     ]
     if not outcome.holds and asked.hold is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from holdfast.bench.data import finding
 from holdfast.bench.data.columns import Meaning
 from holdfast.bench.data.parts import Kind, Part, cut, in_order, joined, natural
-from holdfast.errors import DataError
+from holdfast.errors import DataError, Option
 
 __all__ = ["HELD", "Found", "FoundTask", "read"]
 
@@ -126,6 +126,13 @@ def read(
         raise DataError(f"{place} holds {' and '.join(kinds)}; expected one kind")
     if kind is not None and kinds[0] != kind:
         raise DataError(f"{place} holds {_SHOWN[kinds[0]]}; expected {_SHOWN[kind]}")
+    if not any(samples.columns for _, samples in sources):
+        for option, column in (("text", text), ("label", label), ("task", task)):
+            if column is not None:
+                raise DataError(
+                    f"{place} holds {_SHOWN[kinds[0]]}, and no table with a column {column!r}; expected no ",
+                    Option(option),
+                )
     tasks: dict[str, dict[str, list[Part]]] = {}
     for (outer_task, outer_part), samples in sources:
         for (inner_task, inner_part), part in samples.parts.items():
