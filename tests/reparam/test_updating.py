@@ -13,7 +13,7 @@ from holdfast import GoldenSGD, InRank, reparam
 from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_parameters
 from holdfast.reparam.updating import factor_gradients
-from holdfast.testing.cases import network, sgd, task, train
+from holdfast.testing.cases import adam, network, sgd, task, train
 
 DOUBLE = torch.float64
 
@@ -65,6 +65,29 @@ def test_the_gradients_of_the_factors_are_autograds() -> None:
     of_up, of_down = factor_gradients(up.detach(), down.detach(), weight.grad)
     torch.testing.assert_close(of_up, up.grad, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(of_down, down.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_an_optimizer_of_another_kind_begins_with_moments_of_its_own() -> None:
+    model = network(dtype=DOUBLE)
+    keep = InRank(model)
+    keep.consolidate()
+    for make in (sgd, adam, sgd):
+        optimizer = make(model)
+        keep.attach(optimizer)
+        train(model, optimizer, task(1, DOUBLE), keep)
+        kinds = {key.split(".")[1] for key in keep.buffers if key.startswith("twin.")}
+        assert kinds == ({"momentum_buffer"} if make is sgd else {"step", "exp_avg", "exp_avg_sq"})
+    parts = [[model.first.weight, model.first.bias], [p for n, p in model.named_parameters() if "first" not in n]]
+    both = [torch.optim.Adam(parts[0], lr=0.01), torch.optim.SGD(parts[1], lr=0.01, momentum=0.9)]
+    keep.attach(*both)
+    for x, y in task(2, DOUBLE):
+        for each in both:
+            each.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        for each in both:
+            each.step()
+    assert "twin.exp_avg.up.first.weight" in keep.buffers and "twin.momentum_buffer.up.head.weight" in keep.buffers
+    assert keep.buffers["twin.step.up.first.weight"] == 4
 
 
 class Counting(torch.optim.Optimizer):

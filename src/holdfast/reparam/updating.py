@@ -108,6 +108,7 @@ class InRank(Method):
         if check_not_negative("warmup", warmup) != int(warmup):
             raise ConfigurationError(f"warmup is {warmup!r}; expected a whole number of steps, >= 0")
         self.warmup, self.gap = int(warmup), check_interval("gap", gap)
+        self.meta["kinds"] = {}  # weight -> the kind of optimizer that has trained its factors
         self._ranks: dict[str, int] = {}
         self._twins: dict[int, Twin] = {}  # optimizer -> what trains the factors of its weights
         if not self._matrices():
@@ -150,8 +151,17 @@ class InRank(Method):
                 name: (self.params[name], {part: self.buffers[f"{part}.{name}"] for part in ("up", "down")})
                 for name in names
             }
-            saved = {key.removeprefix(_TWIN): held for key, held in self.buffers.items() if key.startswith(_TWIN)}
-            self._twins[id(optimizer)] = Twin(optimizer, placed, saved)
+            kind, kinds = type(optimizer).__qualname__, self.meta["kinds"]
+            others = [name for name in names if kinds.get(name) != kind]  # whose moments are of another kind
+            anew = tuple(f".{part}.{name}" for name in others for part in ("up", "down"))
+            saved = {
+                key: held for key, held in self.buffers.items() if key.startswith(_TWIN) and not key.endswith(anew)
+            }
+            self._twins[id(optimizer)] = Twin(
+                optimizer, placed, {key.removeprefix(_TWIN): held for key, held in saved.items()}
+            )
+            self.buffers = {k: held for k, held in self.buffers.items() if not k.startswith(_TWIN)} | saved
+            kinds.update(dict.fromkeys(names, kind))
         return self._twins[id(optimizer)]
 
     def project_gradient(self, step: Step) -> None:
@@ -206,6 +216,7 @@ class InRank(Method):
             self.buffers[f"down.{name}"] = of_the_first(drawn(most, columns, generator=generator).to(anchor))
             self.buffers[f"up.{name}"] = anchor.new_zeros(rows, most)
             self._set_rank(name, min(self.rank, most))
+        self.meta["kinds"] = {}
         self._twins = {}
 
     def _loaded(self) -> None:
