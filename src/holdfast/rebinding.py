@@ -203,8 +203,24 @@ class Rebinding(Attached):
 
     def _resolve(self, optimizers: Sequence[Optimizer]) -> None:
         if self.state and adapters_of(self.model) is not None:
+            self._check_bound()
             self._mind_adapters()
         super()._resolve(optimizers)
+
+    def _check_bound(self) -> None:
+        """Refuse a model into which adapters were put after it was remembered.
+
+        Raises:
+            StateError: naming a parameter whose name they changed.
+        """
+        live = canonical_parameters(self.model)
+        renamed = {bare_name(name) for name in live} - live.keys()
+        lost = next((name for name in self.state if name in renamed), None)
+        if lost is not None:
+            raise StateError(
+                f"{lost!r} is remembered, and adapters were put into the model since: rebind(model, on='effective') to "
+                "protect what layers compute with them (or on='weights'), then attach"
+            )
 
     def _mind_adapters(self) -> None:
         """Warn of an adapter that is trained while another one is what is remembered."""

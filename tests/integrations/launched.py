@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ METHODS = {
     "si": lambda m: SI(m, strength=3.0),
     "lwf": lambda m: LwF(m, strength=3.0),
 }
+# An older Accelerate loads shards of an optimizer into what the optimizer has before its first step, which is nothing.
+LOADS_SHARDS = tuple(map(int, version("accelerate").split(".")[:2])) >= (1, 13)
 ON_WEIGHTS = ["ewc", "ewc, loss"]  # what may act on the weights that adapters give
 OLD, NEW = task(1), [batch for n in range(2, 5) for batch in task(n)]
 RATE, CLIP = 0.01, 0.5
@@ -202,7 +205,7 @@ def main(rank: int, folder: Path) -> None:
     found: dict[str, Any] = {}
     only = sys.argv[3:]
     for library, run, ways in (
-        ("accelerate", accelerated, ("ddp", "fsdp2")),
+        ("accelerate", accelerated, ("ddp", "fsdp2") if LOADS_SHARDS else ("ddp",)),
         ("lightning", trained_by_lightning, ("ddp", "manual", "fsdp2")),
         ("adapters", with_adapters, ("ddp",)),
     ):

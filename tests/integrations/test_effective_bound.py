@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import EWC, L2SP, ConfigurationError, NumericsError, ProtectionWarning, StateError
+from holdfast import EWC, L2SP, ConfigurationError, LwF, NumericsError, ProtectionWarning, StateError
 from tests.integrations.effective_cases import X, Y, adapted, effective_penalty, network, remembered
 
 peft = pytest.importorskip("peft")
@@ -150,3 +150,18 @@ def test_weights_that_fly_away_are_noticed():
             optimizer.zero_grad()
             nn.functional.cross_entropy(lora(X), Y).backward()
             optimizer.step()
+
+
+def test_adapters_that_were_put_in_since_are_said():
+    keep, model = remembered()
+    adapted(model)  # in place: the model that the method has is another one now
+    with pytest.raises(
+        StateError, match=r"'first.weight' is remembered, and adapters .* rebind\(model, on='effective'\)"
+    ):
+        keep.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    teacher = LwF(network(), strength=1.0)
+    teacher.consolidate()
+    state = teacher.state_dict()
+    adapted(teacher.model)
+    with pytest.raises(StateError, match=r"has no '.*': adapters were put in since; consolidate with them in, or use"):
+        teacher.load_state_dict(state)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integrations.launched import METHODS, ON_WEIGHTS, in_one_process, with_adapters
+from tests.integrations.launched import LOADS_SHARDS, METHODS, ON_WEIGHTS, in_one_process, with_adapters
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +38,8 @@ def found(tmp_path_factory):
     "how", ["accelerate ddp", "accelerate fsdp2", "lightning ddp", "lightning manual", "lightning fsdp2"]
 )
 def test_two_processes_are_one_and_resume_to_the_bit(found, how, name):
+    if how == "accelerate fsdp2" and not LOADS_SHARDS:
+        pytest.skip("Accelerate loads shards of an optimizer from 1.13 on")
     mine, other = (each[f"{how} {name}"] for each in found)
     assert "error" not in mine, mine["error"]
     own = in_one_process(METHODS[name], clip="accelerate" in how, fresh="lightning" in how)

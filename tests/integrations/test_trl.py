@@ -74,3 +74,22 @@ def test_two_tasks_by_callback_alone(tmp_path, make):
     for _ in range(2):
         sft(tmp_path, other, lora=False, learning_rate=0.1).train()
     assert keep.num_tasks == 2 and apart(weights(model), weights(other)) > 1e-4
+
+
+def test_a_penalty_on_effective_weights_resumes_to_the_bit_and_is_remembered_at_the_end(tmp_path):
+    found = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-2")):
+        model = causal(spread=0.3)
+        keep = EWC(model, strength=10.0, fisher="empirical")
+        if checkpoint is None:
+            keep.consolidate([batch_of(rows(1))])
+        torch.manual_seed(5)  # of A
+        saving = {"save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch", "learning_rate": 1e-2}
+        trainer = sft(tmp_path, model, **saving)
+        protect(trainer, keep.rebind(trainer.model, on="effective"), consolidate=True)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        assert keep.num_tasks == 2 and any("base_layer" in name for name in keep.state)
+        held = {f"{name} {kind}": t for name, tensors in keep.state.items() for kind, t in tensors.items()}
+        found.append((weights(trainer.model), held))
+    (through, known), (taken_up, again) = found
+    assert apart(through, taken_up) == apart(known, again) == 0

@@ -295,7 +295,10 @@ class LwF(Asked):
             known = {} if teacher is None else tensors_of(teacher)
             for name in state["buffers"]:
                 if not name.startswith((WORDS, *OWN)) and name.removeprefix(_PREFIX) not in known:
-                    raise StateError(f"the state holds {name!r}, but the model has no {name.removeprefix(_PREFIX)!r}")
+                    what = f"the state holds {name!r}, but the model has no {name.removeprefix(_PREFIX)!r}"
+                    if adapters_of(self.model) is not None:
+                        what += ": adapters were put in since; consolidate with them in, or use teacher='base'"
+                    raise StateError(what)
         super()._load(state, ())
         self.meta["teacher"] = self.teacher
         self._objectives = found
