@@ -81,6 +81,7 @@ class Normalised(nn.Module):
 
 # What a method needs of a run to have something to do.
 SUITS: dict[str, dict[str, Any]] = {
+    "hft": {"model": "mlp-12-12"},  # half of the layers that are alike: there must be two
     "fixnorm": {"model": "tests.bench.training.stops:Normalised", "model_options": {}},
 }
 
