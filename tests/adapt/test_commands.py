@@ -20,6 +20,9 @@ from tests.adapt.conftest import CLASSES, FURTHER, draw
 TRAIN = "--epochs 4 --batch-size 8 --lr 1e-2".split()
 
 
+LAUNCH = "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0".split()
+
+
 def run(*words: str) -> Result:
     return CliRunner().invoke(app, list(words))
 
@@ -120,12 +123,11 @@ def test_bad_input_is_a_sentence(place: Path, words: str, sentence: str) -> None
 
 
 def test_two_processes_give_the_model_of_one(place: Path) -> None:
-    words = ["adapt", "mine:make", "--data", "new", "--keep", "old", "--methods", "ewc,lwf", *TRAIN]
+    words = ["adapt", "mine:Partly", "--data", "new", "--keep", "old", "--methods", "ewc,lwf", *TRAIN]
     assert run(*words, "--out", "one").exit_code == 0
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *sys.path]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "holdfast",
-         *words, "--out", "two"],
+        [sys.executable, "-m", *LAUNCH, "-m", "holdfast", *words, "--out", "two"],
         env=environment, cwd=place, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -133,6 +135,19 @@ def test_two_processes_give_the_model_of_one(place: Path) -> None:
     one, two = (load_file(place / name / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_stopped_says_how_to_go_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from holdfast.adapt import running
+
+    watcher = running.Watcher
+    monkeypatch.setattr(
+        "holdfast.cli.stepping.Watcher", lambda say, step, stop, begun: watcher(say, step, lambda: True, begun)
+    )
+    done = run("adapt", "mine:make", "--data", "new", *TRAIN, "--out", "a")
+    assert done.exit_code == 130 and "to go on: holdfast resume a" in done.output
+    monkeypatch.setattr("holdfast.cli.stepping.Watcher", watcher)
+    assert run("resume", "a").exit_code == 0 and (place / "a" / "report.html").is_file()
 
 
 def test_resume_goes_on_after_a_kill(place: Path) -> None:

@@ -20,6 +20,7 @@ from holdfast.bench.training import optimizers
 from holdfast.checks import check_count, check_positive
 from holdfast.errors import ConfigurationError, NumericsError, Option, StateError
 from holdfast.files import load_state, save_state
+from holdfast.importance.untouched import untouched
 from holdfast.method import Method
 from holdfast.objectives import Objective, count
 
@@ -121,7 +122,7 @@ def train(opened: Opened, keep: Method | None, course: Course, finish: Callable[
         keep.attach(optimizer)
     total = settings.steps(len(course.data))
     done = _resume(course, model, optimizer)
-    wrapped = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
+    wrapped = _shared(opened, trained, course) if accelerator.num_processes > 1 else model
     last, saved = math.nan, time.monotonic()
     per_epoch = total // settings.epochs
     while done < total:
@@ -145,6 +146,23 @@ def train(opened: Opened, keep: Method | None, course: Course, finish: Callable[
     if keep is not None:
         keep.detach()
     return last
+
+
+def _shared(opened: Opened, trained: Sequence[nn.Parameter], course: Course) -> nn.Module:
+    """The model, its gradients to be those of all processes, which do not wait for one that will never come.
+
+    Some parameters take no part in the loss (a pooler that nothing reads): a sample shows which, the same one in all.
+    """
+    from accelerate import DistributedDataParallelKwargs
+
+    accelerator = course.accelerator
+    batch = next(batches_of(opened, course.data, course.columns, 1, accelerator.device))
+    with untouched(opened.model, trained):
+        loss = course.objective.losses(course.objective.outputs(opened.model, batch), batch).sum()
+        idle = any(g is None for g in torch.autograd.grad(loss, list(trained), allow_unused=True))
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
+    shared: nn.Module = accelerator.prepare_model(opened.model)
+    return shared
 
 
 def _step(

@@ -145,8 +145,19 @@ def _adapt(context: typer.Context, asked: _AdaptOptions) -> None:
         length=asked.length, skip_broken=asked.skip_broken, lora=asked.lora, command=shlex.join(["holdfast", *words]),
     )  # fmt: skip
     check_folder(wanted)
-    with watching(show.progress_console()) as watcher, asked_to_stop(show.aside) as stop:
-        outcome = adapt(wanted, watcher(stop, lambda: manifest.write(asked.out, words)))
+    begun: list[Path] = []
+
+    def begin() -> None:
+        manifest.write(asked.out, words)
+        begun.append(asked.out)
+
+    try:
+        with watching(show.progress_console()) as watcher, asked_to_stop(show.aside) as stop:
+            outcome = adapt(wanted, watcher(stop, begin))
+    except KeyboardInterrupt:
+        for folder in begun:
+            show.aside(f"to go on: holdfast resume {folder}")
+        raise
     if not outcome.main:
         return
     typer.echo(as_text(outcome.audit))
