@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 import holdfast
 from holdfast import LwF
-from holdfast.distillation import memory as memories
-from holdfast.distillation.memory import Memory
 from holdfast.errors import ConfigurationError, DataError, StateError
 from tests.distillation.texts import OBJECTIVE, WORDS, apart, gradients, network, taught, text
 
@@ -77,18 +75,6 @@ def test_another_state_is_refused() -> None:
     other.load_state_dict(keep.state_dict())
     with pytest.raises(StateError, match="batch 0 of the memory has 6 positions"):
         other.penalty()
-
-
-def test_each_process_takes_its_own_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memories, "several", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    taken = []
-    for rank in (0, 1):
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
-        found = Memory([(torch.tensor(i), torch.tensor(0)) for i in range(5)])
-        found.fill(nn.Identity())
-        taken.append([found.take(torch.device("cpu"))[1][0].item() for _ in range(5)])
-    assert taken == [[0, 2, 4, 1, 3], [1, 3, 0, 2, 4]]
 
 
 def test_the_base_without_its_adapters_answers_and_is_asked() -> None:

@@ -131,6 +131,8 @@ CASES = {
     "packnet": Case(lambda m: _h.PackNet(m), optimizer=adam),
     "pruning": Case(lambda m: _h.AnpycPruning(m, strength=0.3)),
     "lwf": Case(lambda m: _h.LwF(m, strength=1.0), optimizer=adam),
+    "lwf, memory": Case(lambda m: _h.LwF(m, strength=1.0, memory=vectors(9), on="both", kl_budget=1e-3)),
+    "lwf, cached": Case(lambda m: _h.LwF(m, strength=1.0, memory=vectors(9), cached=2, direction="reverse")),
     "lwf, before": Case(lambda m: _h.LwF(m, strength=1.0), before=True),
 }
 _listed = {type(case.build(case.model())) for case in CASES.values()}

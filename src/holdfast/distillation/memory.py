@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, TypeAlias
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError, DataError
 from holdfast.objectives import Batch
 from holdfast.objectives.batches import is_pair, to_device
-from holdfast.processes import several
 
 __all__ = ["PREFIX", "Memory", "Source"]
 
@@ -22,14 +20,16 @@ PREFIX = "memory."
 
 
 class Memory:
-    """Goes round and round through batches, each process of a distributed run through its share of them.
+    """Goes round and round through batches.
+
+    Every process of a distributed run takes what it was given, in step: given the same, they learn what one would.
 
     Args:
         source: batches that can be gone through again, or a function of the model that makes them at each
             ``consolidate``.
 
     Attributes:
-        taken: how many batches this process took since the memory was filled.
+        taken: how many batches were taken since the memory was filled.
 
     Raises:
         ConfigurationError: for what can be gone through once.
@@ -75,14 +75,13 @@ class Memory:
         self._round, self._at = iter(()), number
 
     def take(self, device: torch.device, *, peek: bool = False) -> tuple[int, Batch]:
-        """The next batch for this process, and its place among all.
+        """The next batch, and its place among all.
 
         Args:
             device: where it is wanted.
             peek: take the same one next time.
         """
-        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if several() else (0, 1)
-        place = (self.taken * world + rank) % self._number
+        place = self.taken % self._number
         if place < self._at:
             self._round, self._at = iter(self._batches), 0
         for batch in self._round:
@@ -116,7 +115,7 @@ class Memory:
 
         Args:
             buffers: what :meth:`held` returned, among others.
-            taken: how many this process took.
+            taken: how many were taken.
         """
         batches: dict[str, dict[str, Tensor]] = {}
         for key, tensor in buffers.items():

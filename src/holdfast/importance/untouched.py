@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import nn
 
+from holdfast.sharding import reshard
 from holdfast.wrappers import is_compiled
 
 __all__ = ["undisturbed", "untouched"]
@@ -44,6 +45,9 @@ def untouched(model: nn.Module, wanted: Collection[nn.Parameter]) -> Iterator[No
         model: the model to look at.
         wanted: the parameters whose gradients will be asked for.
     """
+    # FSDP2 keeps the root's whole parameters after a forward pass without a backward: these, made while gradients are
+    # off, would take part in training without any.
+    reshard(model)
     modules = list(model.modules())
     # The attribute, not eval(): some models override train() to hold layers, or to merge adapters into weights.
     modes = [module.training for module in modules]
@@ -65,6 +69,7 @@ def untouched(model: nn.Module, wanted: Collection[nn.Parameter]) -> Iterator[No
                 parameter.requires_grad_(id(parameter) in keep)
             yield
         finally:
+            reshard(model)
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
             for parameter, flag in zip(parameters, flags, strict=True):
