@@ -61,7 +61,9 @@ def test_new_classes_for_images(place: Path) -> None:
 
 
 def test_without_old_data(place: Path) -> None:
-    outcome = adapt(Asked(model="mine:make", data="new", out="better", train=TRAIN))
+    said: list[str] = []
+    outcome = adapt(Asked(model="mine:make", data="new", out="better", train=TRAIN), Watcher(say=said.append))
+    assert not any("nobody sees" in line for line in said)  # there was nothing to choose
     assert outcome.chosen.method == "l2sp" and outcome.chosen.kept is None
     (only,) = outcome.audit.data
     assert only.name == "new data" and only.accuracy.after.value > 0.5

@@ -103,6 +103,8 @@ def adapt(asked: Asked, watcher: Watcher | None = None) -> Outcome:
     chosen, holds = choose(competing, before, asked.hold)
     after = shop.finished(chosen, base)
     watcher.say(f"chosen on validation data: {chosen.name}")
+    if before is None and len(competing) > 1:
+        watcher.say("without old data nobody sees what each lost, so the one that learned most was chosen")
     found = _audited(asked, shop, after, chosen)
     outcome = Outcome(
         folder, chosen, holds, tuple(points), tuple(curve), tuple(front(competing)), found, accelerator.is_main_process

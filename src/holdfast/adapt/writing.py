@@ -10,6 +10,7 @@ from holdfast.adapt.asked import Asked, Outcome
 from holdfast.adapt.opened import Opened
 from holdfast.adapt.points import least, shown
 from holdfast.auditing import words
+from holdfast.bench.data.parts import counted
 from holdfast.bench.records.writing import write_whole
 from holdfast.bench.report.adapted import Front, front_section
 from holdfast.bench.report.auditing import audit_page
@@ -100,8 +101,8 @@ def _card(asked: Asked, outcome: Outcome, opened: Opened, front: Front) -> str:
         "",
         "## How it was made",
         "",
-        f"{train.epochs} epochs, batches of {train.batch_size}, {train.optimizer} at {rate:g} falling to 0, seed "
-        f"{train.seed}, precision {train.precision}. Candidates on validation data:",
+        f"{counted(train.epochs, 'epoch')}, batches of {train.batch_size}, {train.optimizer} at {rate:g} falling to 0, "
+        f"seed {train.seed}, precision {train.precision}. Candidates on validation data:",
         "",
         f"| candidate | old ({front.figure}) | new ({front.figure}) |",
         "|---|---|---|",

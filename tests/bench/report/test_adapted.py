@@ -93,7 +93,7 @@ def found() -> Audit:
 def test_the_candidates_are_shown_and_what_became_of_each() -> None:
     rows = read(front_section(front())).tables["Candidates"]
     assert rows == [
-        ["Candidate", "Old kept (accuracy, %)", "New learned (accuracy, %)", ""],
+        ["Candidate", "Old kept", "New learned", ""],
         ["before", "90.00", "", ""],
         ["finetune", "12.50", "80.00", "front"],
         ["ewc strength=100", "70.00", "60.25", "chosen, front"],
@@ -110,7 +110,10 @@ def test_the_candidates_are_shown_and_what_became_of_each() -> None:
             "No candidate kept a accuracy of 65.00 on the old data, as was asked. Chosen: ewc strength=100",
         ),
         ({"least": None}, "Chosen: ewc strength=100, the best mean of old and new."),
-        ({"before": None, "best": ()}, "Chosen: ewc strength=100, which learned most."),
+        (
+            {"before": None, "best": ()},
+            "Chosen: ewc strength=100, which learned most; what each lost shows on old data alone.",
+        ),
     ],
 )
 def test_it_says_why_one_was_chosen(changes: dict[str, object], words: str) -> None:

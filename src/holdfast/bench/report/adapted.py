@@ -64,12 +64,14 @@ class Front:
 
 def front_section(found: Front) -> str:
     """The section's markup."""
-    note = el("p", text(f"On validation data. {_choice(found)} The test parts below were read once, by it."))
+    note = el(
+        "p", text(f"On validation data, {found.figure}. {_choice(found)} The test parts below were read once, by it.")
+    )
     listed = [*found.points, *(each for each in found.curve if each in found.best or each.name == found.chosen.name)]
     rows = [
         (point.name, found.shown(point.kept), found.shown(point.learned), _standing(found, point)) for point in listed
     ]
-    heads = ("Candidate", f"Old kept ({found.figure})", f"New learned ({found.figure})", "")
+    heads = ("Candidate", "Old kept", "New learned", "")
     if found.before is None:
         table = box((heads[0], heads[2], heads[3]), [(name, new, mark) for name, _, new, mark in rows], "Candidates")
         return note + table
@@ -81,7 +83,7 @@ def front_section(found: Front) -> str:
 def _choice(found: Front) -> str:
     """What was chosen, and why, in a sentence."""
     if found.before is None:
-        return f"Chosen: {found.chosen.name}, which learned most."
+        return f"Chosen: {found.chosen.name}, which learned most; what each lost shows on old data alone."
     if found.least is None:
         return f"Chosen: {found.chosen.name}, the best mean of old and new."
     article = "an" if found.figure[0] in "aeiou" else "a"
