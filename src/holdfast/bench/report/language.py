@@ -54,13 +54,14 @@ def shown(identity: str, group: Group, series: dict[str, Series]) -> list[str]:
          "Against what the method must store."),
     ]  # fmt: skip
     cards = [el("figure", chart, el("figcaption", caption)) for chart, caption in pairs if chart]
+    told = ", ".join(f"{k} {name}" for k, name in enumerate(group.task_names, start=1))
     tables = [_matrix(group, row, series[row.label]) for row in group.rows if row.records]
     return [
         el("h3", "What is kept, what is learned, what it costs"),
         el("div", *cards, class_="cards"),
         el("h3", "Perplexity matrix"),
-        el("p", "Of the test texts of every task; exp of the mean over seeds. Comparable within one vocabulary only.",
-           class_="note"),
+        el("p", text(f"Of the test texts of every task ({told}); exp of the mean over seeds. Comparable within one "
+                     "vocabulary only."), class_="note"),
         el("div", *tables, class_="cards"),
     ]  # fmt: skip
 
@@ -68,11 +69,12 @@ def shown(identity: str, group: Group, series: dict[str, Series]) -> list[str]:
 def _matrix(group: Group, row: SummaryRow, look: Series) -> str:
     found = [record.likelihood.matrix for record in row.records if record.likelihood is not None]
     height = min(map(len, found))
-    heads = [el("th", "", scope="col"), *(el("th", text(name), scope="col") for name in group.task_names)]
+    names = enumerate(group.task_names, start=1)
+    heads = [el("th", "", scope="col"), *(el("th", f"Task {k}", scope="col", title=name) for k, name in names)]
     lines = []
     for i in range(height):
         cells = [math.exp(sum(matrix[i][j] for matrix in found) / len(found)) for j in range(len(group.task_names))]
-        first = "after all tasks" if height == 1 < len(cells) else f"after {group.task_names[i]}"
+        first = "after all tasks" if height == 1 < len(cells) else f"after task {i + 1}"
         lines.append(el("tr", el("th", text(first), scope="row"), *(el("td", f"{cell:.1f}") for cell in cells)))
     table = el("table", el("thead", el("tr", *heads)), el("tbody", *lines))
     box = el("div", table, class_="scroll", tabindex="0", role="region", aria_label=f"Perplexities of {row.label}")

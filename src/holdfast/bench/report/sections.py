@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from holdfast.bench.records.record import Record
 from holdfast.bench.report import charts, history, language
 from holdfast.bench.report.charts import Series, swatch
-from holdfast.bench.report.columns import METRICS, Estimate, Metric
+from holdfast.bench.report.columns import METRICS, OF_WORDS, Estimate, Metric
 from holdfast.bench.report.standing import standing
 from holdfast.bench.report.steepness import steepness
 from holdfast.bench.report.summary import BOUNDS, Group, PublishedValue, SummaryRow
@@ -130,6 +130,7 @@ def troubles(group: Group) -> str:
 def summary_table(group: Group, series: dict[str, Series], published: Sequence[PublishedValue]) -> str:
     """Methods x metrics, and how to read it."""
     known = [m for m in METRICS if not m.streamed and any(row.estimates[m.key] is not None for row in group.rows)]
+    known.sort(key=lambda metric: metric.key not in OF_WORDS)  # the accuracy of words says less
     table, sources = _table(group, known, series, published)
     counts = sorted({len(row.seeds) for row in group.rows if row.seeds})
     seeds = " or ".join(str(count) for count in counts) or "no"
