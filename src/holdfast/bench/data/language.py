@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from holdfast.bench.data import named
 from holdfast.bench.data.asked import Asked
 from holdfast.bench.data.sets import TextDataset
 from holdfast.bench.data.tasks import Split, Stream, Task
+from holdfast.bench.data.text import PADDING_WORD, UNKNOWN_WORD, read_options, train_words
 from holdfast.bench.records import seeding
-from holdfast.errors import ConfigurationError, DataError, DependencyError
+from holdfast.errors import ConfigurationError, DataError
 from holdfast.objectives import CausalLM
 
 __all__ = ["HOLDS", "Options", "blocks", "end_of", "options", "sequence", "stream_of", "train_tokenizer"]
@@ -23,7 +24,7 @@ __all__ = ["HOLDS", "Options", "blocks", "end_of", "options", "sequence", "strea
 HOLDS = "language"
 """What `Stream.holds` says of such a stream."""
 
-_PADDING, _UNKNOWN, _END = "[PAD]", "[UNK]", "[END]"
+_END = "[END]"
 
 
 class Options(BaseModel):
@@ -49,34 +50,19 @@ def options(given: Mapping[str, Any]) -> Options:
     Raises:
         ConfigurationError: naming the one that is wrong.
     """
-    try:
-        return Options(**given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"text.{where} is {first['input']!r}: {first['msg'].lower()}") from error
+    return read_options(Options, given)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
-    """A vocabulary of whole words, lower-cased, the most frequent first.
+    """A vocabulary of the texts' words, with a mark that stands between two texts.
 
     Returns:
-        The JSON of the ``tokenizers`` library; the same texts give the same one.
+        The JSON of the ``tokenizers`` library.
 
     Raises:
         DependencyError: without that library.
     """
-    try:
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    except ImportError as error:
-        raise DependencyError("texts need the bench: pip install 'holdfast[bench]'") from error
-    found = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
-    found.normalizer = normalizers.Lowercase()
-    found.pre_tokenizer = pre_tokenizers.Whitespace()
-    special: list[Any] = [_PADDING, _UNKNOWN, _END]  # the library's stubs do not know that these may be plain words
-    trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
-    found.train_from_iterator(texts, trainer)
-    return str(found.to_str())
+    return str(train_words(texts, vocabulary, (PADDING_WORD, UNKNOWN_WORD, _END)).to_str())
 
 
 def end_of(tokenizer: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,12 +17,29 @@ from holdfast.bench.data.splitting import holdout
 from holdfast.bench.records import seeding
 from holdfast.errors import ConfigurationError, DependencyError
 
-__all__ = ["PADDING", "Options", "encode", "load", "options", "train_tokenizer", "vocabulary"]
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = [
+    "PADDING",
+    "PADDING_WORD",
+    "UNKNOWN_WORD",
+    "Options",
+    "encode",
+    "load",
+    "options",
+    "read_options",
+    "train_tokenizer",
+    "train_words",
+    "vocabulary",
+]
 
 PADDING = 0
 """The number that stands where a text has ended."""
 
 _UNKNOWN = 1
+PADDING_WORD, UNKNOWN_WORD = "[PAD]", "[UNK]"
+_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 class Options(BaseModel):
@@ -40,42 +57,67 @@ class Options(BaseModel):
 
 
 def options(given: Mapping[str, Any]) -> Options:
+    """Options that a user gave; see :func:`read_options`."""
+    return read_options(Options, given)
+
+
+def read_options(kind: type[_Kind], given: Mapping[str, Any]) -> _Kind:
     """Options that a user gave.
+
+    Args:
+        kind: what they are.
+        given: name -> value.
 
     Raises:
         ConfigurationError: naming the one that is wrong.
     """
     try:
-        return Options(**given)
+        return kind(**given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigurationError(f"text.{where} is {first['input']!r}: {first['msg'].lower()}") from error
 
 
-def train_tokenizer(texts: Iterable[str], asked: Options) -> str:
-    """A vocabulary of whole words, lower-cased, out of the texts' first ones; the most frequent first.
+def train_words(texts: Iterable[str], vocabulary: int, special: Sequence[str]) -> Tokenizer:
+    """A vocabulary of whole words, lower-cased, the most frequent first; the same texts give the same one.
 
-    Returns:
-        The JSON of the ``tokenizers`` library; the same texts give the same one.
+    Args:
+        texts: where the words are from.
+        vocabulary: how many at most.
+        special: what has the first numbers; among them the unknown word.
 
     Raises:
-        DependencyError: without that library.
+        DependencyError: without the ``tokenizers`` library.
     """
     try:
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     except ImportError as error:
         raise DependencyError("texts need the bench: pip install 'holdfast[bench]'") from error
-    found = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    found = Tokenizer(models.WordLevel(unk_token=UNKNOWN_WORD))
     found.normalizer = normalizers.Lowercase()
     found.pre_tokenizer = pre_tokenizers.Whitespace()
-    # The library's stubs do not know that special tokens may be plain words.
-    special: list[Any] = ["[PAD]", "[UNK]"]
-    trainer = trainers.WordLevelTrainer(vocab_size=asked.vocabulary, special_tokens=special, show_progress=False)
-    found.train_from_iterator((_opening(text, asked.tokens) for text in texts), trainer)
-    assert found.token_to_id("[PAD]") == PADDING and found.token_to_id("[UNK]") == _UNKNOWN
+    words: list[Any] = list(special)  # the library's stubs do not know that special tokens may be plain words
+    found.train_from_iterator(
+        texts, trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=words, show_progress=False)
+    )
+    return found
+
+
+def train_tokenizer(texts: Iterable[str], asked: Options) -> str:
+    """A vocabulary of the texts' first words.
+
+    Returns:
+        The JSON of the ``tokenizers`` library.
+
+    Raises:
+        DependencyError: without that library.
+    """
+    openings = (_opening(text, asked.tokens) for text in texts)
+    found = train_words(openings, asked.vocabulary, (PADDING_WORD, UNKNOWN_WORD))
+    assert found.token_to_id(PADDING_WORD) == PADDING and found.token_to_id(UNKNOWN_WORD) == _UNKNOWN
     found.enable_truncation(asked.tokens)
-    found.enable_padding(length=asked.tokens, pad_id=PADDING, pad_token="[PAD]")
+    found.enable_padding(length=asked.tokens, pad_id=PADDING, pad_token=PADDING_WORD)
     return str(found.to_str())
 
 
