@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.objectives import directed
+from holdfast.objectives import directed, walked
 from holdfast.objectives.directed import Direction, directed_divergence, reverse_divergence, without_targets
 from holdfast.objectives.distributions import softmax_divergence
 from holdfast.objectives.walked import Unfinished, walked_divergence
@@ -31,7 +31,7 @@ def later(outputs: Tensor) -> Tensor:
 def test_equals_its_twin(
     monkeypatch: pytest.MonkeyPatch, direction: Direction, targets: bool, held: int, size: int, temperature: float
 ) -> None:
-    monkeypatch.setattr(directed, "_HELD", held)
+    monkeypatch.setattr(walked, "_HELD", held)
     monkeypatch.setattr(directed, "_PIECE", size)
     student = torch.randn(3, 5, 11, generator=G, dtype=torch.float64, requires_grad=True)
     hidden, weight = (torch.randn(*s, generator=G, dtype=torch.float64) for s in ((3, 5, 4), (9, 4)))

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from holdfast.objectives.walked import Unfinished
+from holdfast.objectives.walked import Unfinished, none_counts, pieces, taught, walked
 
 __all__ = ["Direction", "directed_divergence", "reverse_divergence", "without_targets"]
 
 Direction: TypeAlias = Literal["forward", "reverse"]
 
 _PIECE = 2**20  # numbers that are worked off at once
-_HELD = 2**24  # up to so many numbers the gradient is kept for the backward pass, which otherwise makes it anew
 
 
 def reverse_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -88,31 +87,7 @@ def directed_divergence(
         Scalar ``[]`` in nats, at least in float32; without the factor T².
     """
     walk = _Walk(student.detach(), teacher, valid, temperature, view, direction, targets, weight)
-    found: Tensor = _Directed.apply(student, walk)  # type: ignore[no-untyped-call]  # torch's own gap
-    return found
-
-
-class _Directed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, walk: _Walk) -> Tensor:
-        ctx.held = ctx.needs_input_grad[0] and student.numel() <= _HELD
-        value, gradient = walk.all(gradients=ctx.held)
-        ctx.save_for_backward(student if gradient is None else gradient)
-        if not ctx.held:
-            device = student.device.type
-            ctx.walk = walk
-            ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-        return value
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        if not ctx.held:
-            device, dtype, enabled = ctx.autocast
-            with torch.autocast(device, dtype=dtype, enabled=enabled):
-                _, gradient = ctx.walk.all(gradients=True)
-        return gradient * factor.to(gradient.dtype), None
+    return walked(student, walk)
 
 
 @dataclass(frozen=True)
@@ -138,28 +113,19 @@ class _Walk:
         gradient = torch.zeros_like(self.student) if gradients else None
         students = self.view(self.student)[..., :known]
         into = None if gradient is None else self.view(gradient)[..., :known]
-        teachers = (
-            self.teacher.part(self.view)
-            if isinstance(self.teacher, Unfinished)
-            else self.view(self.teacher).__getitem__
-        )
-        rows, positions = self.valid.shape
-        width = max(1, min(positions, _PIECE // known))
-        height = max(1, _PIECE // (known * positions)) if width == positions else 1
-        for row in range(0, rows, height):
-            for start in range(0, positions, width):
-                piece = slice(row, row + height), slice(start, start + width)
-                unused = ~self.valid[piece]
-                if unused.device.type == "cpu" and bool(unused.all()):
-                    continue
-                targets = None if self.targets is None else self.targets[piece]
-                new, old = (
-                    without_targets(f.to(dtype) / self.temperature, targets) for f in (students[piece], teachers(piece))
-                )
-                each, pull = _apart(new, old, self.direction)
-                value += each.masked_fill(unused, 0).sum()
-                if into is not None:
-                    into[piece] = pull.mul_(share / self.temperature).masked_fill_(unused.unsqueeze(-1), 0)
+        teachers = taught(self.teacher, self.view)
+        for piece in pieces(self.valid, known, _PIECE):
+            if none_counts(self.valid[piece]):
+                continue
+            unused = ~self.valid[piece]
+            targets = None if self.targets is None else self.targets[piece]
+            new, old = (
+                without_targets(f.to(dtype) / self.temperature, targets) for f in (students[piece], teachers(piece))
+            )
+            each, pull = _apart(new, old, self.direction)
+            value += each.masked_fill(unused, 0).sum()
+            if into is not None:
+                into[piece] = pull.mul_(share / self.temperature).masked_fill_(unused.unsqueeze(-1), 0)
         return value * share, gradient
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Scratch", "Unfinished", "walked_divergence"]
+__all__ = ["Scratch", "Unfinished", "none_counts", "pieces", "taught", "walked", "walked_divergence"]
 
 _Piece: TypeAlias = tuple[slice, slice]  # rows and positions
 
@@ -116,13 +116,26 @@ def walked_divergence(
         Scalar ``[]`` in nats, at least in float32, >= 0 but for rounding; without the factor T².
     """
     walk = _Walk(student.detach(), teacher, valid, temperature, view, weight)
+    return walked(student, walk)
+
+
+class Walking(Protocol):
+    """A way through all positions that ends in a value."""
+
+    def all(self, *, gradients: bool) -> tuple[Tensor, Tensor | None]:
+        """The value; if asked for, its gradient with respect to the student's outputs."""
+        ...
+
+
+def walked(student: Tensor, walk: Walking) -> Tensor:
+    """The value of a walk, ``[]``, through which a backward pass finds the student's outputs."""
     found: Tensor = _Walked.apply(student, walk)  # type: ignore[no-untyped-call]  # torch's own gap
     return found
 
 
 class _Walked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, student: Tensor, walk: _Walk) -> Tensor:
+    def forward(ctx: Any, student: Tensor, walk: Walking) -> Tensor:
         ctx.held = ctx.needs_input_grad[0] and student.numel() <= _HELD
         value, gradient = walk.all(gradients=ctx.held)
         ctx.save_for_backward(student if gradient is None else gradient)
@@ -174,21 +187,17 @@ class _Walk:
         gradient = self._room_for_gradient(known) if gradients else None
         students = self.view(self.student)[..., :known]
         into = None if gradient is None else self.view(gradient)[..., :known]
-        teachers = (
-            self.teacher.part(self.view)
-            if isinstance(self.teacher, Unfinished)
-            else self.view(self.teacher).__getitem__
-        )
-        for block in _pieces(self.valid, known, _BLOCK):
+        teachers = taught(self.teacher, self.view)
+        for block in pieces(self.valid, known, _BLOCK):
             valid = self.valid[block]
-            if _none(valid):
+            if none_counts(valid):
                 if into is not None:
                     into[block].zero_()
                 continue
             old = teachers(block)
-            for piece in _pieces(valid, known, _PIECE):
+            for piece in pieces(valid, known, _PIECE):
                 there = None if into is None else into[block][piece]
-                if _none(valid[piece]):
+                if none_counts(valid[piece]):
                     if there is not None:
                         there.zero_()
                     continue
@@ -215,7 +224,12 @@ class _Walk:
         return rows if self.temperature == 1 else rows / self.temperature
 
 
-def _pieces(valid: Tensor, outputs: int, size: int) -> Iterator[_Piece]:
+def taught(teacher: Tensor | Unfinished, view: Callable[[Tensor], Tensor]) -> Callable[[_Piece], Tensor]:
+    """A piece -> the teacher's outputs there."""
+    return teacher.part(view) if isinstance(teacher, Unfinished) else view(teacher).__getitem__
+
+
+def pieces(valid: Tensor, outputs: int, size: int) -> Iterator[_Piece]:
     """Positions ``[B, P]`` in pieces of about so many numbers."""
     rows, positions = valid.shape
     width = max(1, min(positions, size // outputs))
@@ -225,7 +239,7 @@ def _pieces(valid: Tensor, outputs: int, size: int) -> Iterator[_Piece]:
             yield slice(row, row + height), slice(start, start + width)
 
 
-def _none(valid: Tensor) -> bool:
+def none_counts(valid: Tensor) -> bool:
     """Whether no position counts, where that can be told without waiting."""
     return valid.device.type == "cpu" and not bool(valid.any())
 

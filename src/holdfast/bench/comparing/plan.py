@@ -167,7 +167,11 @@ def _memory(trained: Protocol, entry: Entry, stream: Outline) -> Memory | None:
                 f" is for texts to be continued, and the stream {stream.name!r} has none",
             )
         return None
-    return trained.memory or ("generations" if entry.takes_memory else "data")
+    return trained.memory or _usual_memory(entry)
+
+
+def _usual_memory(entry: Entry) -> Memory:
+    return "generations" if entry.takes_memory else "data"
 
 
 def _check_prequential(trained: Protocol, entry: Entry, stream: Outline) -> None:
@@ -298,7 +302,7 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
         own = entry.kind == "optimizer" and name in ("optimizer", "lr")
         own |= entry.keeps_optimizer and name == "optimizer_between_tasks"
         own |= entry.kind != "head" and name == "backbone"
-        own |= name == "memory" and config.memory == ("generations" if entry.takes_memory else "data")
+        own |= name == "memory" and config.memory == _usual_memory(entry)
         if not own and getattr(config, name) != default:
             words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     if config.device != "cpu":

@@ -263,15 +263,15 @@ class _Run:
     def _remember_and_test(self, session: Session) -> None:
         cursor, ledger, learner = self.cursor, self.ledger, self.learner
         self.streaming.pass_over(session, ledger)
-        self.slope.learned(session, ledger.diagnostics)
         start = time.perf_counter()
         self.diagnosis.end_of_task(session.last.index, ledger.diagnostics)
         with self._explaining(), noting(ledger.warnings, self.config.method):
             learner.consolidate(session)
         self.diagnosis.consolidated(session.last.index, ledger.diagnostics)
-        ledger.nats["divergence"].append(learner.moved.measure(learner.model, session.last))
         tested = time.perf_counter()
         ledger.seconds["consolidate"] += tested - start
+        self.slope.learned(session, ledger.diagnostics)
+        ledger.nats["divergence"].append(learner.moved.measure(learner.model, session.last))
         if self.config.validation_fraction > 0:
             ledger.validation.append(self._tested("validation", "valid"))
         if self.read_test:
