@@ -110,6 +110,10 @@ class Trained(Read):
         str | None, typer.Option(help="fresh or kept: the optimizer's state at a new task.")
     ] = None
     epochs: Annotated[int | None, typer.Option(help="Epochs per task.", min=1)] = None
+    pretrain_epochs: Annotated[
+        int | None,
+        typer.Option(help="Learn the first task beforehand, plainly: once per seed, and all methods start from there."),
+    ] = None
     batch_size: Annotated[int | None, typer.Option(help="Samples per training step.")] = None
     validation_fraction: Annotated[
         float | None, typer.Option(help="Share of the training data set aside; a grid chooses by it.")
@@ -155,9 +159,8 @@ class Trained(Read):
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
         names = ("model", "outputs", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
-        return {
-            name: getattr(self, name) for name in (*names, "validation_fraction", "memory", "prequential", "diagnose")
-        }
+        names += ("pretrain_epochs", "validation_fraction", "memory", "prequential", "diagnose")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(kw_only=True)

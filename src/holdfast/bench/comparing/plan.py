@@ -126,7 +126,8 @@ def plan(
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     chosen = {key: _default(entry, key) for key in entry.defaults}
     chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
-    trained = dataclasses.replace(protocol(stream.name, stream.holds), **given)
+    usual = protocol(stream.name, stream.holds)
+    trained = dataclasses.replace(usual, **given)
     if trained.outputs == "growing" and stream.scenario != "class":
         raise ConfigurationError(
             Option("outputs", ("growing",)),
@@ -141,6 +142,8 @@ def plan(
         trained = dataclasses.replace(trained, optimizer=method, lr=lr)
     if entry.keeps_optimizer:
         trained = dataclasses.replace(trained, optimizer_between_tasks="kept")
+    values = dataclasses.asdict(trained)
+    epochs = values.pop("pretrain_epochs")
     return _config(
         stream=stream.name,
         scenario=stream.scenario,
@@ -150,12 +153,32 @@ def plan(
         seed=seed,
         hyperparameters=chosen,
         **{
-            **dataclasses.asdict(trained),
+            **values,
             "backbone": trained.backbone if entry.kind == "head" else None,
             "memory": _memory(trained, entry, stream),
+            "pretraining": _pretraining(epochs, usual, entry),
         },
         **fields,
     )
+
+
+def _pretraining(epochs: int | None, usual: Protocol, entry: Entry) -> Mapping[str, Any] | None:
+    """The first task beforehand, as the stream is usually trained: whatever the runs that start from it change."""
+    if epochs is None:
+        return None
+    if entry.needs_unlabelled:
+        raise ConfigurationError(
+            f"{entry.name} prepares the network in its first task, which ",
+            Option("pretrain_epochs"),
+            " learns beforehand: leave one of them out",
+        )
+    if "path-integral" in entry.promises:
+        raise ConfigurationError(
+            f"{entry.name} measures importance while a task is learned, and ",
+            Option("pretrain_epochs"),
+            " learns the first one without it: use EWC, MAS or L2-SP, which protect a model that is trained already",
+        )
+    return {"epochs": epochs, "optimizer": usual.optimizer, "lr": usual.lr}
 
 
 def _memory(trained: Protocol, entry: Entry, stream: Outline) -> Memory | None:
@@ -240,7 +263,7 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     for name in changes:
         if name not in known:
             raise unknown_name("training option", name, known)
-    for name in ("epochs", "batch_size", "prequential"):
+    for name in ("epochs", "batch_size", "prequential", "pretrain_epochs"):
         check_count(name, changes.get(name))
 
 

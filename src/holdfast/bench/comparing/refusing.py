@@ -26,6 +26,7 @@ _SHARED = (
     "tasks",
     "model",
     "epochs",
+    "pretraining",
     "batch_size",
     "validation_fraction",
 )

@@ -1,6 +1,7 @@
 """The folder of a comparison: ``records/`` (a file per run), ``choices/`` (a grid's candidates).
 
-While runs are under way, ``checkpoints/`` holds what they need in order to go on.
+While runs are under way, ``checkpoints/`` holds what they need in order to go on; ``starts/`` the weights of a first
+task that was learned beforehand.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class Folder:
             warn=self._warn,
             stop=self._stop,
             weights=weights_of(self._path(job)) if self._keep_weights and job.read_test else None,
+            starts=self.path / "starts",
         )
 
     def records(self) -> list[Record]:

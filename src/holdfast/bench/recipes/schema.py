@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
 from holdfast import registry
-from holdfast.bench.records.record import BetweenTasks, Scenario, TrainingOutputs
+from holdfast.bench.records.record import BetweenTasks, Memory, Scenario, TrainingOutputs
 from holdfast.checks import unknown_name
 from holdfast.errors import StateError
 
@@ -40,6 +40,7 @@ class Training(_Strict):
     lr_decay_every: int | None = None
     epochs: int | None = None
     epochs_per_task: list[int] | None = None
+    pretrain_epochs: int | None = None
     retrain_epochs: int | None = None
     batch_size: int | None = None
     stop_losses: list[float] | None = None
@@ -48,6 +49,7 @@ class Training(_Strict):
     importance_samples: int | None = None
     importance_batch_size: int | None = None
     backbone: str | None = None
+    memory: Memory | None = None
     evaluate_on: Literal["test", "train"] | None = None
     evaluate_mode: Literal["eval", "train"] | None = None
 
@@ -76,8 +78,10 @@ class Method(_Strict):
     """One row of the protocol's table: a method of the registry under one setting.
 
     ``set`` are hyperparameters whose values ``source`` gave; ``grid`` are candidates, chosen among by validation
-    accuracy on the first seed. ``stream_options`` are further ones of its stream, of how it is trained on.
-    ``parts`` and ``variants`` say where the row applies; empty means everywhere.
+    accuracy on the first seed. ``each`` is one of the hyperparameters, or a field of training, with the values of a
+    front: a row for each, all of them shown, and ``front`` is then the label that they share. ``stream_options`` are
+    further ones of its stream, of how it is trained on. ``parts`` and ``variants`` say where the row applies; empty
+    means everywhere.
     """
 
     label: _Label
@@ -86,6 +90,8 @@ class Method(_Strict):
     set: dict[str, _Value] = {}
     source: str = ""
     grid: dict[str, list[_Value]] = {}
+    each: dict[str, list[_Value]] = Field(default={}, max_length=1)
+    front: str = ""
     train: Training = Training()
     stream_options: dict[str, Any] = {}
     seeds: int | None = Field(default=None, ge=1)
@@ -101,9 +107,26 @@ class Method(_Strict):
         both = self.set.keys() & self.grid.keys()
         if both:
             raise ValueError(f"{self.label} has {sorted(both)[0]!r} in 'set' and in 'grid'; expected one of them")
-        if self.set and not self.source:
+        for key in self.each:
+            if key not in entry.settings and key not in Training.model_fields:
+                raise ValueError(f"{self.method} has no setting {key!r}, and training has none")
+        if self.set and not (self.source or self.front):
             raise ValueError(f"{self.label} sets hyperparameters; expected a 'source' that says where they are from")
         return self
+
+
+    def rows(self) -> list[Method]:
+        """The rows that it stands for: itself, or one for each value of a front."""
+        found = [self]
+        for key, values in self.each.items():
+            found = []
+            for value in values:
+                fields = self.model_dump(exclude_unset=True)
+                place = fields.setdefault("set" if key in registry.lookup(self.method).settings else "train", {})
+                place[key] = value
+                fields |= {"label": f"{self.label}-{value}", "front": self.label, "each": {}}
+                found.append(Method.model_validate(fields))
+        return found
 
 
 class Published(_Strict):
@@ -178,6 +201,11 @@ class Recipe(_Strict):
     published: list[Published] = []
     paired: list[Paired] = []
     quick: Quick
+
+    @field_validator("methods")
+    @classmethod
+    def _one_by_one(cls, methods: list[Method]) -> list[Method]:
+        return [row for each in methods for row in each.rows()]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -19,6 +19,7 @@ from holdfast.bench.records.record import Hyperparameter, RunConfig
 
 __all__ = ["Row", "Settled", "as_planned"]
 
+_FRONT = "one of a front, which nobody chose among"
 _PROTOCOL = tuple(field.name for field in dataclasses.fields(Protocol))
 
 
@@ -79,7 +80,7 @@ class Settled:
         """The values that the recipe gives."""
         entry = registry.lookup(method.method)
         return {
-            key: Hyperparameter(value=typed(entry, key, str(value)), source="recipe", detail=method.source)
+            key: Hyperparameter(value=typed(entry, key, str(value)), source="recipe", detail=method.source or _FRONT)
             for key, value in method.set.items()
         }
 

@@ -97,10 +97,19 @@ class Hyperparameter(_Frozen):
         return fields
 
 
+class Pretraining(_Frozen):
+    """How the first task was learned beforehand, without any method: not by the optimizer that goes on from there."""
+
+    epochs: int = Field(ge=1)
+    optimizer: str
+    lr: float
+
+
 class RunConfig(_Frozen):
     """What was asked for: enough to run it again.
 
-    ``epochs`` are per task, unless ``epochs_per_task`` lists them; ``retrain_epochs`` are those of a pruning round.
+    ``epochs`` are per task, unless ``epochs_per_task`` lists them; ``retrain_epochs`` are those of a pruning round. With
+    ``pretraining`` the first task was learned beforehand, by plain training that all methods of a seed share.
     The learning rate is multiplied by ``lr_decay`` every ``lr_decay_every`` epochs of a task (0: never).
     ``importance_samples`` bounds how much of a task ``consolidate`` sees; ``optimizer_phases`` are the group values
     that an optimizer which is itself the memory is given after each task. ``stop_losses`` end a task after an epoch
@@ -139,6 +148,7 @@ class RunConfig(_Frozen):
     prequential: int | None = Field(default=None, ge=1)
     diagnose: Diagnose | None = None
     memory: Memory | None = None
+    pretraining: Pretraining | None = None
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)
     importance_batch_size: int = Field(default=256, ge=1)
@@ -157,6 +167,11 @@ class RunConfig(_Frozen):
     def chosen(self) -> set[str]:
         """The hyperparameters that a grid or a search chose."""
         return {key for key, value in self.hyperparameters.items() if value.source in ("grid", "tuned")}
+
+    @property
+    def pretrain_epochs(self) -> int | None:
+        """Epochs of the first task before any method; ``None`` where it is learned like the others."""
+        return None if self.pretraining is None else self.pretraining.epochs
 
     @property
     def automatic(self) -> bool:

@@ -6,21 +6,23 @@ a run without any good one begins anew. Either way it ends with the record of a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from holdfast.bench.records.record import RunConfig
-from holdfast.bench.training.snapshot import Cursor, Ledger, Snapshot
+from holdfast.bench.training.snapshot import Cursor, Keeper, Ledger, Snapshot
 from holdfast.errors import StateError
 from holdfast.files import NewerFileError, load_state, remove_leftovers, save_state
 
@@ -69,6 +71,7 @@ class Checkpoints:
         stop: asked after each step; once it says yes, a checkpoint is written and `KeyboardInterrupt` raised.
         clock: seconds, from anywhere.
         weights: file for model and method at the end of the run; ``None``: they are not kept.
+        starts: folder for the weights that runs start from; ``None``: beside that of the checkpoints.
     """
 
     def __init__(
@@ -82,8 +85,10 @@ class Checkpoints:
         stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
         weights: Path | None = None,
+        starts: Path | None = None,
     ) -> None:
         self._folder, self._weights = folder, weights
+        self._starts = folder.parent / "starts" if starts is None else starts
         self._identity, self._chosen = identity(config), config.chosen
         self._every, self._share = every, share
         self._warn, self._stop, self._clock = warn, stop, clock
@@ -164,6 +169,34 @@ class Checkpoints:
         if self._weights is not None:
             state = {key: value for key, value in learner().items() if key != "optimizer"}
             save_state({"identity": json.dumps(self._identity), **state}, self._weights)
+
+    def beforehand(self, config: RunConfig, learn: Callable[[Keeper], None]) -> dict[str, Any]:
+        """The model's state at the end of another run: kept in a file that all runs which start from it share.
+
+        Whoever comes first learns it, in however many processes runs are under way; the others wait.
+        """
+        digest = hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+        path = self._starts / f"{digest}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone(path.with_suffix(".lock")):
+            if not path.is_file():
+                options = {"every": self._every, "share": self._share, "warn": self._warn, "stop": self._stop}
+                mine = Checkpoints(self._starts / digest, config, weights=path, starts=self._starts, **options)
+                learn(mine)
+                mine.clear()
+        return finished(path, config)["model"]
+
+    @contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        lock = FileLock(path)
+        while True:
+            try:
+                with lock.acquire(timeout=0.5):
+                    yield
+                return
+            except Timeout:
+                if self._stop():
+                    raise KeyboardInterrupt from None
 
     def _write(self, snapshot: Snapshot) -> None:
         present = self._files()

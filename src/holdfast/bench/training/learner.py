@@ -41,9 +41,10 @@ class Learner:
     Args:
         config: what was asked for.
         stream: the tasks, on the device.
+        start: the model's state to begin with; ``None``: as it is built.
     """
 
-    def __init__(self, config: RunConfig, stream: Stream) -> None:
+    def __init__(self, config: RunConfig, stream: Stream, start: Mapping[str, Tensor] | None = None) -> None:
         self.config = config
         self.stream = stream
         self.entry = registry.lookup(config.method)
@@ -56,6 +57,8 @@ class Learner:
             **config.model_options,
         )
         self.model: nn.Module = model.to(config.device)
+        if start is not None:
+            self.model.load_state_dict(start)
         if self._growing and not isinstance(model, Heads):
             raise ConfigurationError(f"outputs='growing' needs a model of the bench's own; got {config.model!r}")
         self._learned = 0  # the place of the task that is learned
@@ -109,9 +112,18 @@ class Learner:
         self._grow(len(session.last.seen))
         if session.index > 0 and self.config.optimizer_between_tasks == "fresh":
             self.optimizer = self._new_optimizer()
+        if not self.knows(session):
+            self.protect()
+        self.moved.begin(self.model, session, self.stream.holds)
+
+    def knows(self, session: Session) -> bool:
+        """Whether a session was learned beforehand; whatever protects what it taught begins after it."""
+        return self.config.pretraining is not None and session.index == 0 and not self.entry.all_at_once
+
+    def protect(self) -> None:
+        """From here on every step is the method's, too."""
         if self.method is not None:
             self.method.attach(self.optimizer)
-        self.moved.begin(self.model, session, self.stream.holds)
 
     def prepared(self, session: Session) -> Session:
         """A session with what it is to be learned with besides, if the method asks for such."""
@@ -171,9 +183,12 @@ class Learner:
         """Whether the session's task must be retrained for another round."""
         if self.method is None:
             return False
-        return self.method.next_round(
+        again = self.method.next_round(
             self.importance_batches(session.last), objective=session.last.training_objective, last=last
         )
+        if again and round_ == 0 and self.knows(session):
+            self.protect()
+        return again
 
     def consolidate(self, session: Session) -> None:
         """Remember what was just learned."""

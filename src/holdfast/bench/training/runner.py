@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from holdfast.bench.records import seeding
 from holdfast.bench.records.likelihood import Likelihood
 from holdfast.bench.records.measured import Costs, Curves
 from holdfast.bench.records.record import Record, RunConfig
-from holdfast.bench.training import environment, memory
+from holdfast.bench.training import environment, memory, pretraining
 from holdfast.bench.training.diagnostics import Diagnosis, noting
 from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
@@ -98,9 +98,22 @@ def run(
     stream = stream or build_stream(config, data_dir=data_dir)
     if not read_test:
         stream = stream.without_test()
+    observer, keeper = observer or Silent(), keeper or Forgetful()
+
+    def before(plain: RunConfig, its_keeper: Keeper) -> Record:
+        with _seeded(plain):
+            return _Run(plain, stream, read_test, Silent(), its_keeper, "").record()
+
+    start = pretraining.start(config, keeper, before)
+    with _seeded(config):
+        return _Run(config, stream, read_test, observer, keeper, command, start).record()
+
+
+@contextmanager
+def _seeded(config: RunConfig) -> Iterator[None]:
     with torch.random.fork_rng(devices=_cuda_devices(config)):
         torch.manual_seed(seeding.derive_seed(config.seed, "training"))
-        return _Run(config, stream, read_test, observer or Silent(), keeper or Forgetful(), command).record()
+        yield
 
 
 def _cuda_devices(config: RunConfig) -> list[torch.device]:
@@ -110,11 +123,18 @@ def _cuda_devices(config: RunConfig) -> list[torch.device]:
 
 class _Run:
     def __init__(
-        self, config: RunConfig, stream: Stream, read_test: bool, observer: Observer, keeper: Keeper, command: str
+        self,
+        config: RunConfig,
+        stream: Stream,
+        read_test: bool,
+        observer: Observer,
+        keeper: Keeper,
+        command: str,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.stream, self.read_test = config, stream, read_test
         self.observer, self.keeper, self.command = observer, keeper, command
-        self.learner = Learner(config, stream)
+        self.learner = Learner(config, stream, start)
         self.diagnosis = Diagnosis(self.learner)
         self.streaming = Streaming(self.learner, config.prequential if read_test else None)
         self.slope = Slope(self.learner, config.diagnose if read_test else None)
@@ -157,7 +177,10 @@ class _Run:
         self.cursor, self.ledger = snapshot.cursor, snapshot.ledger
         within = not self.cursor.between_sessions
         if within:
-            self.learner.begin(self.sessions[self.cursor.session])
+            session = self.sessions[self.cursor.session]
+            self.learner.begin(session)
+            if self.learner.knows(session):
+                self.learner.protect()
         kept = within or self.config.optimizer_between_tasks == "kept"
         self.learner.load_state_dict(snapshot.learner, with_optimizer=kept)
         self.diagnosis.load_state_dict(snapshot.diagnosis)
@@ -184,7 +207,7 @@ class _Run:
 
     def _epochs(self, session: Session, round_: int) -> int:
         config = self.config
-        if not self.learner.trains(session):
+        if not self.learner.trains(session) or (round_ == 0 and self.learner.knows(session)):
             return 0
         if round_ > 0 and config.retrain_epochs is not None:
             return config.retrain_epochs

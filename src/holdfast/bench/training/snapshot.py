@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from holdfast.bench.records.record import RunConfig
+
 __all__ = ["Cursor", "Forgetful", "Keeper", "Ledger", "Snapshot"]
 
 
@@ -80,6 +82,15 @@ class Keeper(Protocol):
         """The run came to its end: keep what is wanted of model and method as they are now."""
         ...
 
+    def beforehand(self, config: RunConfig, learn: Callable[[Keeper], None]) -> dict[str, Tensor]:
+        """The model's state at the end of another run, from which this one starts: as it was kept, or learned now.
+
+        Args:
+            config: of that run.
+            learn: does it, and tells the keeper that it is given how it is getting on.
+        """
+        ...
+
 
 class Forgetful:
     """Nobody keeps checkpoints."""
@@ -93,3 +104,20 @@ class Forgetful:
 
     def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
         """Keep nothing."""
+
+    def beforehand(self, config: RunConfig, learn: Callable[[Keeper], None]) -> dict[str, Tensor]:
+        """Learn it each time."""
+        caught = _Last()
+        learn(caught)
+        return caught.model
+
+
+class _Last(Forgetful):
+    """Keeps the model as it is at the end, for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self.model: dict[str, Tensor] = {}
+
+    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
+        """Keep the model."""
+        self.model = learner()["model"]
