@@ -13,6 +13,7 @@ from holdfast.bench.comparing.compare import Comparison
 from holdfast.bench.comparing.protocols import Protocol
 from holdfast.bench.comparing.typed import typed
 from holdfast.bench.data import asked
+from holdfast.bench.data.language import HOLDS
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.recipes.schema import Method, Recipe
 from holdfast.bench.records.record import Hyperparameter, RunConfig
@@ -88,7 +89,7 @@ class Settled:
         """What changes the default protocol, and the further fields of a configuration."""
         changes = {key: value for key, value in training.items() if key in _PROTOCOL}
         further = {key: value for key, value in training.items() if key not in _PROTOCOL}
-        extra = {**self.extra, "label": method.label}
+        extra = {**self.extra, "label": method.label, **({"front": method.front} if method.front else {})}
         options = {**self.options, **method.stream_options}
         return changes, {"device": self.device, "stream_options": options, "extra": extra, **further}
 
@@ -126,7 +127,10 @@ class _Outline:
     scenario: str
     training_outputs: str
     tasks: int
-    holds: str = ""
+
+    @property
+    def holds(self) -> str:
+        return HOLDS if asked.parse(self.name).kind == HOLDS else ""
 
     @property
     def few_shot(self) -> bool:
