@@ -19,7 +19,7 @@ from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.bench.models import named as models
 from holdfast.bench.records.measured import Costs
 from holdfast.bench.records.record import Hyperparameter, RunConfig
-from holdfast.bench.training import optimizers, runner
+from holdfast.bench.training import building, optimizers, runner
 from holdfast.dispatch import PHASES_AFTER, PHASES_BEFORE
 from holdfast.method import Method
 from holdfast.objectives import Classification
@@ -39,7 +39,7 @@ def split_mnist(setup: Setup) -> tuple[Stream, str]:
     """Split-MNIST where it is at hand, else random images of the same number and shape."""
     folder = os.environ.get("HOLDFAST_DATA")
     if folder and not setup.quick and (Path(folder) / "mnist").is_dir():
-        return runner.build_stream(_config(setup, "finetune", None, "sgd"), data_dir=folder), "MNIST"
+        return building.build_stream(_config(setup, "finetune", None, "sgd"), data_dir=folder), "MNIST"
     draw = torch.Generator().manual_seed(0)
     per_task, tested = (64, 32) if setup.quick else (12_000, 2_000)
     tasks = []

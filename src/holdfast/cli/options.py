@@ -159,8 +159,8 @@ class Trained(Read):
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
         names = ("model", "outputs", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
-        names += ("pretrain_epochs", "validation_fraction", "memory", "prequential", "diagnose")
-        return {name: getattr(self, name) for name in names}
+        further = ("pretrain_epochs", "validation_fraction", "memory", "prequential", "diagnose")
+        return {name: getattr(self, name) for name in (*names, *further)}
 
 
 @dataclass(kw_only=True)

@@ -22,7 +22,7 @@ from holdfast.bench.jobs.progress import Lines
 from holdfast.bench.recipes import Recipe, Table
 from holdfast.bench.records import record as records
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
-from holdfast.bench.training import runner
+from holdfast.bench.training import building
 from holdfast.bench.training.learner import Learner
 from holdfast.errors import ConfigurationError, StateError
 from tests.bench.records.make import make_record
@@ -176,7 +176,7 @@ def test_the_released_ewc_baseline_is_run_as_released(tmp_path: Path, small_data
         "strength": 2 * 5000.0, "coupling": "gradient",
     }  # fmt: skip
     assert (config.optimizer, config.lr, config.epochs_per_task, config.shuffle) == ("sgd", 0.25, [1, 3, 1], False)
-    stream = runner.build_stream(config)
+    stream = building.build_stream(config)
     first, again, _ = stream.tasks
     assert [task.name for task in stream] == ["mnist", "mnist 2", "fashion_mnist"]
     assert torch.equal(first.train.rows, again.train.rows) and not len(first.valid)

@@ -40,11 +40,11 @@ class Links:
 
     root: str
 
-    def to(self, experiment: Experiment, part: str, label: str) -> str:
-        """A row's name, as a link to its first record."""
+    def to(self, experiment: Experiment, part: str, label: str, name: str = "") -> str:
+        """A row's name, or another one, as a link to its first record."""
         stem = f"{part}-{label}" if len(experiment.recipe.parts) > 1 else label
         seed = experiment.of(part, label)[0].config.seed
-        return f"[{label}]({self.root}/{experiment.folder}/records/{stem}-seed{seed}.json)"
+        return f"[{name or label}]({self.root}/{experiment.folder}/records/{stem}-seed{seed}.json)"
 
 
 def found(experiment: Experiment, part: str, links: Links) -> list[str]:

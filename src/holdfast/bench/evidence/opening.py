@@ -10,6 +10,7 @@ from holdfast.bench.evidence.experiments import Experiment, between
 from holdfast.bench.evidence.findings import Tally, tally
 from holdfast.bench.evidence.findings import percent as in_percent
 from holdfast.bench.evidence.pictures import group_of
+from holdfast.bench.evidence.texts import contained
 from holdfast.bench.records.record import Scenario
 from holdfast.bench.report import Estimate, Group, SummaryRow
 
@@ -97,7 +98,7 @@ def scenes(experiments: Sequence[Experiment]) -> list[Scene]:
     for experiment in sorted(experiments, key=lambda each: -len(each.records)):
         found: dict[str, Scene] = {}
         for scene in scenes_of(experiment):
-            if len(scene.finished) > 1:
+            if len(scene.finished) > 1 and not contained(experiment, scene.part):
                 found.setdefault(scene.scenario, scene)
         if len(found) > len(best):
             best = [found[name] for name in get_args(Scenario) if name in found]

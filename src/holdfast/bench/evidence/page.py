@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from holdfast.bench import recipes
-from holdfast.bench.evidence import opening, pictures, tables
+from holdfast.bench.evidence import opening, pictures, tables, texts
 from holdfast.bench.evidence.experiments import Experiment, collect, distinct
 from holdfast.bench.evidence.findings import Links, anchor, behind, found, incomplete, title
 from holdfast.bench.evidence.opening import Scene
@@ -85,7 +85,9 @@ def _protocols(experiments: Sequence[Experiment], stem: str) -> list[str]:
         scenes = opening.scenes_of(experiment)
         for scene in [each for each in scenes if len(each.finished) > 1] or scenes:  # one row alone shows little
             where = f"{mark}{link}" + (f": {scene.part}" if len(experiment.recipe.parts) > 1 else "")
-            lines.append(tables.line(where, scene.scenario, *opening.in_a_line(scene)))
+            of_texts = texts.contained(experiment, scene.part)
+            said = texts.in_a_line(experiment, scene.part) if of_texts else opening.in_a_line(scene)
+            lines.append(tables.line(where, scene.scenario, *said))
             mark = ""
         if mark:
             lines.append(tables.line(f"{mark}{link}", "", "no run finished", "", "", ""))
@@ -136,7 +138,11 @@ def _part(experiment: Experiment, name: str, part: Part, drawn: bool, links: Lin
     lines = [f"## {name}: {part.stream}, {part.scenario}-incremental{outputs}", ""]
     if drawn:
         alt = f"Average accuracy of every row of {name}: seeds, mean and 95 % interval; rings are published numbers"
+        if texts.contained(experiment, name):
+            alt = f"Perplexity of the new text against that of the old for every row of {name}; a line joins a front"
         lines += [f"![{alt}]({_picture(experiment, name)})", ""]
+    if texts.contained(experiment, name):
+        return lines + _listed(texts.findings(experiment, name, links)) + texts.tables_of(experiment, name)
     lines += _listed(found(experiment, name, links))
     lines += tables.of_rows(cells)
     shown = tables.published(experiment, cells)

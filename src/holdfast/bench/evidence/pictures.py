@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from holdfast.bench.evidence.experiments import Experiment
 from holdfast.bench.report import Group, PublishedValue, groups
-from holdfast.bench.report.charts import Series, drawn_forest, series_of
+from holdfast.bench.report.charts import Series, drawn_forest, drawn_scatter, series_of
 from holdfast.bench.report.panels import side_by_side
 
 __all__ = ["group_of", "looks", "of_part", "overview"]
@@ -31,6 +31,12 @@ def of_part(experiment: Experiment, part: str) -> str | None:
     group = group_of(experiment, part)
     if group is None or len([row for row in group.rows if row.seeds]) < 2:
         return None
+    if group.rows[0].estimates["perplexity"] is not None:
+        fronts = drawn_scatter(
+            group, "old_perplexity", "new_perplexity", looks(experiment), "↙ better", joined=True, width=2 * _WIDTH,
+            height=620.0,
+        )  # fmt: skip
+        return None if fronts is None else fronts.alone()
     published = [
         PublishedValue(label, "average_accuracy", value / 100, each.source)
         for each in experiment.reported(part)

@@ -11,7 +11,7 @@ from holdfast.bench.records.record import Record
 from holdfast.bench.records.tried import tried
 from holdfast.bench.report import Estimate
 
-__all__ = ["line", "of_rows", "published"]
+__all__ = ["failures", "line", "of_rows", "published", "seeds_of", "settings"]
 
 
 def of_rows(cells: Sequence[Cell]) -> list[str]:
@@ -27,7 +27,7 @@ def of_rows(cells: Sequence[Cell]) -> list[str]:
         lines += [f"Not run yet: {', '.join(absent)}.", ""]
     for cell in some:
         if cell.failed:
-            lines += [f"{cell.label} did not finish: {_failures(cell.failed)}.", ""]
+            lines += [f"{cell.label} did not finish: {failures(cell.failed)}.", ""]
     return lines
 
 
@@ -91,15 +91,19 @@ def _points(fraction: float | None) -> float | None:
 
 
 def _row(cell: Cell) -> str:
-    finished = len(cell.records)
-    seeds = str(finished) if finished >= cell.planned else f"{finished} of {cell.planned}"
+    seeds = seeds_of(cell)
     if not cell.records:
         return line(cell.label, seeds, "no run finished", "", "", "", "")
     costs = [record.costs for record in cell.records]
     seconds = sum(cost.seconds_total for cost in costs) / len(costs)
     state = f"{costs[0].state_bytes_per_parameter:.1f}"
-    settings = _settings(cell.records[0])
-    return line(cell.label, seeds, ours(cell), f"{seconds:.0f}", state, settings, _by_task(cell))
+    return line(cell.label, seeds, ours(cell), f"{seconds:.0f}", state, settings(cell.records[0]), _by_task(cell))
+
+
+def seeds_of(cell: Cell) -> str:
+    """How many seeds of a row have finished, and if that is not all, of how many."""
+    finished = len(cell.records)
+    return str(finished) if finished >= cell.planned else f"{finished} of {cell.planned}"
 
 
 def _by_task(cell: Cell) -> str:
@@ -107,7 +111,7 @@ def _by_task(cell: Cell) -> str:
     return " / ".join(f"{100 * sum(column) / len(column):.1f}" for column in zip(*rows, strict=True))
 
 
-def _failures(failed: Sequence[Record]) -> str:
+def failures(failed: Sequence[Record]) -> str:
     """The seeds by reason."""
     seeds: dict[str, list[str]] = {}
     for record in failed:
@@ -116,7 +120,7 @@ def _failures(failed: Sequence[Record]) -> str:
     return "; ".join(f"seed{'s' * (len(of) > 1)} {', '.join(of)}: {reason}" for reason, of in seeds.items())
 
 
-def _settings(record: Record) -> str:
+def settings(record: Record) -> str:
     """What makes the row, and where its values are from; defaults are left out."""
     config = record.config
     shown = []

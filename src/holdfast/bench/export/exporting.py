@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -23,31 +22,25 @@ from holdfast.bench.export import folder as model_folder
 from holdfast.bench.export.folder import Description, TaskDescription
 from holdfast.bench.export.loading import Exported, load
 from holdfast.bench.records.record import Record
-from holdfast.bench.training import checkpoint, runner
+from holdfast.bench.training import building, checkpoint, runner
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.observer import Observer
-from holdfast.bench.training.snapshot import Snapshot
+from holdfast.bench.training.snapshot import Forgetful, Snapshot
 from holdfast.errors import ConfigurationError, StateError
 from holdfast.reparam import plain
 
 __all__ = ["Exported", "evaluate", "export", "load"]
 
 
-class _Last:
+class _Last(Forgetful):
     """Keeps the state at the end of the last task."""
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
 
-    def load(self) -> Snapshot | None:
-        return None
-
     def keep(self, take: Callable[[], Snapshot], *, must: bool) -> None:
         if must:
             self.snapshot = take()
-
-    def finish(self, learner: Callable[[], dict[str, Any]]) -> None:
-        pass
 
 
 def _repeat(record: Record, stream: Stream, observer: Observer | None) -> Learner:
@@ -121,7 +114,7 @@ def export(
     if record.status != "finished":
         raise StateError(f"the run of {record.config.method} is {record.status}; expected a finished one")
     model_folder.check(folder)
-    stream = runner.build_stream(record.config, data_dir=data_dir)
+    stream = building.build_stream(record.config, data_dir=data_dir)
     learner = _repeat(record, stream, observer) if weights is None else _kept(record, stream, weights)
     sets = _weights(learner, stream)
     names = ["model.safetensors"] if len(sets) == 1 else [f"model-task-{task}.safetensors" for task in range(len(sets))]
@@ -207,7 +200,7 @@ def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | Non
     plain = {} if exported.head is not None else unprotected
     config = about.run.model_copy(update={"stream": stream_name, **plain})
     config = config.model_copy(update={"device": "cpu", "optimizer": "sgd", "optimizer_options": {}})
-    stream = runner.build_stream(config, data_dir=data_dir)
+    stream = building.build_stream(config, data_dir=data_dir)
     expected = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
     if stream.tokenizer != exported.tokenizer:
         raise ConfigurationError(f"the stream {stream_name!r} has another vocabulary than the model: other texts?")

@@ -12,7 +12,7 @@ from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.handing_out import Stop, Work
 from holdfast.bench.jobs.job import Job, Monitor, Store
 from holdfast.bench.records.record import Record
-from holdfast.bench.training import runner
+from holdfast.bench.training import building, runner
 from holdfast.bench.training.checkpoint import EVERY
 from holdfast.bench.training.observer import Observer
 from holdfast.bench.training.snapshot import Keeper
@@ -39,7 +39,7 @@ def run_job(
     """
     return runner.run(
         job.config,
-        stream=None if stream is None else runner.prepared(stream, job.config),
+        stream=None if stream is None else building.prepared(stream, job.config),
         data_dir=data_dir,
         read_test=job.read_test,
         observer=observer,

@@ -98,6 +98,11 @@ class Method(_Strict):
     parts: list[str] = []
     variants: list[str] = []
 
+    @property
+    def control(self) -> bool:
+        """Whether its method is one that every claim should be held against."""
+        return registry.lookup(self.method).control
+
     @model_validator(mode="after")
     def _known(self) -> Self:
         entry = registry.lookup(self.method)
@@ -113,7 +118,6 @@ class Method(_Strict):
         if self.set and not (self.source or self.front):
             raise ValueError(f"{self.label} sets hyperparameters; expected a 'source' that says where they are from")
         return self
-
 
     def rows(self) -> list[Method]:
         """The rows that it stands for: itself, or one for each value of a front."""
@@ -149,7 +153,7 @@ class Published(_Strict):
 
 
 class Paired(_Strict):
-    """Two rows whose difference is measured seed by seed, and in a sentence why that is worth knowing.
+    """Two rows, or two fronts, whose difference is measured seed by seed, and in a sentence why that is worth knowing.
 
     ``measure`` is the accuracy that is compared, where it is not the average over tasks: of the last session over all
     classes, or of classes by their frequency, in streams whose classes are unequal.
@@ -210,6 +214,7 @@ class Recipe(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         labels = [row.label for row in self.methods]
+        fronts = dict.fromkeys(row.front for row in self.methods if row.front)
         for what, given, known in (
             ("methods: the label", [label for label in labels if labels.count(label) > 1], ()),
             ("methods: the part", [p for row in self.methods for p in row.parts], self.parts),
@@ -218,7 +223,7 @@ class Recipe(_Strict):
             ("published: the variant", [v for p in self.published for v in p.variants], self.variants),
             ("published: the label", [label for p in self.published for label in p.values], labels),
             ("paired: the part", [p for pair in self.paired for p in pair.parts], self.parts),
-            ("paired: the label", [label for pair in self.paired for label in pair.rows], labels),
+            ("paired: the label", [label for pair in self.paired for label in pair.rows], [*labels, *fronts]),
         ):
             wrong = [each for each in given if each not in known]
             if wrong:

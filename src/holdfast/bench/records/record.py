@@ -108,8 +108,8 @@ class Pretraining(_Frozen):
 class RunConfig(_Frozen):
     """What was asked for: enough to run it again.
 
-    ``epochs`` are per task, unless ``epochs_per_task`` lists them; ``retrain_epochs`` are those of a pruning round. With
-    ``pretraining`` the first task was learned beforehand, by plain training that all methods of a seed share.
+    ``epochs`` are per task, unless ``epochs_per_task`` lists them; ``retrain_epochs`` are those of a pruning round.
+    With ``pretraining`` the first task was learned beforehand, by plain training that all methods of a seed share.
     The learning rate is multiplied by ``lr_decay`` every ``lr_decay_every`` epochs of a task (0: never).
     ``importance_samples`` bounds how much of a task ``consolidate`` sees; ``optimizer_phases`` are the group values
     that an optimizer which is itself the memory is given after each task. ``stop_losses`` end a task after an epoch

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from holdfast.bench.report.columns import METRICS, Estimate, Metric
 from holdfast.bench.report.summary import Group, PublishedValue, SummaryRow
-from holdfast.bench.report.svg import Drawing, Scale, axes, el, figure, marker, span, text, ticks
+from holdfast.bench.report.svg import Drawing, LogScale, Scale, axes, el, marker, span, text, ticks
 from holdfast.bench.report.tables import format_estimate
 
-__all__ = ["Series", "drawn_forest", "forest", "scatter", "series_of", "swatch"]
+__all__ = ["Series", "drawn_forest", "drawn_scatter", "forest", "legend", "scatter", "series_of", "swatch"]
 
 _METRIC = {metric.key: metric for metric in METRICS}
 _COLOURS = 8
@@ -34,21 +34,34 @@ class Series:
 
 
 def series_of(groups: Iterable[Group]) -> dict[str, Series]:
-    """One look per label over the whole page. The bounds are neutral: colour is for what is compared."""
+    """One look per label over the whole page, and for the rows of a front the same.
+
+    The bounds are neutral: colour is for what is compared.
+    """
     found: dict[str, Series] = {}
+    looks: dict[str, Series] = {}  # of a front, or of a row that belongs to none
     used = 0
-    for group in groups:
-        for row in group.rows:
-            if row.label in found:
-                continue
-            if row.bound:
-                floor = row.bound == "floor"
-                found[row.label] = Series(len(found), "floor" if floor else "ceiling", 0, "6 4" if floor else "1.5 3.5")
-            else:
-                dash = ("", "7 3", "2 2")[used // _COLOURS % 3] or None
-                found[row.label] = Series(len(found), f"c{used % _COLOURS}", 1 + used % 6, dash)
-                used += 1
+    for row in (row for group in groups for row in group.rows):
+        name = row.front or row.label
+        if name not in looks and row.bound:
+            floor = row.bound == "floor"
+            looks[name] = Series(len(looks), "floor" if floor else "ceiling", 0, "6 4" if floor else "1.5 3.5")
+        elif name not in looks:
+            dash = ("", "7 3", "2 2")[used // _COLOURS % 3] or None
+            looks[name] = Series(len(looks), f"c{used % _COLOURS}", 1 + used % 6, dash)
+            used += 1
+        found.setdefault(row.label, looks[name])
     return found
+
+
+def legend(identity: str, group: Group, series: dict[str, Series]) -> str:
+    """The key to all charts of the section; choosing a method, or a front, fades the others, without a script."""
+    name = f"{identity}-pick"
+    entries = [el("label", el("input", type="radio", name=name, value="all", checked="checked"), "All")]
+    for label, look in {row.front or row.label: series[row.label] for row in group.rows}.items():
+        choice = el("input", type="radio", name=name, value=look.index)
+        entries.append(el("label", choice, swatch(look), text(label)))
+    return el("fieldset", el("legend", "Highlight"), el("div", *entries), class_="legend")
 
 
 def swatch(series: Series) -> str:
@@ -180,10 +193,36 @@ def _axis(key: str) -> tuple[str, str]:
 def scatter(
     identity: str, group: Group, x_key: str, y_key: str, series: dict[str, Series], better: str, *, joined: bool = False
 ) -> str:
+    """One metric against another, as a part of a page; an empty string where no method has both."""
+    found = drawn_scatter(group, x_key, y_key, series, better, joined=joined)
+    return "" if found is None else found.inline(identity)
+
+
+def drawn_scatter(
+    group: Group,
+    x_key: str,
+    y_key: str,
+    series: dict[str, Series],
+    better: str,
+    *,
+    joined: bool = False,
+    width: float = _WIDTH,
+    height: float = 302.0,
+) -> Drawing | None:
     """One metric against another, a mark with both intervals per method.
 
-    Returns an empty string where no method has both. ``better`` says which corner is the better one; where rows of one
-    method differ in their settings, a line may join them, from left to right.
+    Args:
+        group: the methods.
+        x_key: of the metric along the page.
+        y_key: of the metric up the page.
+        series: their looks.
+        better: says which corner is the better one.
+        joined: whether a line joins the rows of a front, or of one method under several settings, from left to right.
+        width: of the drawing.
+        height: of the drawing.
+
+    Returns:
+        The drawing; ``None`` where no method has both. Perplexities stand on logarithmic axes.
     """
     points = [
         (row, at, up)
@@ -191,36 +230,64 @@ def scatter(
         if (at := _point(row, x_key)) is not None and (up := _point(row, y_key)) is not None
     ]
     if not points:
-        return ""
+        return None
     (x_title, x_unit), (y_title, y_unit) = _axis(x_key), _axis(y_key)
-    x_low, x_high = span([p + s * h for _, (p, h), _ in points for s in (-1, 1)], least=_least(x_unit))
-    y_low, y_high = span([p + s * h for _, _, (p, h) in points for s in (-1, 1)], least=_least(y_unit))
-    x = Scale(x_low, x_high, 44.0, _WIDTH - 12.0)
-    y = Scale(y_low, y_high, 260.0, 28.0)
-    x_ticks = [value for value in ticks(x_low, x_high) if x_unit != "%" or value <= 100]
-    parts = [axes(x, y, x_title, y_title, x_ticks=x_ticks, y_most=100.0 if y_unit == "%" else math.inf)]
+    x, x_ticks = _scaled(x_key, [at for _, at, _ in points], x_unit, (44.0, width - 12.0))
+    y, y_ticks = _scaled(y_key, [up for _, _, up in points], y_unit, (height - 42.0, 28.0))
+    parts = [axes(x, y, x_title, y_title, x_ticks=x_ticks, y_ticks=y_ticks)]
     parts.append(el("text", better, x=x.end, y=y.end - 10, class_="corner", text_anchor="end"))
-    for method in dict.fromkeys(row.method for row, _, _ in points) if joined else ():
-        mine = sorted((x(px), y(py), row.label) for row, (px, _), (py, _) in points if row.method == method)
-        if len(mine) > 1:
-            path = " ".join(f"{px:.1f},{py:.1f}" for px, py, _ in mine)
-            parts.append(el("polyline", points=path, class_=f"line faint {series[mine[0][2]].classes}"))
+    parts += _lines(points, x, y, series) if joined else []
     taken: list[tuple[float, float, float, float]] = []
     taken += [(x(px) - 6, y(py) - 6, 12.0, 12.0) for _, (px, _), (py, _) in points]
+    named: set[str] = set()
     for row, (px, xh), (py, yh) in points:
         look = series[row.label]
         marks = [el("title", text(f"{row.label}: {px:.2f} {x_unit}, {py:.2f} {y_unit}"))]
         if xh:
-            marks.append(el("line", x1=x(px - xh), x2=x(px + xh), y1=y(py), y2=y(py), class_="interval thin"))
+            ends = (max(px - xh, x.low), px + xh)
+            marks.append(el("line", x1=x(ends[0]), x2=x(ends[1]), y1=y(py), y2=y(py), class_="interval thin"))
         if yh:
-            marks.append(el("line", x1=x(px), x2=x(px), y1=y(py - yh), y2=y(py + yh), class_="interval thin"))
+            ends = (max(py - yh, y.low), py + yh)
+            marks.append(el("line", x1=x(px), x2=x(px), y1=y(ends[0]), y2=y(ends[1]), class_="interval thin"))
         marks.append(marker(look.shape, x(px), y(py), 5.2))
-        marks.append(_name(row.label, x(px), y(py), x, y, taken))
+        name = row.front or row.label
+        if name not in named:
+            shown = _name(name, x(px), y(py), x, y, taken)
+            named |= {name} if shown else set()
+            marks.append(shown)
         parts.append(el("g", *marks, class_=look.classes))
     spoken = "; ".join(f"{row.label} at {px:.2f} {x_unit} and {py:.2f} {y_unit}" for row, (px, _), (py, _) in points)
     missing = [row.label for row in group.rows if row.label not in {p.label for p, _, _ in points}]
     without = f" Not shown, because it has no such value: {', '.join(missing)}." if missing else ""
-    return figure(identity, _WIDTH, 302.0, f"{y_title} against {x_title}", f"{spoken}.{without}", *parts)
+    return Drawing(width, height, f"{y_title} against {x_title}", f"{spoken}.{without}", tuple(parts))
+
+
+_Points = Sequence[tuple[SummaryRow, tuple[float, float], tuple[float, float]]]
+
+
+def _lines(points: _Points, x: Scale, y: Scale, series: dict[str, Series]) -> list[str]:
+    """A line through the rows of every front, or of every method, from left to right."""
+    drawn = []
+    for name in dict.fromkeys(row.front or row.method for row, _, _ in points):
+        mine = [each for each in points if (each[0].front or each[0].method) == name]
+        if len(mine) > 1:
+            path = " ".join(f"{px:.1f},{py:.1f}" for px, py in sorted((x(at), y(up)) for _, (at, _), (up, _) in mine))
+            drawn.append(el("polyline", points=path, class_=f"line faint {series[mine[0][0].label].classes}"))
+    return drawn
+
+
+def _scaled(
+    key: str, values: Sequence[tuple[float, float]], unit: str, ends: tuple[float, float]
+) -> tuple[Scale, list[float]]:
+    """The axis of a metric, and where it has numbers."""
+    if key.endswith("perplexity"):
+        low, high = span([math.log(value) for value, _ in values], least=0.2)
+        scale = LogScale(math.exp(low), math.exp(high), *ends)
+        return scale, scale.ticks()
+    low, high = span([value + sign * half for value, half in values for sign in (-1, 1)], least=_least(unit))
+    most = 100.0 if unit == "%" else math.inf
+    # Where all of the axis lies above, as when every method got better at old tasks, the bound means nothing.
+    return Scale(low, high, *ends), ticks(low, min(high, most) if low < most else high)
 
 
 def _least(unit: str) -> float:

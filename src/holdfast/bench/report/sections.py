@@ -51,7 +51,7 @@ def group_section(identity: str, group: Group, series: dict[str, Series], publis
     parts += [el("p", led, class_="lead"), standing(group), troubles(group)]
     parts.append(summary_table(group, series, published))
     if any(row.records for row in group.rows):
-        parts.append(legend(identity, group, series))
+        parts.append(charts.legend(identity, group, series))
         shown = language.shown(identity, group, series) if language.contained(group) else None
         parts += _charts(identity, group, series, published) if shown is None else shown
         parts += _streamed(identity, group, series)
@@ -202,17 +202,6 @@ def numbers(estimate: Estimate | None, metric: Metric) -> str:
     shown = text(format_estimate(estimate, metric)).replace("-", "\u2212")
     mean, _, half = shown.partition(" ± ")
     return mean + (el("span", f" ± {half}", class_="half") if half else "")
-
-
-def legend(identity: str, group: Group, series: dict[str, Series]) -> str:
-    """The key to all charts of the section; choosing a method fades the others, without a script."""
-    name = f"{identity}-pick"
-    entries = [el("label", el("input", type="radio", name=name, value="all", checked="checked"), "All")]
-    for row in group.rows:
-        look = series[row.label]
-        choice = el("input", type="radio", name=name, value=look.index)
-        entries.append(el("label", choice, swatch(look), text(row.label)))
-    return el("fieldset", el("legend", "Highlight"), el("div", *entries), class_="legend")
 
 
 def _overview(identity: str, group: Group, series: dict[str, Series], published: Sequence[PublishedValue]) -> list[str]:

@@ -88,6 +88,11 @@ class SummaryRow:
         automatic = all(record.config.automatic for record in self.every_record)
         return ["control"] * self.control + ["auto"] * automatic + ["default, untuned"] * self.untuned
 
+    @property
+    def front(self) -> str:
+        """What this row is called with the others of its front: its method under several strengths, none chosen."""
+        return str(self.every_record[0].config.extra.get("front", ""))
+
     def published(self, metric: str, values: Sequence[PublishedValue]) -> PublishedValue | None:
         """The published value that belongs to this row's metric, if one does."""
         names = (self.label,) if "label" in self.every_record[0].config.extra else (self.method, self.label)
@@ -224,7 +229,7 @@ def _row(
         method=config.method,
         label=label,
         control=config.method in controls,
-        bound=BOUNDS.get(config.method),
+        bound=None if "front" in config.extra else BOUNDS.get(config.method),
         seeds=tuple(record.config.seed for record in finished),
         hyperparameters=tuple(
             (name, hyperparameter_text([record.config.hyperparameters[name] for record in members]))
@@ -291,9 +296,10 @@ def _settings(record: Record) -> dict[str, str]:
         "precision": config.precision,
         **({} if config.backbone is None else {"backbone": config.backbone}),
         **({} if config.outputs == "fixed" else {"outputs": config.outputs}),
+        **({} if config.pretrain_epochs is None else {"first task": f"{config.pretrain_epochs} epochs beforehand"}),
         **({} if config.prequential is None else {"window": f"{config.prequential} samples"}),
         **_unusual_test(config),
-        **{name: _text(value) for name, value in sorted(config.extra.items()) if name != "label"},
+        **{name: _text(value) for name, value in sorted(config.extra.items()) if name not in ("label", "front")},
     }
     return {**chosen, **{name: value for name, value in plain.items() if name not in chosen}}
 

@@ -8,7 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-__all__ = ["Drawing", "Scale", "axes", "compact", "el", "figure", "marker", "span", "style_sheet", "text", "ticks"]
+__all__ = [
+    "Drawing",
+    "LogScale",
+    "Scale",
+    "axes",
+    "compact",
+    "el",
+    "figure",
+    "marker",
+    "span",
+    "style_sheet",
+    "text",
+    "ticks",
+]
 
 
 _LEAVES = {"br", "circle", "input", "line", "path", "polygon", "rect"}
@@ -109,6 +122,25 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
+class LogScale(Scale):
+    """The same for the logarithms of positive data."""
+
+    def __call__(self, value: float) -> float:
+        """The coordinate of a value."""
+        low, high = math.log(self.low), math.log(self.high)
+        return self.start + (math.log(value) - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round numbers on the axis: 1, 2, 5 or, where these are few, more of every power of ten."""
+        tens = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        found: list[float] = []
+        for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(k / 10 for k in range(10, 100, 2))):
+            found = [d * 10.0**ten for ten in tens for d in digits if self.low <= d * 10.0**ten <= self.high]
+            if len(found) >= 3:
+                break
+        return [round(value, 6) for value in found][:12]
+
+
 def span(values: Sequence[float], *, pad: float = 0.08, least: float = 1e-9) -> tuple[float, float]:
     """A domain around the values that is never empty; ``least`` is its smallest width."""
     low, high = min(values), max(values)
@@ -136,13 +168,12 @@ def axes(
     y_title: str,
     *,
     x_ticks: Sequence[float],
-    y_most: float = math.inf,
+    y_ticks: Sequence[float] | None = None,
     show: Callable[[float], str] = "{:g}".format,
 ) -> str:
     """Grid lines, tick labels and titles: x below, y on top of its axis so that it reads without turning the head."""
     parts = []
-    # Where all of the axis lies above, as when every method got better at old tasks, the bound means nothing.
-    for value in ticks(y.low, min(y.high, y_most) if y.low < y_most else y.high):
+    for value in ticks(y.low, y.high) if y_ticks is None else y_ticks:
         at = y(value)
         parts.append(el("line", x1=x.start, x2=x.end, y1=at, y2=at, class_="grid"))
         parts.append(el("text", f"{value:g}", x=x.start - 7, y=at + 3.5, class_="tick", text_anchor="end"))

@@ -180,11 +180,14 @@ class Checkpoints:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._alone(path.with_suffix(".lock")):
             if not path.is_file():
-                options = {"every": self._every, "share": self._share, "warn": self._warn, "stop": self._stop}
-                mine = Checkpoints(self._starts / digest, config, weights=path, starts=self._starts, **options)
+                mine = Checkpoints(
+                    self._starts / digest, config, every=self._every, share=self._share, warn=self._warn,
+                    stop=self._stop, weights=path,
+                )  # fmt: skip
                 learn(mine)
                 mine.clear()
-        return finished(path, config)["model"]
+        found: dict[str, Any] = finished(path, config)["model"]
+        return found
 
     @contextmanager
     def _alone(self, path: Path) -> Iterator[None]:

@@ -211,13 +211,17 @@ class Learner:
         Or what the model writes itself, in its place.
         """
         if self.config.memory == "generations":
-            return iter(self._own_texts(self.model))
+            return self._its_own_words()
         size = self.config.importance_batch_size
         limit = self.config.importance_samples
         if limit is None:
             return task.batches(task.train, size)
         draw = seeding.generator(self.config.seed, "importance samples", task.index)
         return islice(task.batches(task.train, min(size, limit), generator=draw), -(-limit // size))
+
+    def _its_own_words(self) -> Iterator[Batch]:
+        """Written when they are first asked for: not every method asks."""
+        yield from self._own_texts(self.model)
 
     def accuracies(self, part: str) -> list[float]:
         """Accuracy on one part (``"test"``, ``"valid"`` or ``"train"``) of every task, fractions in [0, 1].

@@ -15,6 +15,7 @@ TEXTS = 600
 """How many are written after each task."""
 
 _BATCH = 16  # of which one is asked about in each step
+_AT_ONCE = 200  # are written: which texts they are does not depend on it
 
 
 def write(model: nn.Module, stream: Stream, generator: torch.Generator, samples: int = TEXTS) -> Generations:
@@ -28,4 +29,5 @@ def write(model: nn.Module, stream: Stream, generator: torch.Generator, samples:
     """
     assert stream.tokenizer is not None
     start, length = language.end_of(stream.tokenizer), stream.input_shape[0] - 1
-    return generations(model, start, samples=samples, length=length, generator=generator, batch_size=_BATCH)
+    texts = generations(model, start, samples=samples, length=length, generator=generator, batch_size=_AT_ONCE)
+    return texts.batched(_BATCH)

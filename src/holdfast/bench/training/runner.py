@@ -6,7 +6,6 @@ the same numbers as one that was not.
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -17,14 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.bench.data import streams
 from holdfast.bench.data.language import HOLDS
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.records import seeding
 from holdfast.bench.records.likelihood import Likelihood
 from holdfast.bench.records.measured import Costs, Curves
 from holdfast.bench.records.record import Record, RunConfig
-from holdfast.bench.training import environment, memory, pretraining
+from holdfast.bench.training import building, environment, memory, pretraining
 from holdfast.bench.training.diagnostics import Diagnosis, noting
 from holdfast.bench.training.health import Health
 from holdfast.bench.training.learner import Learner
@@ -33,41 +31,12 @@ from holdfast.bench.training.session import Session, sessions
 from holdfast.bench.training.snapshot import Cursor, Forgetful, Keeper, Ledger, Snapshot
 from holdfast.bench.training.steepness import Slope
 from holdfast.bench.training.streaming import Streaming
-from holdfast.errors import ConfigurationError, NumericsError, ProtectionError, StateError
+from holdfast.errors import NumericsError, ProtectionError, StateError
 
-__all__ = ["Cursor", "Keeper", "Ledger", "Snapshot", "build_stream", "prepared", "run"]
+__all__ = ["Cursor", "Keeper", "Ledger", "Snapshot", "run"]
 
 _CURVE_POINTS = 200
 _TIMED_STEPS = 5000  # more would not move the median, but would weigh on every checkpoint
-
-
-def prepared(stream: Stream, config: RunConfig) -> Stream:
-    """A stream of one's own as a configuration asks for it, on its device."""
-    stream = stream.with_validation(config.validation_fraction, config.seed)
-    return dataclasses.replace(stream, tasks=stream.tasks[: config.tasks]).to(config.device)
-
-
-def build_stream(config: RunConfig, *, data_dir: Path | str | None = None) -> Stream:
-    """The stream that a configuration asks for, on its device; a search asks for the first of its tasks only.
-
-    Raises:
-        ConfigurationError: for a stream that was made of somebody's own tensors, which no name can bring back.
-    """
-    if "own" in config.stream_options:
-        raise ConfigurationError(
-            f"the stream {config.stream!r} is of somebody's own data, which no name brings back: make the same "
-            "comparison again"
-        )
-    stream = streams.build(
-        config.stream,
-        seed=config.seed,
-        scenario=config.scenario,
-        training_outputs=config.training_outputs,
-        validation_fraction=config.validation_fraction,
-        data_dir=data_dir,
-        **config.stream_options,
-    )
-    return dataclasses.replace(stream, tasks=stream.tasks[: config.tasks]).to(config.device)
 
 
 def run(
@@ -95,7 +64,7 @@ def run(
     Returns:
         The record: finished, or failed with the reason: a number stopped being finite, or nothing was to be protected.
     """
-    stream = stream or build_stream(config, data_dir=data_dir)
+    stream = stream or building.build_stream(config, data_dir=data_dir)
     if not read_test:
         stream = stream.without_test()
     observer, keeper = observer or Silent(), keeper or Forgetful()
@@ -104,7 +73,10 @@ def run(
         with _seeded(plain):
             return _Run(plain, stream, read_test, Silent(), its_keeper, "").record()
 
-    start = pretraining.start(config, keeper, before)
+    try:
+        start = pretraining.start(config, keeper, before)
+    except NumericsError as error:
+        return _Run(config, stream, read_test, observer, keeper, command).failed(str(error))
     with _seeded(config):
         return _Run(config, stream, read_test, observer, keeper, command, start).record()
 
@@ -172,6 +144,10 @@ class _Run:
             status, failure = "failed", str(error)
         self._tick()
         return self._record(status, failure)
+
+    def failed(self, why: str) -> Record:
+        """What is left of a run that could not begin."""
+        return self._record("failed", why)
 
     def _go_on_from(self, snapshot: Snapshot) -> None:
         self.cursor, self.ledger = snapshot.cursor, snapshot.ledger
