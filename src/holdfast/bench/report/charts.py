@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.bench.report.columns import METRICS, Estimate, Metric
-from holdfast.bench.report.summary import Group, PublishedValue, SummaryRow
+from holdfast.bench.report.columns import METRICS, Estimate, Metric, PublishedValue
+from holdfast.bench.report.summary import Group, SummaryRow
 from holdfast.bench.report.svg import Drawing, LogScale, Scale, axes, el, marker, span, text, ticks
 from holdfast.bench.report.tables import format_estimate
 

@@ -10,7 +10,7 @@ from holdfast import metrics
 from holdfast.bench.records.by_class import MEASURES
 from holdfast.bench.records.likelihood import MEASURES as OF_WORDS
 
-__all__ = ["BY_CLASS", "METRICS", "OF_WORDS", "Estimate", "Metric"]
+__all__ = ["BY_CLASS", "METRICS", "OF_WORDS", "Estimate", "Metric", "PublishedValue"]
 
 
 @dataclass(frozen=True)
@@ -100,3 +100,18 @@ class Estimate:
         """Summarise the values that exist; ``None`` where none does."""
         known = tuple(value for value in values if value is not None)
         return cls(*metrics.interval(known), known) if known else None
+
+
+@dataclass(frozen=True)
+class PublishedValue:
+    """A number that somebody else reported, in the unit of the record (accuracies as fractions).
+
+    ``method`` matches a row's method or its whole label. ``stream`` and ``scenario`` narrow it where given.
+    """
+
+    method: str
+    metric: str
+    value: float
+    source: str
+    stream: str | None = None
+    scenario: str | None = None

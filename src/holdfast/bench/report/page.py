@@ -10,9 +10,10 @@ from holdfast.bench.records.record import Record
 from holdfast.bench.records.writing import write_whole
 from holdfast.bench.report import sections
 from holdfast.bench.report.charts import series_of
+from holdfast.bench.report.columns import PublishedValue
 from holdfast.bench.report.document import document
 from holdfast.bench.report.history import STEPS
-from holdfast.bench.report.summary import CONTROLS, PublishedValue, groups
+from holdfast.bench.report.summary import CONTROLS, groups
 from holdfast.bench.report.svg import el, text
 from holdfast.errors import DataError
 

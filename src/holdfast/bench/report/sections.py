@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from holdfast.bench.records.record import Record
 from holdfast.bench.report import charts, history, language
 from holdfast.bench.report.charts import Series, swatch
-from holdfast.bench.report.columns import METRICS, OF_WORDS, Estimate, Metric
+from holdfast.bench.report.columns import METRICS, OF_WORDS, Estimate, Metric, PublishedValue
 from holdfast.bench.report.standing import standing
 from holdfast.bench.report.steepness import steepness
-from holdfast.bench.report.summary import BOUNDS, Group, PublishedValue, SummaryRow
+from holdfast.bench.report.summary import BOUNDS, Group, SummaryRow
 from holdfast.bench.report.svg import el, text
 from holdfast.bench.report.tables import format_estimate, streamed_metrics, streamed_notes
 

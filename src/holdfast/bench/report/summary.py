@@ -14,7 +14,7 @@ from holdfast import metrics, registry
 from holdfast.bench.records import likelihood
 from holdfast.bench.records.by_class import measures
 from holdfast.bench.records.record import Hyperparameter, Record, RunConfig
-from holdfast.bench.report.columns import METRICS, Estimate
+from holdfast.bench.report.columns import METRICS, Estimate, PublishedValue
 from holdfast.errors import DataError
 from holdfast.registry import Bound
 
@@ -22,7 +22,6 @@ __all__ = [
     "BOUNDS",
     "CONTROLS",
     "Group",
-    "PublishedValue",
     "SummaryRow",
     "groups",
     "hyperparameter_text",
@@ -41,21 +40,6 @@ AUTOMATIC = {entry.name: entry.automatic for entry in registry.entries()}
 
 CONTROLS = frozenset(entry.name for entry in registry.entries() if entry.control)
 """What a method has to beat before it has shown anything."""
-
-
-@dataclass(frozen=True)
-class PublishedValue:
-    """A number that somebody else reported, in the unit of the record (accuracies as fractions).
-
-    ``method`` matches a row's method or its whole label. ``stream`` and ``scenario`` narrow it where given.
-    """
-
-    method: str
-    metric: str
-    value: float
-    source: str
-    stream: str | None = None
-    scenario: str | None = None
 
 
 @dataclass(frozen=True)

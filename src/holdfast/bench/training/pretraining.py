@@ -28,7 +28,7 @@ def before(config: RunConfig) -> RunConfig:
         scenario=config.scenario,
         training_outputs=config.training_outputs,
         tasks=config.tasks,
-        method="finetune",
+        method=registry.bound("floor").name,
         model=config.model,
         model_options=config.model_options,
         optimizer=first.optimizer,
