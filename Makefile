@@ -15,7 +15,7 @@ esac; done
 
 SHELL := /bin/bash
 
-.PHONY: setup demo test lint speed results floor clean
+.PHONY: setup demo test lint docs speed results floor clean
 
 setup: $(READY)
 
@@ -33,6 +33,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
 
+# The documentation site, in site/: warnings are errors, links and anchors are checked, nothing is fetched.
+docs: setup
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
 speed: setup
 	$(BIN)/python -m speed $(ARGS)
 
@@ -47,10 +51,10 @@ floor: $(FLOOR)/.ready
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n $(JOBS) $(or $(ARGS),$(CORE))
 
 clean:
-	rm -rf .venv $(FLOOR) demo
+	rm -rf .venv $(FLOOR) demo site
 
 $(READY): pyproject.toml constraints.txt
-	@$(call install,.venv,constraints.txt,bench$(,)dev)
+	@$(call install,.venv,constraints.txt,bench$(,)dev$(,)docs)
 $(FLOOR)/.ready: pyproject.toml constraints-floor.txt
 	@$(call install,$(FLOOR),constraints-floor.txt,dev$(,)wandb)
 

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+from handbook import gallery
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 LINE = re.compile(r"^(old|new) task: (accuracy|loss) (\d+\.\d+) without protection, (\d+\.\d+) with$", re.MULTILINE)
 
 
@@ -23,6 +27,12 @@ def test_an_example_protects(path, tmp_path):
     assert kept > without + 0.05 if kind == "accuracy" else kept < 0.9 * without
     kind, without, learned = found["new"]  # and it still learned
     assert learned > 0.7 * without if kind == "accuracy" else learned < without + 0.7
+    shown = gallery.printed(ROOT)[path.stem]  # and the gallery shows what it prints
+    assert NUMBER.sub("0", gallery.lasting(done.stdout)) == NUMBER.sub("0", shown)
+    for ours, theirs in zip(gallery.outcomes(done.stdout), gallery.outcomes(shown), strict=True):
+        assert (ours.without, ours.kept) == pytest.approx((theirs.without, theirs.kept), abs=0.1), (
+            "python -m handbook run"
+        )
 
 
 def test_there_are_examples():

@@ -61,13 +61,19 @@ def test_the_readme_shows_what_its_records_give(folder: str) -> None:
         assert ours == {key: theirs[key] for key in ours}
 
 
+def records_of(page: str) -> Path:
+    """The records of a page of results: a recipe's, or those of one of its variants."""
+    whole, (recipe, _, variant) = ROOT / "results" / page, page.rpartition("-")
+    return whole if whole.is_dir() else ROOT / "results" / recipe / variant
+
+
 def test_a_number_that_leads_to_a_page_of_results_is_the_mean_of_its_row() -> None:
     found = re.compile(r'\[([\d.]+) %\]\([./a-z]*results/([\w-]+)\.md "(\S+) (\S+)"\)')
     pages = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
     quoted = {page: found.findall(text) for page, text in pages.items()}
     means: dict[tuple[str, str, str], list[float]] = {}
     for recipe in {row[1] for rows in quoted.values() for row in rows}:
-        for each in record.load_all(ROOT / "results" / recipe):
+        for each in record.load_all(records_of(recipe)):
             extra, last = each.config.extra, each.matrix[-1]
             means.setdefault((recipe, extra["part"], extra["label"]), []).append(100 * sum(last) / len(last))
     for page, rows in quoted.items():

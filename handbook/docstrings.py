@@ -1,0 +1,47 @@
+"""Docstrings as Markdown: what they borrow from reStructuredText (roles, ``.. math::``) said in its words."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from griffe import Extension, Object
+
+__all__ = ["Markdown", "to_markdown"]
+
+_ROLE = re.compile(r":(?:py:)?(?P<role>class|func|meth|mod|attr|data|exc):`(?P<short>~?\.?)(?P<target>[^`<>]+)`")
+_EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)
+_OPTIONS = re.compile(r"^( +)\*\*options:[^\n]*\n(?:\1 +[^\n]*\n)*", re.MULTILINE)  # griffe lists them one by one
+_INLINE = re.compile(r":math:`([^`]+)`")
+_MATH = re.compile(
+    r"^(?P<indent> *)\.\. math::(?P<first>[^\n]*)\n(?P<rest>(?:(?P=indent) +\S[^\n]*\n|[ ]*\n(?=(?P=indent) +\S))*)",
+    re.MULTILINE,
+)
+
+
+def to_markdown(text: str) -> str:
+    """A docstring's text in Markdown; equations become ``$$ … $$`` and ``$ … $``."""
+    text = _EXAMPLE.sub(r"\1Examples:", text)  # the section whose doctests are shown as code
+    text = _INLINE.sub(r"$\1$", _MATH.sub(_equation, text + "\n"))
+    return _ROLE.sub(_named, text).removesuffix("\n")
+
+
+def _equation(found: re.Match[str]) -> str:
+    lines = [found["first"], *found["rest"].splitlines()]
+    tex = " ".join(line.strip() for line in lines if line.strip())
+    return f"{found['indent']}$$\n{found['indent']}{tex}\n{found['indent']}$$\n"
+
+
+def _named(found: re.Match[str]) -> str:
+    target = found["target"].removesuffix("()")
+    shown = target.rsplit(".", 1)[-1] if found["short"] else target
+    return f"`{shown}()`" if found["role"] in ("func", "meth") else f"`{shown}`"
+
+
+class Markdown(Extension):
+    """Rewrites the docstring of everything that is documented, before it is parsed."""
+
+    def on_object(self, *, obj: Object, **kwargs: Any) -> None:
+        """Called by griffe for each object that it has read."""
+        if obj.docstring is not None:
+            obj.docstring.value = to_markdown(_OPTIONS.sub("", obj.docstring.value))
