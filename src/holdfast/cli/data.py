@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from holdfast.bench.data.tasks import Stream
     from holdfast.cli.options import Read, Trained
 
-__all__ = ["called", "describe", "stream_of"]
+__all__ = ["describe", "stream_of", "titled"]
 
 
 def stream_of(asked: Trained) -> str | Stream:
@@ -27,12 +27,21 @@ def stream_of(asked: Trained) -> str | Stream:
     from holdfast.cli import show
 
     if finding.is_place(asked.stream):
-        for option, value in asked.scenes["stream_options"].items():
+        options = asked.scenes["stream_options"]
+        for option in options.keys() - {"text"}:
             raise ConfigurationError(
-                Option(option, (value,)), f" is for streams from 'holdfast streams'; {asked.stream} is data of your own"
+                Option(option, (options[option],)),
+                f" is for streams from 'holdfast streams'; {asked.stream} is data of your own",
             )
-        scenes = {"scenario": asked.scenario or "task", "training_outputs": asked.training_outputs}
-        return arranging.stream_of(asked.stream, say=show.note, **scenes, **asked.reading)
+        return arranging.stream_of(
+            asked.stream,
+            say=show.note,
+            scenario=asked.scenario,
+            training_outputs=asked.training_outputs,
+            text_options=options.get("text"),
+            data_dir=asked.data_dir,
+            **asked.reading,
+        )
     from holdfast.bench.data import streams
 
     try:
@@ -66,6 +75,7 @@ def describe(place: str, asked: Read, scenes: dict[str, Any]) -> bool:
     """
     from holdfast.bench.comparing.protocols import protocol
     from holdfast.bench.data import arranging, describing, found
+    from holdfast.bench.data.language import HOLDS
     from holdfast.bench.data.parts import counted
     from holdfast.cli import show
 
@@ -98,16 +108,18 @@ def describe(place: str, asked: Read, scenes: dict[str, Any]) -> bool:
         for sentence in arranged.notes:
             show.note(sentence)
         trained = protocol(stream.name, stream.holds)
+        heads = "" if stream.holds == HOLDS else f"; heads stand on {trained.backbone}"
         show.note(
             f"A comparison learns {stream.about['data']} in {counted(len(stream), 'task')} "
             f"({'; '.join(task.name for task in stream)}), {stream.scenario}-incremental, with {trained.model}, "
-            f"{trained.optimizer} at {trained.lr:g}, {trained.epochs} epochs of batches of {trained.batch_size}; heads "
-            f"stand on {trained.backbone}."
+            f"{trained.optimizer} at {trained.lr:g}, {counted(trained.epochs, 'epoch')} of batches of "
+            f"{trained.batch_size}{heads}."
         )
     if wrong is None:
         words = [place]
         for name, value in {**asked.reading, **scenes}.items():
-            words += [_typed(Option(name))] + ([] if value is True else [str(value)])
+            if value is not None:
+                words += [_typed(Option(name))] + ([] if value is True else [str(value)])
         show.note(f"holdfast compare {shlex.join(words)} --methods A,B,C ('holdfast methods' lists them)")
         return True
     show.aside(f"a comparison would stop: {wrong.worded(_typed)}")
@@ -118,6 +130,10 @@ def _typed(option: Option) -> str:
     return f"--{option.name.replace('_', '-')}"
 
 
-def called(stream: str | Stream) -> str:
-    """What its folder of results is called."""
-    return stream if isinstance(stream, str) else stream.name
+def titled(asked: Trained, stream: str | Stream) -> str:
+    """What the folder of results is called, unless told otherwise."""
+    from holdfast.bench.data.asked import usual_scenario
+
+    if isinstance(stream, str):
+        return f"{stream}-{asked.scenario or usual_scenario(stream)}"
+    return f"{stream.name}-{stream.scenario}"

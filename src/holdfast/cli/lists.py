@@ -43,7 +43,9 @@ class _StreamsOptions(options.Read):
         str | None,
         typer.Argument(metavar="DATA", help="Your own data, a folder or a file: what was found of them."),
     ] = None
-    scenario: Annotated[str, typer.Option(help="Of a comparison of your own data: task, domain or class.")] = "task"
+    scenario: Annotated[str | None, typer.Option(help="Of a comparison of your own data: task, domain or class.")] = (
+        None
+    )
 
 
 def _streams(context: typer.Context, asked: _StreamsOptions) -> None:
@@ -52,7 +54,7 @@ def _streams(context: typer.Context, asked: _StreamsOptions) -> None:
     from holdfast.cli import data, show
 
     if asked.place is None:
-        show.streams(streams.names())
+        show.streams({**streams.names(), **streams.by_path()})
     elif not data.describe(asked.place, asked, {"scenario": asked.scenario}):
         raise typer.Exit(1)
 

@@ -145,16 +145,6 @@ class Trained(Read):
         options |= {name: value for name, value in given.items() if value is not None}
         return {"scenario": self.scenario, "training_outputs": self.training_outputs, "stream_options": options}
 
-    def titled(self, stream: str) -> str:
-        """What the folder of results is called, unless told otherwise.
-
-        Args:
-            stream: the stream's name.
-        """
-        from holdfast.bench.data.asked import usual_scenario
-
-        return f"{stream}-{self.scenario or usual_scenario(stream)}"
-
     @property
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""

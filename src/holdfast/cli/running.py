@@ -90,7 +90,7 @@ def _compare(context: typer.Context, asked: _CompareOptions) -> None:
 
     methods = options.names("--methods", asked.methods, "holdfast methods")
     stream = data.stream_of(asked)
-    folder = asked.out or Path("holdfast-results") / f"{asked.titled(data.called(stream))}"
+    folder = asked.out or Path("holdfast-results") / data.titled(asked, stream)
     grids = {
         name: {key: text.split(",") for key, text in found.items()}
         for name, found in typed.per_method("--grid", asked.grid or [], methods).items()
@@ -120,7 +120,7 @@ def _tune(context: typer.Context, asked: _TuneOptions) -> None:
     from holdfast.cli import show
 
     stream = data.stream_of(asked)
-    folder = asked.out or Path("holdfast-results") / f"{asked.titled(data.called(stream))}-tune-{asked.method}"
+    folder = asked.out or Path("holdfast-results") / f"{data.titled(asked, stream)}-tune-{asked.method}"
     table = _call(
         context,
         asked,

@@ -168,7 +168,8 @@ def in_tasks(root: Path) -> Path:
             ConfigurationError,
             "is 3, but .* has 2 classes",
         ),
-        (lambda root: table(root / "a.txt", "words"), {}, DataError, "holds texts without labels; .* with label"),
+        (lambda root: table(root / "a.txt", "words"), {}, DataError, r"a\.txt has 1 sample; expected at least 2"),
+        (in_tasks, {"text_options": {}}, ConfigurationError, "text does not apply to .*pets, which holds images"),
     ],
 )
 def test_what_makes_no_stream(tmp_path: Path, make: Any, options: dict[str, Any], kind: Any, sentence: str) -> None:

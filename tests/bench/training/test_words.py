@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from holdfast.bench.comparing import plan
 from holdfast.bench.comparing.calling import compare
-from holdfast.bench.data import language, named, streams
+from holdfast.bench.data import language, named, streams, vocabulary
 from holdfast.bench.data.sets import TextDataset
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.models import named as models
@@ -60,13 +60,12 @@ def config(method: str = "finetune", **changes: Any) -> RunConfig:
 
 
 def test_rows_are_the_texts_one_after_another() -> None:
-    tokenizer = language.train_tokenizer(["a b c", "b c"], 10)
-    end = language.end_of(tokenizer)
-    rows = language.blocks(tokenizer, ["a b", "c b a", "b"], 3, 10)
-    words = {word: int(language.blocks(tokenizer, [word, word], 2, 1)[0, 0]) for word in "abc"}
-    a, b, c = (words[word] for word in "abc")
-    assert rows.tolist() == [[a, b, end], [c, b, a], [end, b, end]]
-    assert language.blocks(tokenizer, ["a b", "c b a", "b"], 3, 2).tolist() == rows[:2].tolist()
+    known = vocabulary.trained(["a b c", "b c"], 10)
+    end = known.end
+    rows = language.blocks(known, ["a b", "c b a", "b"], 3, 10)
+    a, b, c = (number for (number,) in known.numbers("abc"))
+    assert rows.words.tolist() == rows.labels.tolist() == [[a, b, end], [c, b, a], [end, b, end]]
+    assert language.blocks(known, ["a b", "c b a", "b"], 3, 2).words.tolist() == rows.words[:2].tolist()
 
 
 def test_a_stream_has_one_vocabulary_and_parts_that_share_no_row() -> None:
@@ -170,7 +169,7 @@ def test_what_is_remembered_may_be_the_models_own_texts() -> None:
     learner = Learner(asked, stream())
     batches = list(learner.importance_batches(learner.stream.tasks[0]))
     words = torch.cat([batch[0] for batch in batches])  # type: ignore[index]  # pairs, as the model is called
-    assert words.shape == (600, 8) and (words[:, 0] == language.end_of(str(learner.stream.tokenizer))).all()
+    assert words.shape == (600, 8) and (words[:, 0] == learner.stream.vocabulary.end).all()  # type: ignore[union-attr]
     assert len(words.unique(dim=0)) > 500 and not torch.equal(words[:300], learner.stream.tasks[0].train.samples[:300])
 
 

@@ -278,9 +278,18 @@ def _stream(
     if not isinstance(stream, str):
         raise ConfigurationError(f"stream is {stream!r}; expected a name, or one from Stream.from_tensors")
     if finding.is_place(stream):
-        if options:
-            raise ConfigurationError(Option("stream_options"), f" is for named streams; {stream} is data of your own")
-        return arranging.stream_of(stream, scenario=scenario or "task", training_outputs=training_outputs, say=note)
+        if set(options) - {"text"}:
+            raise ConfigurationError(
+                Option("stream_options"), f" is for named streams, but for text; {stream} is data of your own"
+            )
+        return arranging.stream_of(
+            stream,
+            scenario=scenario,
+            training_outputs=training_outputs,
+            text_options=options.get("text"),
+            data_dir=data_dir,
+            say=note,
+        )
     return streams.build(
         stream,
         seed=seed,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from holdfast.bench.data import asked, found, own, rendering
+from holdfast.bench.data import asked, continuing, found, own, rendering
 from holdfast.bench.data.found import Found, FoundTask
 from holdfast.bench.data.own import Given, GivenTask
 from holdfast.bench.data.parts import Part, listed, some
@@ -42,12 +42,13 @@ def stream_of(place: str | Path, *, say: Callable[[str], None] = lambda sentence
     Args:
         place: see `found.read`.
         say: is told what was decided that nobody asked for.
-        **options: see `arrange`, and ``text``, ``label``, ``task`` and ``skip_broken`` of `found.read`.
+        **options: see `arrange`, and ``text``, ``label``, ``task``, ``skip_broken`` and ``data_dir`` of `found.read`.
     """
     reading: dict[str, Any] = {
         name: options.pop(name) for name in ("text", "label", "task", "skip_broken") if name in options
     }
-    arranged = arrange(found.read(place, **reading), reading=reading, **options)
+    there = found.read(place, data_dir=options.pop("data_dir", None), **reading)
+    arranged = arrange(there, reading=reading, **options)
     for sentence in arranged.notes:
         say(sentence)
     return arranged.stream
@@ -56,11 +57,13 @@ def stream_of(place: str | Path, *, say: Callable[[str], None] = lambda sentence
 def arrange(
     there: Found,
     *,
-    scenario: Scenario = "task",
+    scenario: Scenario | None = None,
     training_outputs: TrainingOutputs = "all",
     classes_per_task: int | None = None,
     image_size: int | None = None,
     words: int | None = None,
+    text_options: Mapping[str, Any] | None = None,
+    tokenizer: str | None = None,
     reading: Mapping[str, Any] | None = None,
     cache_dir: Path | str | None = None,
 ) -> Arranged:
@@ -68,12 +71,15 @@ def arrange(
 
     Args:
         there: the data; their own tasks are the stream's, otherwise their classes are dealt out in order.
-        scenario: what the model must answer: see `streams.build`.
+        scenario: what the model must answer: see `streams.build`; ``None``: ``domain`` for texts without labels, else
+            ``task``.
         training_outputs: for the ``class`` scenario: the outputs that the training loss sees.
         classes_per_task: of data without tasks, 2 by default; what is left over joins the last task.
         image_size: images become so many pixels wide and high; default: as they are, if all are of one size of at most
             64 pixels, else 32.
         words: of a text, from its beginning; default 30.
+        text_options: of texts to be continued, any of `language.Options`.
+        tokenizer: likewise, a pretrained model whose words they are read with, unless these options say otherwise.
         reading: the options by which they were read, for the record.
         cache_dir: see `cache.default_directory`.
 
@@ -81,8 +87,16 @@ def arrange(
         DataError: for data of which no stream can be made.
         ConfigurationError: for a wrong option, or one that means nothing here.
     """
+    continued = there.kind in continuing.KINDS
+    usual: Scenario = "domain" if continued else "task"
+    scenario = usual if scenario is None else scenario
     asked.Asked(seed=0, scenario=scenario, training_outputs=training_outputs)
-    _check_options(there, classes_per_task, image_size, words)
+    _check_options(there, classes_per_task, image_size, words, text_options)
+    if continued:
+        asked.check_continued(there.place, scenario)
+        chosen = {**({} if tokenizer is None else {"tokenizer": tokenizer}), **(text_options or {})}
+        held, stream, said = continuing.arrange(there, chosen, reading or {})
+        return Arranged(held, stream, tuple(said))
     made, notes = rendering.render(there, image_size=image_size, words=words, cache_dir=cache_dir)
     parts = made.found
     dealt = parts.tasks if parts.has_tasks else _dealt(parts, classes_per_task or 2, notes)
@@ -109,26 +123,28 @@ def arrange(
     return Arranged(parts, stream, tuple(notes))
 
 
-def _check_options(there: Found, classes_per_task: int | None, image_size: int | None, words: int | None) -> None:
-    for option, value in (("classes_per_task", classes_per_task), ("image_size", image_size), ("words", words)):
-        check_count(option, value)
-    if there.kind in ("language", "answers"):
-        columns = f" in {', '.join(map(repr, there.columns.values()))}" if there.columns else ""
-        raise DataError(
-            f"{there.place} holds texts without labels{columns}; a stream needs a class for each: say which "
-            "column with ",
-            Option("label"),
-        )
-    if len(there.classes) < 2:
+def _check_options(
+    there: Found,
+    classes_per_task: int | None,
+    image_size: int | None,
+    words: int | None,
+    text_options: Mapping[str, Any] | None,
+) -> None:
+    for option, count in (("classes_per_task", classes_per_task), ("image_size", image_size), ("words", words)):
+        check_count(option, count)
+    continued = there.kind in continuing.KINDS
+    if not continued and len(there.classes) < 2:
         raise DataError(f"{there.place} has one class, {there.classes[0]!r}; expected at least two")
     for option, value, fits in (
         ("image_size", image_size, there.kind == "images"),
         ("words", words, there.kind == "texts"),
-        ("classes_per_task", classes_per_task, not there.has_tasks),
+        ("classes_per_task", classes_per_task, not there.has_tasks and not continued),
+        ("text", text_options, continued),
     ):
         if value is not None and not fits:
-            holds = f"has tasks of its own ({listed([task.name for task in there.tasks], 3)})"
-            what = holds if option == "classes_per_task" else f"holds {there.kind}"
+            has_tasks = option == "classes_per_task" and not continued
+            tasks = f"has tasks of its own ({listed([task.name for task in there.tasks], 3)})"
+            what = tasks if has_tasks else f"holds {found.SHOWN[there.kind]}"
             raise ConfigurationError(Option(option), f" does not apply to {there.place}, which {what}")
 
 

@@ -14,7 +14,7 @@ from holdfast.bench.records.record import Scenario, TrainingOutputs
 from holdfast.checks import check_count, unknown_name
 from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["Asked", "Name", "asked", "parse", "usual_scenario"]
+__all__ = ["Asked", "Name", "asked", "check_continued", "parse", "usual_scenario"]
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,8 @@ class Asked:
                 Option("scenario", ("class",)),
                 f", got {self.scenario!r}",
             )
-        if name.kind == "language" and self.scenario != "domain":
-            raise ConfigurationError(
-                f"all tasks of the stream {name.text!r} continue texts with the same words: it needs ",
-                Option("scenario", ("domain",)),
-                f", got {self.scenario!r}",
-            )
+        if name.kind == "language":
+            check_continued(name.text, self.scenario)
         for option in ("pad", "mean") if name.of_text else ("text",):
             if getattr(self, option):
                 held = "texts" if name.of_text else "images"
@@ -164,6 +160,20 @@ _FOR = {
     "test_limit_per_class": _OF_CLASSES,
 }
 """Option -> the kinds of stream that it means something for, where that is not all of them."""
+
+
+def check_continued(stream: str, scenario: Scenario) -> None:
+    """Refuse a scenario in which texts cannot be continued.
+
+    Raises:
+        ConfigurationError: naming the one that fits.
+    """
+    if scenario != "domain":
+        raise ConfigurationError(
+            f"all tasks of the stream {stream!r} continue texts with the same words: it needs ",
+            Option("scenario", ("domain",)),
+            f", got {scenario!r}",
+        )
 
 
 def asked(options: Mapping[str, Any]) -> Asked:

@@ -6,19 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.bench.data.found import Found
+from holdfast.bench.data.found import SHOWN, Found
 from holdfast.bench.data.parts import counted
 
 __all__ = ["Counts", "by_class", "by_task", "headline"]
 
 _PARTS = ("all", "train", "validation", "test")
-_KINDS = {
-    "images": "images by class",
-    "texts": "texts with labels",
-    "language": "texts without labels",
-    "answers": "prompts with answers",
-    "features": "saved features",
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ def headline(there: Found) -> str:
     if there.has_tasks:
         what.append(counted(len(there.tasks), "task"))
     used = ", ".join(f"{use} from {name!r}" for use, name in there.columns.items())
-    return f"{there.place}: {_KINDS[there.kind]}; {', '.join(what)}{f' ({used})' if used else ''}."
+    return f"{there.place}: {SHOWN[there.kind]}; {', '.join(what)}{f' ({used})' if used else ''}."
 
 
 def by_class(there: Found, most: int = 40) -> Counts:
@@ -62,10 +55,10 @@ def by_task(there: Found, most: int = 40) -> Counts:
     names = [name for name in _PARTS if any(name in task.parts for task in there.tasks)]
     rows = []
     for task in there.tasks[:most]:
-        classes = len({label for part in task.parts.values() for label in part.labels})
+        classes = [str(len({label for part in task.parts.values() for label in part.labels}))] if there.classes else []
         counts = (f"{len(task.parts[name]):,}" if name in task.parts else "0" for name in names)
-        rows.append((task.name or "all", str(classes), *counts))
-    return _shown("Task", ["classes", *names], rows)
+        rows.append((task.name or "all", *classes, *counts))
+    return _shown("Task", [*(["classes"] if there.classes else []), *names], rows)
 
 
 def _shown(first: str, names: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Counts:

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from holdfast.bench.data import by_class, columns, features, own, pictures, plain, stored, tables
+from holdfast.bench.data import by_class, columns, features, own, pictures, placed, plain, stored, tables
 from holdfast.bench.data.columns import Meaning
 from holdfast.bench.data.parts import Key, Kind, Samples, listed, part_of
 from holdfast.errors import DataError
@@ -26,6 +26,8 @@ def is_place(name: str) -> bool:
     """
     if own.is_named(name):
         return False
+    if placed.read(name) is not None:
+        return True
     return "/" in name or os.sep in name or Path(name).suffix.lower() in _FILES or Path(name).expanduser().exists()
 
 

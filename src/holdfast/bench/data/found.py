@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from holdfast.bench.data import finding
+from holdfast.bench.data import finding, placed
 from holdfast.bench.data.columns import Meaning
 from holdfast.bench.data.parts import Kind, Part, cut, in_order, joined, natural
+from holdfast.bench.data.placed import Placed
 from holdfast.errors import DataError, Option
 
-__all__ = ["HELD", "Found", "FoundTask", "read"]
+__all__ = ["HELD", "SHOWN", "Found", "FoundTask", "read"]
 
 HELD = 0.2
 """The share that is held out as a test part of data that have none."""
@@ -42,6 +43,7 @@ class Found:
         classes: the names of all classes in order: as the source says, else whole numbers by value, names by letter.
         columns: of a table: what a column is used for (``text``, ``label``, ``task``, …) -> its name.
         left_out: a sentence for each kind of thing that is not among the samples.
+        called: what a reader calls it, if that is not what its place is called.
     """
 
     place: str
@@ -50,10 +52,13 @@ class Found:
     classes: tuple[str, ...]
     columns: Mapping[str, str]
     left_out: tuple[str, ...] = ()
+    called: str = ""
 
     @property
     def name(self) -> str:
         """What a reader calls it: the folder's, the file's or the data set's own name, on any machine."""
+        if self.called:
+            return self.called
         path = Path(self.place).expanduser()
         return (path.resolve().name if path.is_dir() else path.stem) if path.exists() else self.place.split("/")[-1]
 
@@ -107,7 +112,8 @@ def read(
         place: a folder of images or of texts (.txt) by class (``FOLDER/class/file``; ``train``, ``test`` and
             ``validation`` above the classes; or tasks, ``FOLDER/task-1/class/file``); a table (CSV, TSV, JSON lines,
             Parquet), a text, or features (safetensors, npz), or a folder of such called ``train`` and ``test``, or
-            ``task-1`` and so on; what ``datasets`` saved; a named data set of the bench; or an id of the Hub.
+            ``task-1`` and so on; what ``datasets`` saved; a named data set of the bench; an id of the Hub; or several
+            of these, a task each: ``lm-sequence-A-B-…`` (texts) and ``instruct-A-…`` (prompts with answers).
         text: the column of texts, where its name does not say so.
         label: the column of labels, likewise.
         task: the column of tasks, likewise.
@@ -119,18 +125,24 @@ def read(
     Raises:
         DataError: if there is nothing, it cannot be read, or is not what it has to be; in one sentence.
     """
+    several = placed.read(str(place))
+    if several is not None:
+        reading = {"text": text, "label": label, "task": task, "skip_broken": skip_broken, "data_dir": data_dir}
+        if kind not in (None, several.kind):
+            raise DataError(f"{place} holds {SHOWN[several.kind]}; expected {SHOWN[kind or several.kind]}")
+        return _together(str(place), several, [read(each, kind=several.kind, **reading) for each in several.places])
     told = Meaning(text, label, task)
     sources = finding.sources(str(place), told, kind, skip_broken=skip_broken, data_dir=data_dir, cache_dir=cache_dir)
     kinds = list(dict.fromkeys(samples.kind for _, samples in sources))
     if len(kinds) > 1:
         raise DataError(f"{place} holds {' and '.join(kinds)}; expected one kind")
     if kind is not None and kinds[0] != kind:
-        raise DataError(f"{place} holds {_SHOWN[kinds[0]]}; expected {_SHOWN[kind]}")
+        raise DataError(f"{place} holds {SHOWN[kinds[0]]}; expected {SHOWN[kind]}")
     if not any(samples.columns for _, samples in sources):
         for option, column in (("text", text), ("label", label), ("task", task)):
             if column is not None:
                 raise DataError(
-                    f"{place} holds {_SHOWN[kinds[0]]}, and no table with a column {column!r}; expected no ",
+                    f"{place} holds {SHOWN[kinds[0]]}, and no table with a column {column!r}; expected no ",
                     Option(option),
                 )
     tasks: dict[str, dict[str, list[Part]]] = {}
@@ -154,10 +166,30 @@ def read(
     )
 
 
-_SHOWN = {
+def _together(name: str, asked: Placed, sets: list[Found]) -> Found:
+    """Several data sets as tasks in the order in which they were named; one that has tasks keeps them."""
+    tasks: list[FoundTask] = []
+    for each in sets:
+        for task in each.tasks:
+            own = "/".join(part for part in (each.name if len(sets) > 1 or not task.name else "", task.name) if part)
+            twins = sum(other.name.partition(" (")[0] == own for other in tasks)
+            tasks.append(FoundTask(f"{own} ({twins + 1})" if twins else own, task.parts))
+    return Found(
+        name,
+        asked.kind,
+        tuple(tasks),
+        (),
+        sets[0].columns,
+        tuple(line for each in sets for line in each.left_out),
+        called="-".join([asked.family, *(each.name for each in sets)]),
+    )
+
+
+SHOWN: Mapping[Kind, str] = {
     "images": "images by class",
     "texts": "texts with labels",
     "language": "texts without labels",
     "answers": "prompts and answers",
     "features": "saved features",
 }
+"""Kind -> what a reader calls such data."""

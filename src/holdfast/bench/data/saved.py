@@ -6,13 +6,16 @@ import dataclasses
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from holdfast.bench.data import own
+from holdfast.bench.data import language, own
+from holdfast.bench.data.language import Rows
 from holdfast.bench.data.tasks import Stream
+from holdfast.bench.data.vocabulary import Vocabulary
 from holdfast.errors import StateError
 
 __all__ = ["read", "write"]
@@ -46,6 +49,7 @@ def write(stream: Stream, path: Path) -> Path:
         "mean": stream.mean,
         "std": stream.std,
         "tokenizer": stream.tokenizer,
+        "vocabulary": None if stream.vocabulary is None else dataclasses.asdict(stream.vocabulary),
         "about": dict(stream.about),
         "holds": stream.holds,
     }
@@ -69,6 +73,8 @@ def read(path: Path) -> Stream:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"{path} is not a stream of holdfast: {error}") from error
+    if about["vocabulary"] is not None:
+        return _continued(about, tensors)
     given = own.Given(
         tuple(_task(name, index, tensors) for index, name in enumerate(about["tasks"])),
         about["scenario"],
@@ -83,6 +89,18 @@ def read(path: Path) -> Stream:
     )
     kept = {name: about[name] for name in ("own", "tokenizer", "about", "holds")}
     return dataclasses.replace(stream, tasks=tuple(tasks), **kept)
+
+
+def _continued(about: dict[str, Any], tensors: dict[str, Tensor]) -> Stream:
+    """A stream of texts to be continued."""
+    told = about["vocabulary"]
+    tasks = []
+    for index, name in enumerate(about["tasks"]):
+        parts = [part for part in ("train", "test", "valid") if f"{index}.{part}.samples" in tensors]
+        rows = {part: Rows(*(tensors[f"{index}.{part}.{what}"] for what in ("samples", "targets"))) for part in parts}
+        tasks.append((name, rows))
+    stream = language.stream_of(about["name"], tasks, Vocabulary(**{**told, "begin": tuple(told["begin"])}))
+    return dataclasses.replace(stream, own=about["own"], about=about["about"])
 
 
 def _task(name: str, index: int, tensors: dict[str, Tensor]) -> own.GivenTask:

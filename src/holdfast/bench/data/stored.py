@@ -56,11 +56,11 @@ def behind(
         found: list[tuple[Key, Samples]] = []
         for part, (lines, y) in written.items():
             if lines:
-                labels = [texts.class_names[k] for k in y.tolist()]
                 kept = "train" if texts.test_texts else "all"
-                found.append(
-                    (("", part if part == "test" else kept), _named("texts", lines, labels, texts.class_names))
-                )
+                labels = [] if kind == "language" else [texts.class_names[k] for k in y.tolist()]
+                classes = () if kind == "language" else texts.class_names
+                held = _named("language" if kind == "language" else "texts", lines, labels, classes)
+                found.append((("", part if part == "test" else kept), held))
         return found
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).parent.exists():
         return []

@@ -2,7 +2,8 @@
 
 A name says what the stream is: ``split-D`` (the classes of D, k to a task), ``split-D-K`` (the same with k = K),
 ``permuted-D`` (all classes of D in every task, the pixels in another order), ``sequence-A-B-…`` (one task per
-data set, which may come again), ``lm-sequence-A-B-…`` (likewise, texts to be continued), ``longtail-D`` (all classes
+data set, which may come again), ``lm-sequence-A-B-…`` (likewise, texts to be continued; with paths among them it is of
+one's own data, as ``instruct-A-B-…`` is: see `found.read`), ``longtail-D`` (all classes
 of D in one task, each rarer than the one before; ``longtail-D-K``: K a task), ``fewshot-D-BASE-WAYxSHOT`` (a task of
 BASE classes, then WAY a task with SHOT samples each). What the model must answer is the
 scenario: see `build`.
@@ -25,7 +26,7 @@ from holdfast.bench.data.sets import ImageDataset
 from holdfast.bench.data.tasks import Stream
 from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["build", "names"]
+__all__ = ["build", "by_path", "names"]
 
 
 def names() -> dict[str, str]:
@@ -48,6 +49,15 @@ def names() -> dict[str, str]:
         "2 tasks, texts to be continued word by word; any lm-sequence-A-B-… of data sets of texts"
     )
     return found
+
+
+def by_path() -> dict[str, str]:
+    """Likewise, what streams of one's own data may be called, such as `found.read` takes."""
+    return {
+        "lm-sequence-imdb-./letters": "your own texts by path, alone or among data sets of texts; a task each",
+        "instruct-./a.jsonl-./b.jsonl": "your own prompts to be answered, by path; a task each",
+        "./pets": "your own data of any kind: a folder, a table, texts (docs/own-data.md)",
+    }
 
 
 def build(

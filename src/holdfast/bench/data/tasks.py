@@ -13,52 +13,13 @@ from torch import Tensor
 from holdfast.bench.data import own
 from holdfast.bench.data.own import Given
 from holdfast.bench.data.sets import normalising
-from holdfast.bench.data.splitting import holdout
-from holdfast.bench.records import seeding
+from holdfast.bench.data.splitting import Split
+from holdfast.bench.data.vocabulary import Vocabulary
 from holdfast.bench.records.record import Scenario, TrainingOutputs
 from holdfast.objectives import Objective
 from holdfast.objectives.distributions import IGNORED
 
 __all__ = ["Split", "Stream", "Task"]
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Some rows of a data set. The samples themselves are shared with every other part, never copied.
-
-    Attributes:
-        storage: samples of the whole data set, ``[N, ...]``, uint8 for images.
-        rows: rows of `storage` that belong to this part, int64 ``[n]``, ascending.
-        targets: what the task's objective expects for each of them, int64 ``[n]``; of words, ``[n, T]``.
-    """
-
-    storage: Tensor
-    rows: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self.rows)
-
-    @property
-    def samples(self) -> Tensor:
-        """All samples of this part as they are stored, ``[n, ...]``: a copy."""
-        return self.storage.index_select(0, self.rows)
-
-    def set_aside(self, fraction: float, seed: int, twin: int) -> tuple[Split, Split]:
-        """What a task learns from, and its validation part.
-
-        Args:
-            fraction: the share of every class that is set aside, in [0, 1).
-            seed: of the run.
-            twin: the task's place in the stream, or an earlier one's that has the same samples.
-
-        Raises:
-            ConfigurationError: for a share out of its range.
-        """
-        stays, aside = holdout(self.targets, fraction, seeding.generator(seed, "validation", twin))
-        train, valid = (Split(self.storage, self.rows[rows], self.targets[rows]) for rows in (stays, aside))
-        return train, valid
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +129,7 @@ class Stream:
         mean: per channel, of pixels scaled to [0, 1], that every task is normalised by.
         std: per channel, likewise.
         tokenizer: of texts, as in `text.encode`; `None` for images.
+        vocabulary: of texts to be continued; `None` for all else.
         own: a digest of the samples of a stream that was made of tensors or of one's own data; empty for a named one.
         by_class: whether its classes have unequal numbers of samples, so that records say how each class fares.
         shots: training samples of each class after the first task; `None` where these are not few.
@@ -188,6 +150,7 @@ class Stream:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     tokenizer: str | None = None
+    vocabulary: Vocabulary | None = None
     own: str = ""
     by_class: bool = False
     shots: int | None = None
@@ -280,7 +243,7 @@ class Stream:
         )
 
     def with_validation(self, fraction: float, seed: int) -> Stream:
-        """A stream of one's own with the same share of every class set aside from each task's training data.
+        """The same stream with the same share of every class set aside from each task's training data.
 
         A task that brings a validation part keeps that, and all of its training data.
 
@@ -288,7 +251,6 @@ class Stream:
             fraction: the share, in [0, 1).
             seed: fixes which samples.
         """
-        assert self.own
         parts = [
             (task.train, task.valid) if len(task.valid) else task.train.set_aside(fraction, seed, task.index)
             for task in self.tasks

@@ -203,7 +203,7 @@ class Learner:
 
     def _own_texts(self, model: nn.Module) -> Generations:
         draw = seeding.generator(self.config.seed, "own texts", self._learned)
-        return own_texts.write(model, self.stream, draw)
+        return own_texts.write(model, self.stream, draw, learned=self._learned)
 
     def importance_batches(self, task: Task) -> Iterator[Batch]:
         """The training data that importances are estimated from, without any of the validation or test data.
