@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from holdfast.adapt.opened import Kind, Opened
-from holdfast.bench.data import hub
+from holdfast.bench.data import pretrained
 from holdfast.bench.data.parts import Part
-from holdfast.errors import ConfigurationError, DependencyError, Option, StateError
+from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["Pretrained"]
 
@@ -59,12 +58,7 @@ class Pretrained(Opened):
             ConfigurationError: if there is no such model, or it is of another kind.
             DependencyError: if Transformers is not installed.
         """
-        try:
-            import transformers
-        except ImportError as error:
-            raise DependencyError("a model of Transformers needs: pip install 'holdfast[adapt]'") from error
-        with nullcontext(True) if Path(source).exists() else hub.asked() as reached:
-            opened = cls._loaded(transformers, source, reached=reached)
+        opened = cls._loaded(source)
         if classes:
             opened._call(classes)
         if length is not None:
@@ -72,14 +66,8 @@ class Pretrained(Opened):
         return opened
 
     @classmethod
-    def _loaded(cls, transformers: Any, source: str, *, reached: bool) -> Pretrained:
-        try:
-            config = transformers.AutoConfig.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            why = _line(error) if reached else "there is no such folder, and the hub cannot be reached"
-            raise ConfigurationError(
-                Option("model"), f" is {source!r}, which is no folder or hub id that Transformers can read: {why}"
-            ) from error
+    def _loaded(cls, source: str) -> Pretrained:
+        transformers, config = pretrained.library(), pretrained.config_of(source)
         kind = _kind_of(config, source)
         auto = {
             "images": transformers.AutoModelForImageClassification,
@@ -87,11 +75,7 @@ class Pretrained(Opened):
             "language": transformers.AutoModelForCausalLM,
         }[kind]
         reader = transformers.AutoImageProcessor if kind == "images" else transformers.AutoTokenizer
-        try:
-            with _quietly():
-                model, processor = auto.from_pretrained(source), reader.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            raise StateError(f"{source} could not be loaded: {_line(error)}") from error
+        model, processor = (pretrained.loaded(source, each.from_pretrained) for each in (auto, reader))
         if kind != "images":
             _give_pad(model, processor, source)
         return cls(source, model, kind, processor)
@@ -186,27 +170,13 @@ class Pretrained(Opened):
 
     def write(self, folder: Path) -> None:
         """As ``save_pretrained`` writes it, with its tokenizer or image processor."""
-        with _quietly():
+        with pretrained.quietly():
             self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
     def reopened(self, folder: Path) -> Opened:
         """By ``from_pretrained``."""
         return Pretrained.open(str(folder), length=None if self.kind == "images" else self.length)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the bars that Transformers draws over weights."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _kind_of(config: Any, source: str) -> Kind:
@@ -246,7 +216,3 @@ def _give_pad(model: Any, tokenizer: Any, source: str) -> None:
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -24,6 +24,7 @@ def stream_of(asked: Trained) -> str | Stream:
     """
     from holdfast.bench.data import arranging, finding
     from holdfast.bench.data import asked as asking
+    from holdfast.bench.data.pretrained import is_pretrained
     from holdfast.cli import show
 
     if finding.is_place(asked.stream):
@@ -39,6 +40,7 @@ def stream_of(asked: Trained) -> str | Stream:
             scenario=asked.scenario,
             training_outputs=asked.training_outputs,
             text_options=options.get("text"),
+            tokenizer=asked.model if asked.model is not None and is_pretrained(asked.model) else None,
             data_dir=asked.data_dir,
             **asked.reading,
         )

@@ -93,7 +93,15 @@ class Trained(Read):
         typer.Option(metavar="KEY=V", help="Another option of the stream, such as limit_per_class=100; repeatable."),
     ] = None
     model: Annotated[
-        str | None, typer.Option(help="mlp, mlp-A-B, cnn-classp, resnet-small or package.module:factory.")
+        str | None,
+        typer.Option(
+            help="mlp, mlp-A-B, cnn-classp, resnet-small, gpt-small, package.module:factory; for texts to be continued "
+            "a folder of Transformers or an id of the Hub."
+        ),
+    ] = None
+    model_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V", help="Another option of the model, such as lora=8; repeatable."),
     ] = None
     outputs: Annotated[
         str | None, typer.Option(help="Class-incremental: fixed (all from the start) or growing with each task.")
@@ -138,12 +146,15 @@ class Trained(Read):
     @property
     def scenes(self) -> dict[str, Any]:
         """What the stream is asked for, by name."""
-        from holdfast.bench.comparing.typed import pairs
-
-        options = {key: _value(text) for key, text in pairs("--stream-option", self.stream_option or [])}
+        options = _valued("--stream-option", self.stream_option)
         given = {name: getattr(self, name) for name in ("imbalance", "class_balance")}
         options |= {name: value for name, value in given.items() if value is not None}
         return {"scenario": self.scenario, "training_outputs": self.training_outputs, "stream_options": options}
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What else the model is built with, by name."""
+        return _valued("--model-option", self.model_option)
 
     @property
     def training(self) -> dict[str, Any]:
@@ -206,6 +217,13 @@ class Searched:
         str | None,
         typer.Option(metavar="URL", help="Database of the searches; default: a file in the results' folder."),
     ] = None
+
+
+def _valued(option: str, typed: list[str] | None) -> dict[str, Any]:
+    """Name -> value of a repeatable option."""
+    from holdfast.bench.comparing.typed import pairs
+
+    return {key: _value(text) for key, text in pairs(option, typed or [])}
 
 
 def _value(text: str) -> Any:

@@ -160,6 +160,7 @@ def _call(
             stream,
             methods,
             settings=settings,
+            model_options=asked.model_options,
             device=asked.device,
             threads=asked.threads,
             data_dir=asked.data_dir,

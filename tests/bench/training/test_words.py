@@ -169,7 +169,8 @@ def test_what_is_remembered_may_be_the_models_own_texts() -> None:
     learner = Learner(asked, stream())
     batches = list(learner.importance_batches(learner.stream.tasks[0]))
     words = torch.cat([batch[0] for batch in batches])  # type: ignore[index]  # pairs, as the model is called
-    assert words.shape == (600, 8) and (words[:, 0] == learner.stream.vocabulary.end).all()  # type: ignore[union-attr]
+    known = learner.stream.vocabulary
+    assert known is not None and words.shape == (600, 8) and (words[:, 0] == known.end).all()
     assert len(words.unique(dim=0)) > 500 and not torch.equal(words[:300], learner.stream.tasks[0].train.samples[:300])
 
 

@@ -21,6 +21,7 @@ from holdfast.bench.comparing.protocols import default_threads, protocol
 from holdfast.bench.comparing.tuning import Search
 from holdfast.bench.data import arranging, finding, streams
 from holdfast.bench.data.asked import usual_scenario
+from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs.folder import Folder
 from holdfast.bench.jobs.handing_out import Executor, Stop, never
@@ -147,6 +148,7 @@ def compare(
     scenario: Scenario | None = None,
     training_outputs: TrainingOutputs = "all",
     stream_options: Mapping[str, Any] | None = None,
+    model_options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     grids: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
     search: Search | None = None,
@@ -179,7 +181,9 @@ def compare(
         scenario: of a stream that is not made yet: see ``streams.build``; ``None``: ``class`` for few shots, else
             ``task``.
         training_outputs: likewise.
-        stream_options: what else a named stream is built with, such as ``{"imbalance": 50}``: see ``asked.Asked``.
+        stream_options: what else a named stream is built with, such as ``{"imbalance": 50}``: see ``asked.Asked``;
+            texts of one's own take ``text``.
+        model_options: what else the model is built with, such as ``{"lora": 8}``: see ``models.named.build``.
         settings: method -> hyperparameter -> value.
         grids: method -> hyperparameter -> candidates, of which validation accuracy on the first seed chooses.
         search: how hyperparameters are searched on validation data; ``None``: not at all.
@@ -214,20 +218,27 @@ def compare(
     given.check(asked, training, {"settings": settings or {}, "grids": grids or {}}, note)
     numbers = given.numbers(seeds)
     fraction = training.get("validation_fraction")
-    options = given.stream_options(stream_options or {})
+    model = training.get("model")
+    options = given.with_words(given.stream_options(stream_options or {}), stream, model)
+    learned = _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir, options, note, model)
+    fields = {
+        "device": device,
+        "stream_options": {} if learned.own else options,  # which one's own tells itself
+        "model_options": given.model_options(model_options or {}),
+    }
     comparison = Comparison(
-        _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir, options, note),
+        learned,
         asked,
         numbers,
         {method: {key: str(value) for key, value in found.items()} for method, found in (settings or {}).items()},
         {method: {key: list(map(str, v)) for key, v in found.items()} for method, found in (grids or {}).items()},
         training,
-        {"device": device, "stream_options": options},
+        fields,
         threads,
     )
     undertaken = Undertaken(comparison, search, None if out is None else Path(out))
     undertaken.say_untuned(note)
-    with _threads(threads, comparison.stream) as used, _watching(progress) as monitor:
+    with _threads(threads, comparison.stream, model) as used, _watching(progress) as monitor:
         how = How(
             out=undertaken.out,
             data_dir=None if data_dir is None else Path(data_dir),
@@ -243,10 +254,10 @@ def compare(
     return Table(tuple(records), how.out)
 
 
-def use_threads(threads: int | None, stream: str, holds: str = "") -> int:
-    """Set the number of CPU threads, by what the stream is where it is not given, and return it."""
+def use_threads(threads: int | None, stream: str, holds: str = "", model: str | None = None) -> int:
+    """Set the number of CPU threads, by what stream and model are where it is not given, and return it."""
     check_count("threads", threads)
-    wanted = default_threads(stream, holds) if threads is None else threads
+    wanted = default_threads(stream, holds, model) if threads is None else threads
     if wanted is not None:
         torch.set_num_threads(wanted)
     return torch.get_num_threads()
@@ -261,6 +272,7 @@ def _stream(
     data_dir: Path | str | None,
     options: Mapping[str, Any],
     note: Callable[[str], None],
+    model: str | None,
 ) -> Stream:
     if isinstance(stream, Stream):
         if not stream.own:
@@ -287,6 +299,7 @@ def _stream(
             scenario=scenario,
             training_outputs=training_outputs,
             text_options=options.get("text"),
+            tokenizer=model if model is not None and is_pretrained(model) else None,
             data_dir=data_dir,
             say=note,
         )
@@ -302,11 +315,11 @@ def _stream(
 
 
 @contextmanager
-def _threads(threads: int | None, stream: Stream) -> Iterator[int]:
+def _threads(threads: int | None, stream: Stream, model: str | None) -> Iterator[int]:
     """Within it as many as are used; whoever calls goes on with as many as before."""
     before = torch.get_num_threads()
     try:
-        yield use_threads(threads, stream.name, stream.holds)
+        yield use_threads(threads, stream.name, stream.holds, model)
     finally:
         torch.set_num_threads(before)
 

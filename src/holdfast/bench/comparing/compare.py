@@ -18,7 +18,7 @@ from holdfast import registry
 from holdfast.bench.comparing import plan, rehearsal
 from holdfast.bench.comparing.protocols import TEXT_MODEL, protocol
 from holdfast.bench.comparing.typed import typed
-from holdfast.bench.data import text
+from holdfast.bench.data import pretrained, text
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.jobs.handing_out import Executor, carry_out
 from holdfast.bench.jobs.job import Job, Monitor, Store
@@ -74,15 +74,23 @@ class Comparison:
     def _model(self) -> str:
         return self.changes.get("model") or protocol(self.stream.name, self.stream.holds).model
 
+    @property
+    def _settled(self) -> dict[str, Any]:
+        """The options of the model that follow from the stream, and from what lies at the model's place."""
+        if pretrained.is_pretrained(self._model):
+            return {"digest": pretrained.digest(self._model)}
+        if self._model != "transformer" or self.stream.tokenizer is None or self.fields.get("model_options"):
+            return {}
+        width = TEXT_MODEL if self.stream.own else {}
+        return {"text": {"vocabulary": text.vocabulary(self.stream.tokenizer), **width}}
+
     @cached_property
     def planned(self) -> Mapping[str, RunConfig]:
         """Method -> the configuration of its runs, before anything is chosen: each is planned once."""
         fields = dict(self.fields)
         if self.stream.own:
             fields["stream_options"] = {**fields.get("stream_options", {}), **self.stream.about, "own": self.stream.own}
-        if self._model == "transformer" and self.stream.tokenizer is not None and not fields.get("model_options"):
-            width = TEXT_MODEL if self.stream.own else {}
-            fields["model_options"] = {"text": {"vocabulary": text.vocabulary(self.stream.tokenizer), **width}}
+        fields["model_options"] = {**self._settled, **fields.get("model_options", {})}
         return {
             method: plan.plan(
                 self.stream,

@@ -7,9 +7,12 @@ from typing import Any
 
 from holdfast.bench.comparing import compare as comparing
 from holdfast.bench.comparing import plan
+from holdfast.bench.data import finding
+from holdfast.bench.data.pretrained import is_pretrained
+from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["check", "names", "numbers", "stream_options"]
+__all__ = ["check", "model_options", "names", "numbers", "stream_options", "with_words"]
 
 
 def names(methods: Sequence[str], controls: bool, note: Callable[[str], None]) -> tuple[str, ...]:
@@ -97,6 +100,35 @@ def stream_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 Option("seeds" if name == "seed" else name),
             )
     return dict(options)
+
+
+def with_words(options: Mapping[str, Any], stream: Any, model: str | None) -> dict[str, Any]:
+    """The same options; a named stream of texts is read with a pretrained model's own words, unless told otherwise.
+
+    Args:
+        options: of the stream.
+        stream: its name, or one that is made already.
+        model: what is trained; ``None``: the stream's usual.
+    """
+    named = isinstance(stream, str) and stream.startswith("lm-") and not finding.is_place(stream)
+    if not named or model is None or not is_pretrained(model):
+        return dict(options)
+    return {**options, "text": {"tokenizer": model, **options.get("text", {})}}
+
+
+def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What else the model is built with.
+
+    Raises:
+        ConfigurationError: for an option that there is not, naming the nearest.
+    """
+    for name in options:
+        if name not in _OF_MODELS:
+            raise unknown_name("option of a model", name, list(_OF_MODELS))
+    return dict(options)
+
+
+_OF_MODELS = ("lora", "dropout", "text", "digest")
 
 
 def _check_settings(option: str, given: Mapping[str, Any], asked: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from holdfast import registry
 from holdfast.bench.comparing.protocols import Protocol, protocol
 from holdfast.bench.comparing.typed import AUTO, shown, typed
 from holdfast.bench.data.language import HOLDS
+from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.records.record import Hyperparameter, Memory, RunConfig
 from holdfast.checks import check_count, unknown_name
 from holdfast.errors import ConfigurationError, Option
@@ -126,8 +127,13 @@ def plan(
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     chosen = {key: _default(entry, key) for key in entry.defaults}
     chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
-    usual = protocol(stream.name, stream.holds)
+    adapters = "lora" in fields.get("model_options", {})
+    usual = protocol(stream.name, stream.holds, given.get("model"), adapters=adapters)
     trained = dataclasses.replace(usual, **given)
+    if is_pretrained(trained.model) and stream.holds != HOLDS:
+        raise ConfigurationError(
+            Option("model"), f" is {trained.model}, which continues texts, and the stream {stream.name!r} has none such"
+        )
     if trained.outputs == "growing" and stream.scenario != "class":
         raise ConfigurationError(
             Option("outputs", ("growing",)),
@@ -321,7 +327,10 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
         words += [f"--{name.replace('_', '-')}", shown(value)] if own else ["--stream-option", f"{name}={_json(value)}"]
     if config.training_outputs != "all":
         words += ["--training-outputs", config.training_outputs]
-    for name, default in dataclasses.asdict(protocol(config.stream)).items():
+    for key in sorted(config.model_options.keys() - {"digest", "text"}):  # which follow from the rest
+        words += ["--model-option", f"{key}={_json(config.model_options[key])}"]
+    usual = protocol(config.stream, "", config.model, adapters="lora" in config.model_options)
+    for name, default in {**dataclasses.asdict(usual), "model": protocol(config.stream).model}.items():
         own = entry.kind == "optimizer" and name in ("optimizer", "lr")
         own |= entry.keeps_optimizer and name == "optimizer_between_tasks"
         own |= entry.kind != "head" and name == "backbone"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from holdfast.bench.data.language import HOLDS
+from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.records.record import BetweenTasks, Memory, Outputs
 from holdfast.bench.records.steepness import Diagnose
 
@@ -40,6 +41,8 @@ TEXT_MODEL = {"width": 128, "heads": 4}
 """Of a transformer for one's own texts, which may be few; the published protocol's is five times as wide."""
 
 _LANGUAGE = Protocol("gpt-tiny", "adam", 1e-3, 1, 32)
+_PRETRAINED = replace(_LANGUAGE, optimizer="adamw", lr=5e-5)  # as usual: more would soon undo what it brings
+_ADAPTED = replace(_PRETRAINED, lr=2e-4)
 _BY_HOLDS = {
     HOLDS: _LANGUAGE,
     "grey": _OWN,
@@ -60,17 +63,21 @@ _PROTOCOLS = {
 }
 
 
-def protocol(stream: str, holds: str = "") -> Protocol:
+def protocol(stream: str, holds: str = "", model: str | None = None, *, adapters: bool = False) -> Protocol:
     """The default protocol of a stream, by the data sets in its name; of one's own data by what they hold.
 
     Args:
         stream: its name.
         holds: as in `Stream.holds`; empty: a named stream, or one of one's own tensors.
+        model: what is trained, where that is said: a pretrained model is trained otherwise.
+        adapters: whether it is adapters that are trained.
 
     Example:
         >>> protocol("split-mnist").model, protocol("reviews", "texts").model
         ('mlp', 'transformer')
     """
+    if model is not None and is_pretrained(model):
+        return replace(_ADAPTED if adapters else _PRETRAINED, model=model)
     if holds:
         return _BY_HOLDS[holds]
     if stream.startswith("lm-"):
@@ -81,9 +88,10 @@ def protocol(stream: str, holds: str = "") -> Protocol:
     return _OWN
 
 
-def default_threads(stream: str, holds: str = "") -> int | None:
+def default_threads(stream: str, holds: str = "", model: str | None = None) -> int | None:
     """CPU threads to use where the user does not say; ``None`` for PyTorch's own choice.
 
     One for small networks: more gain little there, cost much on a busy machine, and could change the last digits.
     """
-    return None if protocol(stream, holds).model == "resnet-small" else 1
+    large = protocol(stream, holds).model == "resnet-small" or (model is not None and is_pretrained(model))
+    return None if large else 1

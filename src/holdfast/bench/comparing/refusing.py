@@ -25,6 +25,7 @@ _SHARED = (
     "diagnose",
     "tasks",
     "model",
+    "model_options",
     "epochs",
     "pretraining",
     "batch_size",

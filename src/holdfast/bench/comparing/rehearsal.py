@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from holdfast.bench.data import vocabulary
+from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training.learner import Learner
@@ -32,6 +34,7 @@ def check(config: RunConfig, stream: Stream) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigurationError(Option("device"), f" is {config.device!r}, which cannot be used: {reason}") from error
+    _check_words(config, stream)
     try:
         learner = Learner(config, stream)
         learner.begin(Session(0, (stream.tasks[0],)))
@@ -42,6 +45,20 @@ def check(config: RunConfig, stream: Stream) -> None:
     except (ValueError, TypeError) as error:  # of an optimizer that is not ours, which has errors of its own
         raise ConfigurationError(f"{config.method}: {error}") from error
     _check_outputs(config, learner.model, stream)
+
+
+def _check_words(config: RunConfig, stream: Stream) -> None:
+    """Refuse a pretrained model that would be given the numbers of other words than its own.
+
+    Raises:
+        ConfigurationError: naming the option that gives the stream the model's words.
+    """
+    if not is_pretrained(config.model) or stream.tokenizer == vocabulary.of_model(config.model).tokenizer:
+        return
+    raise ConfigurationError(
+        Option("model"), f" is {config.model}, which reads words by a tokenizer of its own, and those of the stream "
+        f"{stream.name!r} are others; expected text.tokenizer={config.model!r} among the stream's options"
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from holdfast.bench.models import gpt, own, residual, transformer
+from holdfast.bench.data import pretrained as pretrained_data
+from holdfast.bench.models import gpt, own, pretrained, residual, transformer
 from holdfast.bench.models.heads import Heads
 from holdfast.bench.models.small import cnn_anastrophic, cnn_classp, mlp
 from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError
 
-__all__ = ["build", "names"]
+__all__ = ["build", "names", "seeded"]
 
 
 def names(*, text: bool = False) -> dict[str, str]:
@@ -49,6 +50,8 @@ def build(
     seed: int,
     dropout: float | None = None,
     text: Mapping[str, Any] | None = None,
+    digest: str | None = None,
+    lora: int | None = None,
 ) -> nn.Module:
     """A model with its weights drawn from a seed.
 
@@ -56,14 +59,17 @@ def build(
     the caller's random state does not change, nor does the result depend on it.
 
     Args:
-        name: one of `names()`; `mlp-A-B-…` with hidden widths; or ``package.module:factory``, which is called as
-            ``factory(input_shape=…, outputs=…)`` and returns the module.
+        name: one of `names()`; `mlp-A-B-…` with hidden widths; ``package.module:factory``, which is called as
+            ``factory(input_shape=…, outputs=…)`` and returns the module; or a causal language model of Transformers, a
+            folder or an id of the Hub, with its own weights.
         input_shape: of one sample, as in `Stream.input_shape`.
         outputs: a number of outputs, or one number per head, as in `Stream.outputs`.
         seed: of the weights.
         dropout: replaces every dropout rate of the model; default the protocol's own: none in `mlp`,
             .25 and .5 in `cnn-classp`, .1 in `transformer`.
         text: for `transformer`: `vocabulary` (how many words), `mask` (of padding, on by default), `width`, `heads`.
+        digest: for a model of Transformers: what its files must be, as `pretrained.digest` says it.
+        lora: likewise, the rank of adapters that are trained in place of its weights.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -78,25 +84,35 @@ def build(
         raise ConfigurationError(f"outputs is {outputs}; expected at least one head of at least 1 output")
     if dropout is not None and not 0 <= dropout < 1:
         raise ConfigurationError(f"dropout is {dropout}; expected at least 0 and less than 1")
+    if pretrained_data.is_pretrained(name):
+        for option, value in (("dropout", dropout), ("text", text)):
+            if value:
+                raise ConfigurationError(f"{option}={value} does not apply to {name!r}, which is what its folder says")
+        with seeded(seed):
+            return pretrained.build(name, shape, heads, digest=digest, lora=lora)
+    if lora is not None:
+        raise ConfigurationError(
+            f"lora={lora} does not apply to {name!r}: adapters are for a pretrained language model"
+        )
     if ":" in name:
         if dropout is not None:
             raise ConfigurationError(f"dropout={dropout} does not apply to {name!r}, which builds itself")
         with own.here_importable():
             factory = own.find(name)
-            with _seeded(seed):
+            with seeded(seed):
                 return own.call(name, factory, shape, heads)
     if name in gpt.SIZES:
         if len(shape) != 1 or not isinstance(heads, int):
             raise ConfigurationError(f"the model {name!r} needs texts to be continued, got samples {shape}")
-        with _seeded(seed):
+        with seeded(seed):
             return Heads(gpt.GPT(heads, shape[0], gpt.SIZES[name], dropout or 0.0), gpt.SIZES[name].width, heads)
     if name in names(text=True):
-        with _seeded(seed):
+        with seeded(seed):
             return Heads(*_transformer(shape, dropout, dict(text or {})), heads)
     if text:
         raise ConfigurationError(f"text={text} does not apply to {name!r}, which takes images")
     family, widths = _parse(name)
-    with _seeded(seed):
+    with seeded(seed):
         if family == "mlp":
             trunk, features = mlp(shape, widths, dropout or 0.0)
         elif family == "cnn-anastrophic":
@@ -126,7 +142,8 @@ def _transformer(shape: tuple[int, ...], dropout: float | None, options: dict[st
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
+    """Within it PyTorch's own generator of the CPU begins with a seed; after it, it is as it was."""
     # manual_seed of the CPU's generator alone: torch.manual_seed would also reseed every accelerator.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

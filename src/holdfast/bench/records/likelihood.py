@@ -25,7 +25,8 @@ class Likelihood(BaseModel):
     ``i``, in nats; ``initial`` is the untrained model's row, ``validation`` has the shape of ``matrix`` and is empty
     where no validation part was split off. ``divergence[i]`` is :math:`\mathrm{KL}(p^* \Vert p)` of the model before
     and after task ``i``, in nats a word of that task's own texts; ``None`` for the first, and for a run that learned
-    all tasks at once. It needs no old data, and foretells forgetting (Shenfeld et al. 2025, arXiv:2509.04259).
+    all tasks at once, unless the model was pretrained. It needs no old data, and foretells forgetting (Shenfeld et al.
+    2025, arXiv:2509.04259).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")

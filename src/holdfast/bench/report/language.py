@@ -72,6 +72,10 @@ def _matrix(group: Group, row: SummaryRow, look: Series) -> str:
     names = enumerate(group.task_names, start=1)
     heads = [el("th", "", scope="col"), *(el("th", f"Task {k}", scope="col", title=name) for k, name in names)]
     lines = []
+    if all("digest" in record.config.model_options for record in row.records):  # a pretrained model knew something
+        initial = [record.likelihood.initial for record in row.records if record.likelihood is not None]
+        knew = [math.exp(sum(each[j] for each in initial) / len(initial)) for j in range(len(group.task_names))]
+        lines.append(el("tr", el("th", "before", scope="row"), *(el("td", f"{cell:.1f}") for cell in knew)))
     for i in range(height):
         cells = [math.exp(sum(matrix[i][j] for matrix in found) / len(found)) for j in range(len(group.task_names))]
         first = "after all tasks" if height == 1 < len(cells) else f"after task {i + 1}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from holdfast import registry
+from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.data.tasks import Split, Stream, Task
 from holdfast.bench.models import named as models
 from holdfast.bench.models.heads import Heads
@@ -26,6 +27,7 @@ from holdfast.errors import ConfigurationError
 from holdfast.generating import Generations
 from holdfast.method import Method
 from holdfast.objectives import Batch, CausalLM, SharedForward
+from holdfast.objectives.plain import logits_of
 from holdfast.optim import Consolidating
 from holdfast.travelling import without_memory
 
@@ -114,7 +116,7 @@ class Learner:
             self.optimizer = self._new_optimizer()
         if not self.knows(session):
             self.protect()
-        self.moved.begin(self.model, session, self.stream.holds)
+        self.moved.begin(self.model, session, self.stream.holds, pretrained=is_pretrained(self.config.model))
 
     def knows(self, session: Session) -> bool:
         """Whether a session was learned beforehand; whatever protects what it taught begins after it."""
@@ -328,4 +330,6 @@ class Learner:
 
 
 def _rows(raw: Any, start: int, stop: int) -> Any:
-    return raw[start:stop] if isinstance(raw, Tensor) else [head[start:stop] for head in raw]
+    if isinstance(raw, list | tuple):
+        return [head[start:stop] for head in raw]
+    return logits_of(raw)[start:stop]

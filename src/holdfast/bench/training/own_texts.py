@@ -21,7 +21,7 @@ _AT_ONCE = 200  # are written: which texts they are does not depend on it
 
 
 def write(
-    model: nn.Module, stream: Stream, generator: torch.Generator, *, learned: int, samples: int = TEXTS
+    model: nn.Module, stream: Stream, generator: torch.Generator, *, learned: int, samples: int | None = None
 ) -> Generations:
     """Texts of a model as it is, each as long as a row of the stream's.
 
@@ -33,8 +33,9 @@ def write(
         stream: whose words these are.
         generator: on the CPU.
         learned: the place of the task that was learned last.
-        samples: how many.
+        samples: how many; default :data:`TEXTS`.
     """
+    samples = TEXTS if samples is None else samples
     known, tokens = stream.vocabulary, stream.input_shape[0]
     assert known is not None
     start: Any = list(known.opening)

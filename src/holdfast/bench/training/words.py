@@ -43,9 +43,10 @@ class Moved:
     def __init__(self) -> None:
         self.before: nn.Module | None = None
 
-    def begin(self, model: nn.Module, session: Session, holds: str) -> None:
-        """Keep the model as it is before a session that is not the first."""
-        self.before = frozen_copy(model) if holds == HOLDS and session.index > 0 else None
+    def begin(self, model: nn.Module, session: Session, holds: str, *, pretrained: bool = False) -> None:
+        """Keep the model as it is before a session; before the first only if it knew something already."""
+        knew = pretrained or session.index > 0
+        self.before = frozen_copy(model) if holds == HOLDS and knew else None
 
     @torch.no_grad()
     def measure(self, model: nn.Module, task: Task) -> float | None:
