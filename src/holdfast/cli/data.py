@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "stream_of", "titled"]
 
 
-def stream_of(asked: Trained) -> str | Stream:
+def stream_of(asked: Trained, data_dir: Path | None) -> str | Stream:
     """The name of a stream, or a stream of the data that lie at a path.
 
     Raises:
@@ -41,7 +41,7 @@ def stream_of(asked: Trained) -> str | Stream:
             training_outputs=asked.training_outputs,
             text_options=options.get("text"),
             tokenizer=asked.model if asked.model is not None and is_pretrained(asked.model) else None,
-            data_dir=asked.data_dir,
+            data_dir=data_dir,
             **asked.reading,
         )
     from holdfast.bench.data import streams

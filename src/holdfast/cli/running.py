@@ -73,7 +73,7 @@ def _run(context: typer.Context, asked: _RunOptions) -> None:
                 )
     if entry.keeps_optimizer and asked.optimizer_between_tasks == "fresh":
         raise ConfigurationError(f"{asked.method} remembers in its optimizer: --optimizer-between-tasks must be kept")
-    stream = data.stream_of(asked)
+    stream = data.stream_of(asked, asked.data_dir)
     table = _call(context, asked, stream, (asked.method,), seeds=[asked.seed], out=asked.out, controls=False)
     if not table.finished:
         raise typer.Exit(1)
@@ -89,7 +89,7 @@ def _compare(context: typer.Context, asked: _CompareOptions) -> None:
     from holdfast.cli import show
 
     methods = options.names("--methods", asked.methods, "holdfast methods")
-    stream = data.stream_of(asked)
+    stream = data.stream_of(asked, asked.data_dir)
     folder = asked.out or Path("holdfast-results") / data.titled(asked, stream)
     grids = {
         name: {key: text.split(",") for key, text in found.items()}
@@ -119,7 +119,7 @@ def _tune(context: typer.Context, asked: _TuneOptions) -> None:
     """
     from holdfast.cli import show
 
-    stream = data.stream_of(asked)
+    stream = data.stream_of(asked, asked.data_dir)
     folder = asked.out or Path("holdfast-results") / f"{data.titled(asked, stream)}-tune-{asked.method}"
     table = _call(
         context,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from holdfast.bench.data import finding, placed
 from holdfast.bench.data.columns import Meaning
@@ -127,7 +128,13 @@ def read(
     """
     several = placed.read(str(place))
     if several is not None:
-        reading = {"text": text, "label": label, "task": task, "skip_broken": skip_broken, "data_dir": data_dir}
+        reading: dict[str, Any] = {
+            "text": text,
+            "label": label,
+            "task": task,
+            "skip_broken": skip_broken,
+            "data_dir": data_dir,
+        }
         if kind not in (None, several.kind):
             raise DataError(f"{place} holds {SHOWN[several.kind]}; expected {SHOWN[kind or several.kind]}")
         return _together(str(place), several, [read(each, kind=several.kind, **reading) for each in several.places])

@@ -97,7 +97,7 @@ def _continued(about: dict[str, Any], tensors: dict[str, Tensor]) -> Stream:
     tasks = []
     for index, name in enumerate(about["tasks"]):
         parts = [part for part in ("train", "test", "valid") if f"{index}.{part}.samples" in tensors]
-        rows = {part: Rows(*(tensors[f"{index}.{part}.{what}"] for what in ("samples", "targets"))) for part in parts}
+        rows = {part: Rows(tensors[f"{index}.{part}.samples"], tensors[f"{index}.{part}.targets"]) for part in parts}
         tasks.append((name, rows))
     stream = language.stream_of(about["name"], tasks, Vocabulary(**{**told, "begin": tuple(told["begin"])}))
     return dataclasses.replace(stream, own=about["own"], about=about["about"])
