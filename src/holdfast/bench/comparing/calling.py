@@ -217,28 +217,20 @@ def compare(
     asked = given.names(methods, controls, note)
     given.check(asked, training, {"settings": settings or {}, "grids": grids or {}}, note)
     numbers = given.numbers(seeds)
-    fraction = training.get("validation_fraction")
-    model = training.get("model")
-    options = given.with_words(given.stream_options(stream_options or {}), stream, model)
-    learned = _stream(stream, numbers[0], scenario, training_outputs, fraction, data_dir, options, note, model)
-    fields = {
-        "device": device,
-        "stream_options": {} if learned.own else options,  # which one's own tells itself
-        "model_options": given.model_options(model_options or {}),
-    }
+    options = given.with_words(given.stream_options(stream_options or {}), stream, training.get("model"))
+    learned = _stream(stream, numbers[0], scenario, training_outputs, data_dir, options, note, training)
     comparison = Comparison(
         learned,
         asked,
         numbers,
-        {method: {key: str(value) for key, value in found.items()} for method, found in (settings or {}).items()},
-        {method: {key: list(map(str, v)) for key, v in found.items()} for method, found in (grids or {}).items()},
+        *given.as_typed(settings or {}, grids or {}),
         training,
-        fields,
+        _fields(device, learned, options, model_options or {}),
         threads,
     )
     undertaken = Undertaken(comparison, search, None if out is None else Path(out))
     undertaken.say_untuned(note)
-    with _threads(threads, comparison.stream, model) as used, _watching(progress) as monitor:
+    with _threads(threads, learned, training.get("model")) as used, _watching(progress) as monitor:
         how = How(
             out=undertaken.out,
             data_dir=None if data_dir is None else Path(data_dir),
@@ -268,12 +260,12 @@ def _stream(
     seed: int,
     scenario: Scenario | None,
     training_outputs: TrainingOutputs,
-    fraction: float | None,
     data_dir: Path | str | None,
     options: Mapping[str, Any],
     note: Callable[[str], None],
-    model: str | None,
+    training: Mapping[str, Any],
 ) -> Stream:
+    model, fraction = training.get("model"), training.get("validation_fraction")
     if isinstance(stream, Stream):
         if not stream.own:
             raise ConfigurationError(
@@ -312,6 +304,17 @@ def _stream(
         data_dir=data_dir,
         **options,
     )
+
+
+def _fields(
+    device: str, stream: Stream, options: Mapping[str, Any], model_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What else every configuration says; of a stream of one's own the stream tells its options itself."""
+    return {
+        "device": device,
+        "stream_options": {} if stream.own else options,
+        "model_options": given.model_options(model_options),
+    }
 
 
 @contextmanager

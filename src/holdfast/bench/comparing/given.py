@@ -12,7 +12,7 @@ from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError, Option
 
-__all__ = ["check", "model_options", "names", "numbers", "stream_options", "with_words"]
+__all__ = ["as_typed", "check", "model_options", "names", "numbers", "stream_options", "with_words"]
 
 
 def names(methods: Sequence[str], controls: bool, note: Callable[[str], None]) -> tuple[str, ...]:
@@ -100,6 +100,16 @@ def stream_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 Option("seeds" if name == "seed" else name),
             )
     return dict(options)
+
+
+def as_typed(
+    settings: Mapping[str, Mapping[str, Any]], grids: Mapping[str, Mapping[str, Sequence[Any]]]
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, list[str]]]]:
+    """Settings and grids as a command line has them."""
+    return (
+        {method: {key: str(value) for key, value in found.items()} for method, found in settings.items()},
+        {method: {key: list(map(str, v)) for key, v in found.items()} for method, found in grids.items()},
+    )
 
 
 def with_words(options: Mapping[str, Any], stream: Any, model: str | None) -> dict[str, Any]:
