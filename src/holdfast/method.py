@@ -68,6 +68,10 @@ class Method(Rebinding, abc.ABC):
         meta: plain values to remember.
     """
 
+    objective: Objective
+    meta: dict[str, Any]
+    state: dict[str, dict[str, Tensor]]
+    buffers: dict[str, Tensor]
     version: ClassVar[int] = 1
     needs_data: ClassVar[bool] = True
     trains: ClassVar[bool] = True  # whether a task is learned by steps, which consolidate then asks for
@@ -287,10 +291,6 @@ class Method(Rebinding, abc.ABC):
         """Everything remembered: tensors and plain values only; where it is sharded, all processes must ask for it."""
         check_flat_shards(f"{type(self).__name__}.state_dict()", self.model.modules())
         return pack(type(self).__name__, self.version, self._saved_meta(), self.state, self.buffers)
-
-    def _saved_meta(self) -> dict[str, Any]:
-        starts = {name: rows[0] for name, rows in self._rows.items() if rows[0] > 0}
-        return {**self.meta, "rows": starts} if starts else self.meta
 
     @final
     def load_state_dict(self, state: dict[str, Any], *, objectives: Sequence[Objective] = ()) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.attaching import Attached
@@ -100,6 +100,8 @@ def matched(names: Iterable[str], model: nn.Module) -> dict[str, str]:
 
 class Rebinding(Attached):
     """The part of a :class:`~holdfast.Method` that changes what it remembers things of."""
+
+    state: dict[str, dict[str, Tensor]]
 
     def rename(self, names: Mapping[str, str]) -> Self:
         """Have what is remembered go by other names: the parameters were renamed since.
@@ -240,6 +242,10 @@ class Rebinding(Attached):
             if name not in self.state:
                 near = difflib.get_close_matches(name, list(self.state), n=3, cutoff=0.4) or list(self.state)[:5]
                 raise ConfigurationError(f"nothing is remembered of {name!r}; there are {', '.join(near) or 'none'}")
+
+    def _saved_meta(self) -> dict[str, Any]:
+        starts = {name: rows[0] for name, rows in self._rows.items() if rows[0] > 0}
+        return {**self.meta, "rows": starts} if starts else self.meta
 
     def _move(self, names: Mapping[str, str]) -> None:
         """Keep what is remembered of these names, under their new ones."""

@@ -162,7 +162,7 @@ class StrengthFinder:
 
     def __init__(self, rule: AutoStrength, default: float) -> None:
         self.rule = rule
-        self.fraction = default if rule.fraction is None else rule.fraction
+        self.fraction: float = default if rule.fraction is None else rule.fraction
 
     def found(self, meta: Mapping[str, Any]) -> list[float]:
         """The strengths found so far, in the order of the tasks that they were found for."""

@@ -33,6 +33,13 @@ class Owned(Opened):
         prepare: samples -> inputs.
     """
 
+    source: str
+    model: Any
+    kind: Kind
+    named: bool
+    prepare: Callable[[Sequence[Any]], Any]
+    origin: dict[str, Any]
+
     def __init__(
         self,
         source: str,
@@ -148,7 +155,7 @@ class Owned(Opened):
         """Grow the last layer."""
         self.origin.setdefault("began_with", list(self.classes))
         self._grow_last(names)
-        self.classes = (*self.classes, *names)
+        self.classes: tuple[str, ...] = (*self.classes, *names)
 
     def write(self, folder: Path) -> None:
         """Weights as safetensors, and what makes the network again as JSON."""

@@ -32,7 +32,13 @@ class Pretrained(Opened):
         length: how many tokens of a text it reads at most.
     """
 
-    usual_lr = 5e-5
+    source: str
+    model: Any
+    kind: Kind
+    processor: Any
+    classes: tuple[str, ...]
+    named: bool
+    usual_lr: float = 5e-5
 
     def __init__(self, source: str, model: Any, kind: Kind, processor: Any) -> None:
         self.source, self.model, self.kind, self.processor = source, model, kind, processor
@@ -87,7 +93,7 @@ class Pretrained(Opened):
             raise ConfigurationError(
                 Option("length"), f" is {length}; {self.source} reads texts of 2 to {self._longest:,} tokens"
             )
-        self.length = length
+        self.length: int = length
 
     def _call(self, names: Sequence[str]) -> None:
         if len(names) != len(self.classes):

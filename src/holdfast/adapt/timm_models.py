@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from holdfast.adapt.images import Preparation
-from holdfast.adapt.opened import Opened
+from holdfast.adapt.opened import Kind, Opened
 from holdfast.bench.data import hub
 from holdfast.errors import ConfigurationError, DependencyError, Option
 
@@ -22,6 +22,11 @@ _PREFIX = "timm:"
 
 class Timm(Opened):
     """``timm:NAME``, with pretrained weights; ``timm:local-dir:FOLDER`` is one that timm or we wrote."""
+
+    source: str
+    model: Any
+    kind: Kind
+    named: bool
 
     def __init__(self, source: str, model: Any, classes: Sequence[str], *, named: bool) -> None:
         self.source, self.model, self.kind = source, model, "images"
@@ -72,7 +77,7 @@ class Timm(Opened):
     def grow(self, names: Sequence[str]) -> None:
         """Grow the classifier."""
         self.model.num_classes = self._grow_last(names)
-        self.classes = (*self.classes, *names)
+        self.classes: tuple[str, ...] = (*self.classes, *names)
 
     def write(self, folder: Path) -> None:
         """As timm writes for the hub: ``config.json`` and ``model.safetensors``."""

@@ -49,6 +49,8 @@ class _Largest(Generic[_T]):
 class LossTally:
     """The losses of both models, sample by sample."""
 
+    samples: int
+
     def __init__(self) -> None:
         self.samples = 0
         self._counts: list[Tensor] = []
@@ -105,6 +107,8 @@ class LossTally:
 
 class AnswerTally:
     """The answers of both models: right and wrong, sure and unsure, class by class."""
+
+    losses: LossTally
 
     def __init__(self, objective: object, class_names: Mapping[int, str]) -> None:
         self.objective = objective

@@ -48,7 +48,7 @@ def _say(sentence: str, code: int = 2) -> int:
     return code
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=_Group,
     name="holdfast",
     add_completion=False,

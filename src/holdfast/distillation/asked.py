@@ -45,6 +45,8 @@ class Asked(Method):
         ConfigurationError: for a wrong argument.
     """
 
+    kl_budget: float | None
+
     def __init__(
         self,
         model: nn.Module,

@@ -75,6 +75,8 @@ class LwF(Asked):
         ConfigurationError: for a wrong argument, or an objective whose outputs cannot be compared.
     """
 
+    non_target: bool
+    buffers: dict[str, Tensor]
     on_shards: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
 
@@ -95,8 +97,8 @@ class LwF(Asked):
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, memory=memory, on=on, kl_budget=kl_budget, cached=cached, objective=objective)
-        self.strength = check_not_negative("strength", strength)
-        self.temperature = check_positive("temperature", temperature)
+        self.strength: float = check_not_negative("strength", strength)
+        self.temperature: float = check_positive("temperature", temperature)
         if variant not in ("paper", "released"):
             raise ConfigurationError(f"variant is {variant!r}; expected 'paper' or 'released'")
         if teacher not in ("copy", "base"):

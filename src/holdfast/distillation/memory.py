@@ -35,6 +35,8 @@ class Memory:
         ConfigurationError: for what can be gone through once.
     """
 
+    taken: int
+
     def __init__(self, source: Source) -> None:
         if not callable(source) and (isinstance(source, Iterator) or not isinstance(source, Iterable)):
             raise ConfigurationError(

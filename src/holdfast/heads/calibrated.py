@@ -76,6 +76,18 @@ class TransportCalibrated(Head):
         ((1,), [1])
     """
 
+    tukey: float
+    share: float
+    spread: float
+    epsilon: float
+    temperature: float
+    strength: float
+    draws: int
+    base_samples: int
+    keep: int
+    released: bool
+    seed: int
+
     def __init__(
         self,
         features: nn.Module | Callable[..., Any] | None = None,

@@ -101,6 +101,9 @@ class FeCAM(Head):
         DataError: in ``consolidate`` and ``forward``, for a negative feature while ``tukey`` is not 1.
     """
 
+    shrinkage: float
+    tukey: float
+
     def __init__(
         self,
         features: nn.Module | Callable[..., Any] | None = None,

@@ -49,6 +49,8 @@ class Head(nn.Module, abc.ABC):
         meta: plain values: how many tasks, and the hashes of the model's weights.
     """
 
+    backbone: Backbone
+    objective: Classification
     version: ClassVar[int] = 1
     needs_data: ClassVar[bool] = True
 

@@ -89,6 +89,9 @@ class CosineClassifier(nn.Module):
         scale: κ.
     """
 
+    weight: nn.Parameter
+    scale: float
+
     def __init__(self, weight: Tensor, scale: float = 16.0) -> None:
         super().__init__()
         self.weight, self.scale = nn.Parameter(weight.detach().clone()), scale
@@ -128,6 +131,8 @@ class LwPK(NCM):
         [[16.0, 0.0]]
     """
 
+    omega: float | None
+
     def __init__(
         self,
         features: nn.Module | Callable[..., Any] | None = None,
@@ -140,7 +145,7 @@ class LwPK(NCM):
         objective: Classification | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        self.scale = check_positive("scale", scale)
+        self.scale: float = check_positive("scale", scale)
         self.omega = None if omega is None else check_not_negative("omega", omega)
         if isinstance(cluster_epochs, bool) or not isinstance(cluster_epochs, int) or cluster_epochs < 0:
             raise ConfigurationError(f"cluster_epochs is {cluster_epochs!r}; expected a whole number, at least 0")

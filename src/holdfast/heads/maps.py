@@ -127,7 +127,7 @@ class RandomProjection(FeatureMap):
 
     def __init__(self, size: int = 5000, *, seed: int = 0) -> None:
         super().__init__(seed)
-        self.size = check_interval("size", size)
+        self.size: int = check_interval("size", size)
 
     def _draw(self, samples: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         width = samples.flatten(1).shape[1]
@@ -170,6 +170,8 @@ class RandomFourier(FeatureMap):
         seed: of ω and b.
     """
 
+    size: int
+    width: float
     fit_samples = 1000
 
     def __init__(self, size: int = 2000, *, width: float = 0.5, seed: int = 0) -> None:

@@ -69,6 +69,8 @@ class Moments:
         gram: G, ``[D, D]`` or ``[C, D, D]``, its upper triangle; ``None`` before the first sample, or always.
     """
 
+    dtype: torch.dtype
+
     def __init__(self, gram: Gram = "shared", *, dtype: torch.dtype = torch.float64) -> None:
         if dtype not in (torch.float64, torch.float32):
             raise ConfigurationError(
@@ -76,7 +78,7 @@ class Moments:
             )
         self.kind, self.dtype = gram, dtype
         self.labels: tuple[int, ...] = ()
-        self.counts = torch.zeros(0, dtype=torch.int64)
+        self.counts: Tensor = torch.zeros(0, dtype=torch.int64)
         self.sums: Tensor | None = None
         self.gram: Tensor | None = None
         self._waiting: list[tuple[Tensor, Tensor]] = []
@@ -263,11 +265,11 @@ class Summary:
 
     def __init__(self, parts: list[Moments]) -> None:
         self._parts = [part for part in parts if part.sums is not None]
-        self.labels = tuple(sorted({label for part in self._parts for label in part.labels}))
+        self.labels: tuple[int, ...] = tuple(sorted({label for part in self._parts for label in part.labels}))
         first = self._parts[0].sums
         assert first is not None
-        self.counts = torch.zeros(len(self.labels), dtype=torch.float64, device=first.device)
-        self.sums = torch.zeros(len(self.labels), first.shape[1], dtype=torch.float64, device=first.device)
+        self.counts: Tensor = torch.zeros(len(self.labels), dtype=torch.float64, device=first.device)
+        self.sums: Tensor = torch.zeros(len(self.labels), first.shape[1], dtype=torch.float64, device=first.device)
         for part in self._parts:
             assert part.sums is not None
             places = torch.tensor([self.labels.index(label) for label in part.labels], device=first.device)

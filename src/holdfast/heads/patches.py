@@ -91,6 +91,12 @@ class RandomPatches(FeatureMap):
         seed: of the filters.
     """
 
+    filters: int
+    patch: int
+    pool: int
+    threshold: float | None
+    floor: float
+    damping: float
     fit_samples = 2000
 
     def __init__(

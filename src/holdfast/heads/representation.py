@@ -41,6 +41,8 @@ class Backbone:
             then nobody can see whether the features change.
     """
 
+    module: nn.Module | None
+
     def __init__(self, features: nn.Module | Callable[..., Any] | None, layer: str | None) -> None:
         if features is not None and not callable(features):
             raise ConfigurationError(

@@ -62,6 +62,8 @@ class Ridge(ChosenHead):
         ConfigurationError: for a wrong argument.
     """
 
+    amount: Amount
+    relative: bool
     called: ClassVar[str] = "strength"
 
     def __init__(

@@ -30,6 +30,9 @@ class Samples(Moments):
         keys: int64 ``[n]``.
     """
 
+    owners: Tensor
+    keys: Tensor
+
     def __init__(self, keep: int, *, dtype: torch.dtype = torch.float64) -> None:
         super().__init__("per class", dtype=dtype)
         self.keep = keep

@@ -90,6 +90,8 @@ class SLDA(ChosenHead):
         ConfigurationError: for a wrong argument.
     """
 
+    amount: Amount
+    relative: bool
     called: ClassVar[str] = "shrinkage"
 
     def __init__(

@@ -73,6 +73,12 @@ def followed(terms: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
 class Pull:
     """One term's gradient at the outputs, and from there at the output of each layer that has a rule."""
 
+    outputs: Tensor
+    leaf: Tensor
+    term: Tensor
+    fast: list[Site]
+    cotangent: Tensor
+
     def __init__(self, outputs: Tensor, leaf: Tensor, term: Tensor, fast: list[Site]) -> None:
         self.outputs, self.leaf, self.term, self.fast = outputs, leaf, term, fast
         (self.cotangent,) = torch.autograd.grad(term.sum(), leaf, retain_graph=True)

@@ -22,8 +22,8 @@ class LinearRule(Rule):
 
     def prepare(self, *modules: nn.Module) -> None:
         a = self.inputs
-        self.a = a.reshape(a.shape[0], -1, a.shape[-1]).to(self.dtype)
-        self.once = self.a.shape[1] == 1  # a sample's gradient is then an outer product
+        self.a: Tensor = a.reshape(a.shape[0], -1, a.shape[-1]).to(self.dtype)
+        self.once: bool = self.a.shape[1] == 1  # a sample's gradient is then an outer product
         self.held: Tensor | None = None
 
     @property
@@ -103,6 +103,11 @@ class Lookups:
         module: the layer that looked them up.
     """
 
+    pairs: Tensor
+    rows: Tensor
+    slot: Tensor
+    padding: Tensor | None
+
     def __init__(self, index: Tensor, module: nn.Embedding) -> None:
         index = index.reshape(index.shape[0], -1).long()
         sample = torch.arange(index.shape[0], device=index.device)[:, None]
@@ -125,6 +130,8 @@ class Lookups:
 class EmbeddingRule(Rule):
     """Rows looked up by index: a sample's gradient lives in the rows that it used."""
 
+    lookups: Lookups
+
     @staticmethod
     def accepts(module: nn.Module, inputs: Tensor) -> bool:
         assert isinstance(module, nn.Embedding)
@@ -143,15 +150,17 @@ class EmbeddingRule(Rule):
 class TiedRule(LinearRule):
     """A linear layer, the matrix of which an embedding looks its rows up in, as language models have it."""
 
+    lookups: Lookups
+
     def prepare(self, *modules: nn.Module) -> None:
         super().prepare(*modules)
         assert isinstance(modules[1], nn.Embedding)
         self.once = False
-        self.height = modules[1].num_embeddings
+        self.height: int = modules[1].num_embeddings
         self.lookups = Lookups(self.further[0], modules[1])
 
     def add(self, *grads: Tensor) -> None:
-        self.looked_up = self.lookups.gradients(grads[1], self.dtype)
+        self.looked_up: Tensor = self.lookups.gradients(grads[1], self.dtype)
         if self.statistic.linear and self.weight is not None:
             self.weight.total.index_add_(0, self.lookups.rows, self.looked_up)
         super().add(grads[0])

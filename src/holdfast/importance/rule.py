@@ -6,6 +6,7 @@ import abc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from holdfast.importance.statistic import Statistic
@@ -41,6 +42,8 @@ class Room:
         left: how many bytes may be kept in all; 0 where there is one term only, and keeping gains nothing.
     """
 
+    left: int
+
     def __init__(self, left: int) -> None:
         self.left = left
 
@@ -63,6 +66,12 @@ class Rule(abc.ABC):
         max_bytes: how much memory per-sample gradients may take at once.
         room: how much more memory what is kept between terms may take, of all rules together.
     """
+
+    inputs: Tensor
+    further: list[Tensor]
+    weight: Target | None
+    bias: Target | None
+    dtype: torch.dtype
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class NormRule(Rule):
     def prepare(self, *modules: nn.Module) -> None:
         module = modules[0]
         a = self.inputs.to(self.dtype)
-        self.kept = 0  # how many trailing dimensions the parameters have, or 0 for one per channel (dimension 1)
+        self.kept: int = 0  # how many trailing dimensions the parameters have, or 0 for one per channel (dimension 1)
         if isinstance(module, nn.LayerNorm):
             self.kept = len(module.normalized_shape)
             normal = F.layer_norm(a, module.normalized_shape, None, None, module.eps)
@@ -140,7 +140,7 @@ class ScaleRule(Rule):
         return close(_with(module, inputs, some), some * normal + constant)
 
     def prepare(self, *modules: nn.Module) -> None:
-        self.normal = _scaled_by(modules[0], self.inputs)[0].to(self.dtype)
+        self.normal: Tensor = _scaled_by(modules[0], self.inputs)[0].to(self.dtype)
 
     def add(self, *grads: Tensor) -> None:
         product = grads[0].to(self.dtype) * self.normal

@@ -55,6 +55,11 @@ class Protect(Callback):
         >>> trainer = Trainer(callbacks=[Protect(keep)], accelerator="cpu", logger=False, enable_checkpointing=False)
     """
 
+    keep: Method
+    consolidate: bool
+    samples: int | None
+    log: bool
+
     def __init__(
         self, keep: Method, *, consolidate: bool = False, samples: int | None = None, log: bool = True
     ) -> None:

@@ -54,6 +54,11 @@ class HoldfastCallback(TrainerCallback):
             own (``model_init``), or runs under DeepSpeed.
     """
 
+    keep: Method
+    consolidate: bool
+    samples: int | None
+    log: bool
+
     def __init__(
         self, keep: Method, *, consolidate: bool = False, samples: int | None = 2000, log: bool = True
     ) -> None:

@@ -54,7 +54,7 @@ class CoMA(Method):
         super().__init__(model, select=select, objective=objective)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
             raise ConfigurationError(f"weight is {weight!r}; expected a share, from 0 to 1")
-        self.weight = float(weight)
+        self.weight: float = float(weight)
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         self._merge({name: {} for name in self.params})
@@ -68,7 +68,7 @@ class CoMA(Method):
                 raise NumericsError(f"parameter {name!r} is not finite, so nothing was merged")
             known = self.state.get(name)
             merged[name] = found[name] | {"anchor": now if known is None else self._mean(known, now, found[name])}
-        self.state = {**self.state, **merged}
+        self.state: dict[str, dict[str, Tensor]] = {**self.state, **merged}
 
     @torch.no_grad()
     def _begin_anew(self) -> None:

@@ -82,6 +82,8 @@ class ClassBalanced(Classification):
         tensor([0.3466, 1.0397])
     """
 
+    counts: tuple[int, ...]
+    beta: float
     saved_as: ClassVar[str] = "ClassBalanced"
 
     def __init__(
@@ -94,7 +96,7 @@ class ClassBalanced(Classification):
         forward: Forward | None = None,
     ) -> None:
         super().__init__(classes, head=head, forward=forward)
-        self.weights = class_balanced_weights(counts, beta=beta)
+        self.weights: Tensor = class_balanced_weights(counts, beta=beta)
         self.counts, self.beta = _counts_of(counts), float(beta)
         if self.classes is not None and len(self.classes) != len(self.counts):
             raise ConfigurationError(

@@ -42,6 +42,7 @@ class Classification(Positions):
         torch.Size([2])
     """
 
+    classes: tuple[int, ...] | None
     distribution: ClassVar[Distribution] = Categorical()
     saved_as: ClassVar[str] = "Classification"
 

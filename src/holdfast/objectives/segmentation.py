@@ -48,7 +48,7 @@ class Segmentation(Positions):
         super().__init__(forward)
         if isinstance(ignored, str) or not all(isinstance(value, int) for value in ignored):
             raise ConfigurationError(f"ignored is {ignored!r}; expected labels that are none, such as (255, -100)")
-        self.ignored = tuple(ignored)
+        self.ignored: tuple[int, ...] = tuple(ignored)
 
     def __repr__(self) -> str:
         return f"Segmentation(ignored={self.ignored})"

@@ -36,6 +36,7 @@ class AdaptedPenalty(Method):
         coupling: how the penalty acts.
     """
 
+    params: dict[str, nn.Parameter]
     coupling: str
 
     def __init__(

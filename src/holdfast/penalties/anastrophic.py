@@ -75,8 +75,8 @@ class Anastrophic(QuadraticPenalty):
         options.setdefault("select", is_weight)
         super().__init__(model, strength=strength, **options)
         check_no_importances(options, "Anastrophic")
-        self.coherence = check_not_negative("coherence", coherence)
-        self.phi_every = check_interval("phi_every", phi_every)
+        self.coherence: float = check_not_negative("coherence", coherence)
+        self.phi_every: int = check_interval("phi_every", phi_every)
         if phi_every > 1 and self.coupling == "loss":
             raise ConfigurationError(
                 f"phi_every is {phi_every!r} with coupling='loss', where Φ is part of every loss; "

@@ -86,7 +86,7 @@ class TaylorPenalty(QuadraticPenalty):
         self.output: Output = output
         self.reduction: Reduction = reduction
         self.sign: Sign = sign
-        self.sharpening = check_not_negative("sharpening", sharpening)
+        self.sharpening: float = check_not_negative("sharpening", sharpening)
 
     def _estimate(self, batches: Iterable[Batch], objective: Objective, names: Iterable[str]) -> dict[str, Tensor]:
         found = taylor(

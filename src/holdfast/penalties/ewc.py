@@ -111,7 +111,7 @@ class OnlineEWC(_FisherPenalty):
             fisher=fisher,
             **options,
         )
-        self.decay = check_not_negative("decay", decay)
+        self.decay: float = check_not_negative("decay", decay)
         if self.decay > 1:
             raise ConfigurationError(f"decay is {decay!r}; expected a number from 0 to 1")
 

@@ -92,8 +92,8 @@ class OLoRA(Method):
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, select=select, objective=objective)
-        self.strength = check_not_negative("strength", strength)
-        self.shrink = check_not_negative("shrink", shrink)
+        self.strength: float = check_not_negative("strength", strength)
+        self.shrink: float = check_not_negative("shrink", shrink)
         if form not in ("released", "paper"):
             raise ConfigurationError(f"form is {form!r}; expected 'released' or 'paper'")
         self.form: Form = form

@@ -107,11 +107,11 @@ class RWalk(PathPenalty):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(model, strength=strength, **options)
-        self.fisher_decay = check_positive("fisher_decay", fisher_decay)
+        self.fisher_decay: float = check_positive("fisher_decay", fisher_decay)
         if self.fisher_decay > 1:
             raise ConfigurationError(f"fisher_decay is {fisher_decay!r}; expected a number > 0, up to 1")
-        self.interval = check_interval("interval", interval)
-        self.damping = check_positive("damping", damping)
+        self.interval: int = check_interval("interval", interval)
+        self.damping: float = check_positive("damping", damping)
 
     def _begin(self, name: str) -> None:
         super()._begin(name)

@@ -76,7 +76,7 @@ class SI(PathPenalty):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(model, strength=strength, **options)
-        self.damping = check_positive("damping", damping)
+        self.damping: float = check_positive("damping", damping)
 
     @property
     def elementwise(self) -> bool:

@@ -89,6 +89,7 @@ class WeightBalancing(Method):
         ConfigurationError: for a wrong argument, or a model without exactly one last linear layer.
     """
 
+    params: dict[str, nn.Parameter]
     on_shards: ClassVar[bool] = True
     acts_on_gradients: ClassVar[bool] = False
 
@@ -106,10 +107,10 @@ class WeightBalancing(Method):
         if norm not in ("l2", "tau", "max"):
             raise ConfigurationError(f"norm is {norm!r}; expected 'l2', 'tau' or 'max'")
         self.norm: Balance = norm
-        self.tau = check_not_negative("tau", tau)
+        self.tau: float = check_not_negative("tau", tau)
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ConfigurationError(f"threshold is {threshold!r}; expected a share, from 0 to 1")
-        self.threshold = float(threshold)
+        self.threshold: float = float(threshold)
         self._name = _last_layer(model, head)
         self._select = [self._name]
         self.params = selected(model, self._select)

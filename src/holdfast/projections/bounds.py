@@ -93,6 +93,9 @@ class FixNorm(Bounds):
             normalisation (and none is named), or two methods that put the same weight back.
     """
 
+    alpha: float | None
+    params: dict[str, nn.Parameter]
+
     def __init__(
         self,
         model: nn.Module,
@@ -268,6 +271,9 @@ class MaxNorm(Bounds):
         ConfigurationError: for a wrong argument, or a selection without weights.
     """
 
+    delta: float | None
+    buffers: dict[str, Tensor]
+
     def __init__(
         self,
         model: nn.Module,
@@ -280,7 +286,7 @@ class MaxNorm(Bounds):
         self.delta = None if delta is None else check_positive("delta", delta)
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
             raise ConfigurationError(f"threshold is {threshold!r}; expected a share, from 0 to 1")
-        self.threshold = float(threshold)
+        self.threshold: float = float(threshold)
         super().__init__(model, select=select, objective=objective)
         _matrices("select", model, select)
 

@@ -46,6 +46,9 @@ _SHAPES = {"size", "dim", "numel"}  # what says nothing of the values
 class Traced:
     """A model's forward, as a graph."""
 
+    root: nn.Module
+    graph: fx.Graph
+
     def __init__(self, model: nn.Module) -> None:
         self.root = unwrap(model)
         with torch.random.fork_rng(devices=[]):  # a forward may draw

@@ -138,7 +138,9 @@ class HFT(HoldsStatistics, HoldsExactly):
                 f"HFT draws half of the layers, but of these no two are alike: {', '.join(layers) or 'none'}; expected "
                 "a model of several"
             )
-        self.state = {name: {"anchor": anchor_of(self.scope(name))} for name in self.params}
+        self.state: dict[str, dict[str, Tensor]] = {
+            name: {"anchor": anchor_of(self.scope(name))} for name in self.params
+        }
         self.meta["frozen"] = [name for name, path in owner.items() if path in half]
-        self.buffers = {}
+        self.buffers: dict[str, Tensor] = {}
         self._remember_statistics()

@@ -85,7 +85,7 @@ class MoFO(Method):
         super().__init__(model, select=select, objective=objective)
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
             raise ConfigurationError(f"fraction is {fraction!r}; expected a share above 0, at most 1")
-        self.fraction = float(fraction)
+        self.fraction: float = float(fraction)
         self._before: dict[str, Tensor] = {}  # weights before the step under way
 
     def observe_gradient(self, step: Step) -> None:

@@ -56,7 +56,7 @@ class PackNet(Owning):
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, select=select, objective=objective)
-        self.prune = tuple(prune) if isinstance(prune, Sequence) else (prune,)
+        self.prune: tuple[float, ...] = tuple(prune) if isinstance(prune, Sequence) else (prune,)
         if not self.prune or not all(isinstance(s, int | float) and 0 <= s < 1 for s in self.prune):
             raise ConfigurationError(f"prune is {prune!r}; expected a share from 0 up to, but not including, 1")
         self.meta.update(round=0, ready=False, pruned_at=0)

@@ -162,6 +162,10 @@ class AnpycPruning(HoldsExactly, TaylorPenalty):
         ConfigurationError: for a wrong argument.
     """
 
+    start: float
+    decay: float
+    step: float
+
     def __init__(
         self,
         model: nn.Module,

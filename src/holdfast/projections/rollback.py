@@ -132,9 +132,9 @@ class OLOR(Method):
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, select=select, objective=objective)
-        self.level_max = _check_level("level_max", level_max, 1.0)
-        self.level_min = _check_level("level_min", level_min, self.level_max)
-        self.power = check_not_negative("power", power)
+        self.level_max: float = _check_level("level_max", level_max, 1.0)
+        self.level_min: float = _check_level("level_min", level_min, self.level_max)
+        self.power: float = check_not_negative("power", power)
         if not isinstance(scale_with_lr, bool):
             raise ConfigurationError(f"scale_with_lr is {scale_with_lr!r}; expected True or False")
         self.scale_with_lr = scale_with_lr

@@ -185,8 +185,8 @@ class GPM(Subspace):
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, select=select, objective=objective)
-        self.threshold = check_threshold("threshold", threshold)
-        self.growth = check_not_negative("growth", growth)
+        self.threshold: float = check_threshold("threshold", threshold)
+        self.growth: float = check_not_negative("growth", growth)
 
     @property
     def current_threshold(self) -> float:
@@ -234,7 +234,7 @@ class SGP(GPM):
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, threshold=threshold, growth=growth, select=select, objective=objective)
-        self.alpha = check_not_negative("alpha", alpha)
+        self.alpha: float = check_not_negative("alpha", alpha)
         self._before: dict[str, Tensor] = {}
 
     def project_gradient(self, step: Step) -> None:
@@ -306,7 +306,7 @@ class AdamNSCL(Subspace):
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
         super().__init__(model, select=select, objective=objective)
-        self.threshold = check_threshold("threshold", threshold)
+        self.threshold: float = check_threshold("threshold", threshold)
         if multiple is not None and not check_not_negative("multiple", multiple) >= 1:
             raise ConfigurationError(f"multiple is {multiple!r}; expected a number >= 1, or None")
         self.multiple = multiple

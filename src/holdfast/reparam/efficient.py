@@ -116,6 +116,8 @@ class EfficientPackNet(Owning):
             an objective that has no accuracy.
     """
 
+    buffers: dict[str, Tensor]
+
     def __init__(
         self,
         model: nn.Module,
@@ -126,13 +128,13 @@ class EfficientPackNet(Owning):
         head: Select = None,
         objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
     ) -> None:
-        self.alpha = check_alpha(alpha)
+        self.alpha: float = check_alpha(alpha)
         if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not 0 < gamma <= 1:
             raise ConfigurationError(f"gamma is {gamma!r}; expected a share above 0, up to 1")
-        self.gamma = float(gamma)
+        self.gamma: float = float(gamma)
         self._head = head
         super().__init__(model, select=select, objective=objective)
-        self.reparametrises = self.alpha > 1
+        self.reparametrises: bool = self.alpha > 1
         self._take_powers()
         self.meta["densities"] = []
         self._drawn: dict[str, Tensor] = {}  # what is about to take the place of what no task owns

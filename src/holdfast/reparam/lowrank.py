@@ -27,6 +27,10 @@ class LowRank(Reparametrised):
         max_rank: :math:`r_{\max}`, of the factors.
     """
 
+    rank: int
+    buffer: int
+    max_rank: int
+
     def __init__(self, mode: Mode, rank: int, buffer: int, max_rank: int) -> None:
         super().__init__()
         self.mode = mode

@@ -84,6 +84,11 @@ class InRank(Method):
         NumericsError: in a step, if what has been learned is not finite when ranks may grow.
     """
 
+    rank: int
+    buffer: int
+    max_rank: int | None
+    warmup: int
+    gap: int
     needs_data: ClassVar[bool] = False
     puts_back: ClassVar[bool] = True
     order: ClassVar[int] = -20  # before subspaces, and those that hold weights to the last bit
@@ -104,7 +109,7 @@ class InRank(Method):
         super().__init__(model, select=select, objective=objective)
         check_ranks(rank, buffer, max_rank)
         self.rank, self.buffer, self.max_rank = rank, buffer, max_rank
-        self.threshold = check_share("threshold", threshold)
+        self.threshold: float = check_share("threshold", threshold)
         if check_not_negative("warmup", warmup) != int(warmup):
             raise ConfigurationError(f"warmup is {warmup!r}; expected a whole number of steps, >= 0")
         self.warmup, self.gap = int(warmup), check_interval("gap", gap)
@@ -207,7 +212,7 @@ class InRank(Method):
         self.buffers[f"rank.{name}"] = torch.tensor(rank)
 
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
-        self.buffers = {key: held for key, held in self.buffers.items() if not key.startswith(_TWIN)}
+        self.buffers: dict[str, Tensor] = {key: held for key, held in self.buffers.items() if not key.startswith(_TWIN)}
         for name in self._matrices():
             anchor = anchor_of(self.scope(name))
             rows, columns = anchor.flatten(1).shape

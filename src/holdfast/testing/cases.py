@@ -38,6 +38,15 @@ class Net(nn.Module):
         outputs: rows of the head.
     """
 
+    first: nn.Linear
+    norm: nn.BatchNorm1d
+    drop: nn.Dropout
+    middle: nn.Linear
+    shared: nn.Linear
+    frozen: nn.Parameter
+    unused: nn.Parameter
+    head: nn.Linear
+
     def __init__(self, *, dropout: float = 0.0, outputs: int = 4) -> None:
         super().__init__()
         self.first = nn.Linear(6, 8)

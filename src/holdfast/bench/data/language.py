@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,7 +54,7 @@ class Options(BaseModel):
     one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     tokens: int | None = Field(default=None, ge=2)
     vocabulary: int = Field(default=2_000, ge=4)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from holdfast.bench.data import by_class, cache
 from holdfast.bench.data.parts import Part, Samples, counted, in_order, listed
@@ -26,6 +27,9 @@ class Pictures(Sequence[Any]):
         files: of the images.
         sizes: their widths, heights and channels (1 or 3), int32 ``[N, 3]``.
     """
+
+    files: Sequence[Path]
+    sizes: Tensor
 
     def __init__(self, files: Sequence[Path], sizes: torch.Tensor) -> None:
         self.files, self.sizes = files, sizes

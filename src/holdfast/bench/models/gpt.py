@@ -54,6 +54,12 @@ class GPT(nn.Module):
         dropout: after each part of a block, and of the sum of word and place.
     """
 
+    words: nn.Embedding
+    places: nn.Embedding
+    dropout: nn.Dropout
+    blocks: nn.Sequential
+    norm: nn.LayerNorm
+
     def __init__(self, vocabulary: int, length: int, size: _Size, dropout: float = 0.0) -> None:
         super().__init__()
         self.words, self.places = nn.Embedding(vocabulary, size.width), nn.Embedding(length, size.width)

@@ -18,10 +18,12 @@ class Heads(nn.Module):
         outputs: K for a single head, which gives ``[B, K]`` (``[B, T, K]``); several K for a list of such.
     """
 
+    heads: nn.ModuleList
+
     def __init__(self, trunk: nn.Module, features: int, outputs: int | Sequence[int]) -> None:
         super().__init__()
         self.trunk = trunk
-        self.single = isinstance(outputs, int)
+        self.single: bool = isinstance(outputs, int)
         widths = [outputs] if isinstance(outputs, int) else outputs
         self.heads = nn.ModuleList(nn.Linear(features, width) for width in widths)
 

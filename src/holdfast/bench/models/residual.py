@@ -22,6 +22,9 @@ class Block(nn.Module):
         norm: channels -> normalisation layer.
     """
 
+    body: nn.Sequential
+    shortcut: nn.Identity | nn.Sequential
+
     def __init__(self, entering: int, leaving: int, stride: int, norm: Norm) -> None:
         super().__init__()
         self.body = nn.Sequential(

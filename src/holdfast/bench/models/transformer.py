@@ -55,6 +55,11 @@ class TextEncoder(nn.Module):
             padding is a word like others.
     """
 
+    embedding: nn.Embedding
+    before: nn.LayerNorm
+    after: nn.LayerNorm
+    block: _Block
+
     def __init__(self, vocabulary: int, width: int, heads: int, hidden: int, dropout: float, mask: bool) -> None:
         super().__init__()
         self.mask = mask

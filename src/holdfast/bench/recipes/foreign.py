@@ -223,4 +223,6 @@ class ForeignEWC(QuadraticPenalty):
             self.model, batches, objective=objective, names=names, rates=rates, generator=generator
         )
         anchors, importances = self._scoped(anchors), self._scoped(importances)
-        self.state = {name: {"anchor": anchors[name], "importance": importances[name]} for name in names}
+        self.state: dict[str, dict[str, Tensor]] = {
+            name: {"anchor": anchors[name], "importance": importances[name]} for name in names
+        }

@@ -40,6 +40,12 @@ class Row:
 class Settled:
     """One part of a recipe in one variant: what all of its rows share."""
 
+    recipe: Recipe
+    variant: str
+    name: str
+    quick: bool
+    seeds: int | None
+
     def __init__(
         self,
         recipe: Recipe,
@@ -56,7 +62,7 @@ class Settled:
         self.extra |= {"quick": True} if quick else {}
         smaller = recipe.quick.stream_options if quick else {}
         self.device = device
-        self.options = {**recipe.stream_options_of(name, variant), **smaller}
+        self.options: dict[str, Any] = {**recipe.stream_options_of(name, variant), **smaller}
 
     def row(self, method: Method, stream: Stream) -> Row:
         """A row with its training and its grid settled."""

@@ -6,7 +6,7 @@ Nothing reads that sentence back, except :mod:`holdfast.bench.records.legacy`, w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -18,7 +18,7 @@ _HALF_A_HUNDREDTH = 0.5e-4 + 1e-12  # an old record has hundredths of a percent
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Candidate(_Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
@@ -21,7 +21,7 @@ class FirstAnswers(BaseModel):
     accuracy of a whole window. The curves are sampled sparsely: after ``at`` samples, over the window that ends there.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     samples: int = Field(ge=1)
     accuracy: Fraction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,7 +18,7 @@ class Steepness(BaseModel):
     ``step`` is the best learning rate of plain gradient descent; ``None`` where the loss does not curve upwards.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["quadratic", "frobenius", "spectral"]
     samples: int

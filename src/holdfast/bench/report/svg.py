@@ -112,6 +112,11 @@ def figure(identity: str, width: float, height: float, title: str, description: 
 class Scale:
     """A straight line from data to coordinates."""
 
+    low: float
+    high: float
+    start: float
+    end: float
+
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         """Map ``[low, high]`` to ``[start, end]``; ``low`` and ``high`` must differ."""
         assert high > low

@@ -39,6 +39,8 @@ class Closed:
         stream: the tasks; where each has outputs of its own, the head has a class for every one of them all.
     """
 
+    head: Head
+
     def __init__(
         self, config: RunConfig, entry: Entry, values: Mapping[str, Any], model: nn.Module, stream: Stream
     ) -> None:

@@ -46,6 +46,11 @@ class Learner:
         start: the model's state to begin with; ``None``: as it is built.
     """
 
+    entry: registry.Entry
+    closed: Closed | None
+    optimizer: torch.optim.Optimizer
+    moved: Moved
+
     def __init__(self, config: RunConfig, stream: Stream, start: Mapping[str, Tensor] | None = None) -> None:
         self.config = config
         self.stream = stream

@@ -32,6 +32,8 @@ class Streaming:
         window: of the sliding accuracy, in samples; ``None``: nothing is answered.
     """
 
+    window: int | None
+
     def __init__(self, learner: Learner, window: int | None) -> None:
         # All tasks at once are no stream: what joint training meets first says nothing about what comes later.
         self.window = None if learner.entry.all_at_once else window
