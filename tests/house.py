@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "holdfast"
 
 # Files that lie in the package itself belong together in threes and fours; every folder is a room of its own.
 FILES: Mapping[str, tuple[str, ...]] = {
-    "ground": ("checks", "errors", "files", "metrics", "pieces", "processes", "structure", "student"),
+    "ground": ("_version", "checks", "errors", "files", "metrics", "pieces", "processes", "structure", "student"),
     "names": ("names", "parts", "sharding", "state", "wrappers"),
     "steps": (
         "attaching",
@@ -67,6 +67,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "bench.moved": (),
     "bench.records": ("ground",),
     "bench.data": ("ground", "objectives", "bench.moved", "bench.records"),
+    "doctor": ("ground", "bench.data"),
     "bench.models": ("ground", "heads", "bench.moved", "bench.records", "bench.data"),
     "bench.training": (
         "ground", "generating", "distillation", "names", "objectives", "optim", "steps", "heads", "curvature",
@@ -97,10 +98,11 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "bench.records", "bench.data", "bench.models", "bench.training", "bench.report", "bench.export",
     ),
     "cli": (
-        "ground", "auditing", "registry", "bench.records", "bench.data", "bench.models", "bench.report", "bench.jobs",
-        "bench.comparing", "bench.recipes", "bench.evidence", "bench.export", "bench.study", "bench", "adapt",
+        "ground", "auditing", "registry", "doctor", "bench.records", "bench.data", "bench.models", "bench.report",
+        "bench.jobs", "bench.comparing", "bench.recipes", "bench.evidence", "bench.export", "bench.study", "bench",
+        "adapt",
     ),
-    "__main__": ("cli",),
+    "__main__": ("ground", "doctor", "cli"),
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from holdfast import registry
+from holdfast._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method without a line here is `Any` to them
     from holdfast.auditing import audit as audit

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from holdfast._version import __version__
 from holdfast.cli import adapting, commands, evidence, export, importance, lists, recipes, running, runs
+from holdfast.doctor import packages
 from holdfast.errors import HoldfastError
 
 __all__ = ["app", "main"]
@@ -34,6 +36,11 @@ class _Group(commands.Group):
             code = super().main(*args, **{**options, "standalone_mode": False})
         except HoldfastError as error:
             code = _say(str(error))
+        except ModuleNotFoundError as error:
+            extra = packages.extra_of(error.name or "")
+            if not extra:
+                raise
+            code = _say(f"this needs {error.name}: pip install \"holdfast[{extra}]\"; 'holdfast doctor' says what else")
         except _UsageError as error:
             code = _say(error.format_message())  # type: ignore[attr-defined]  # known by its place in typer alone
         except (KeyboardInterrupt, typer.Abort):
@@ -60,9 +67,7 @@ app: typer.Typer = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"holdfast {version('holdfast')}")
+        typer.echo(f"holdfast {__version__}")
         raise typer.Exit
 
 

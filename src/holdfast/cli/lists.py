@@ -1,4 +1,4 @@
-"""Commands that show what there is: ``holdfast methods``, ``holdfast streams``, ``holdfast report``."""
+"""Commands that show what there is: ``holdfast methods``, ``streams``, ``report`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -87,8 +87,17 @@ def _report(
     typer.echo(f"Report: {path}", err=table != "text")
 
 
+def _doctor(data_dir: options.DataDir = None) -> None:
+    """Say what is installed, what is missing for what, and where it would run."""
+    from holdfast import doctor
+
+    for line in doctor.report(data_dir):
+        typer.echo(line)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command("methods", epilog="Example: holdfast methods ewc")(_methods)
     commands.add(app, "streams", _StreamsOptions, _streams, epilog="Example: holdfast streams pets")
     app.command("report", epilog="Example: holdfast report demo")(_report)
+    app.command("doctor", epilog="Example: holdfast doctor --data-dir data")(_doctor)

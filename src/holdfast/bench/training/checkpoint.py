@@ -13,7 +13,6 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from holdfast._version import __version__
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training.snapshot import Cursor, Keeper, Ledger, Snapshot
 from holdfast.errors import StateError
@@ -42,11 +42,7 @@ _LEDGER: TypeAdapter[Ledger] = TypeAdapter(Ledger)
 
 def identity(config: RunConfig) -> dict[str, Any]:
     """What a checkpoint's numbers depend on: the code, in its versions, and the configuration."""
-    try:
-        own = version("holdfast")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        own = "unknown"
-    return {"holdfast": own, "torch": torch.__version__, "config": _told(config)}
+    return {"holdfast": __version__, "torch": torch.__version__, "config": _told(config)}
 
 
 def _told(config: RunConfig) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from holdfast._version import __version__
 from holdfast.bench.records.measured import Environment
 
 __all__ = ["describe"]
@@ -25,15 +25,11 @@ def _processor() -> str:
 
 def describe(device: str) -> Environment:
     """The environment of a run on a device, dated now."""
-    try:
-        own = version("holdfast")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        own = "unknown"
     kind = torch.device(device)
     return Environment(
         python=platform.python_version(),
         torch=torch.__version__,
-        holdfast=own,
+        holdfast=__version__,
         platform=f"{platform.system()} {platform.machine()}",
         processor=_processor(),
         threads=torch.get_num_threads(),
