@@ -53,10 +53,10 @@ def data_sets(folder: Path | None = None) -> str:
     if not folder.expanduser().is_dir():
         return f"{said} is {folder}, which is no folder: unset it, or name one that holds mnist/, cifar10/, ..."
     try:
-        from holdfast.bench.data import named
+        from holdfast.bench.data.sources import SOURCES
     except ImportError:
         return f"{said} is {folder}; what it holds is known where PyTorch is installed"
-    names = [*named.SOURCES]
+    names = list(SOURCES)
     there = [name for name in names if any((folder.expanduser() / name).rglob("*.parquet"))]
     lacking = [name for name in names if name not in there]
     return f"{said} is {folder}, with {', '.join(there) or 'no named data set'}" + (
