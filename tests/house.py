@@ -21,6 +21,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "guards",
         "method",
         "rebinding",
+        "sizes",
         "step_size",
         "strength",
         "travelling",
@@ -89,8 +90,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
         "bench.training",
     ),
     "bench.study": (
-        "ground", "names", "objectives", "importance", "steps", "projections", "heads", "registry", "bench.records",
-        "bench.data", "bench.models", "bench.training",
+        "ground", "names", "objectives", "importance", "steps", "penalties", "projections", "heads", "registry",
+        "bench.records", "bench.data", "bench.models", "bench.training",
     ),
     "bench": ("bench.moved", "bench.data", "bench.comparing"),
     "adapt": (

@@ -21,6 +21,7 @@ from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.processes import in_step
 from holdfast.rebinding import Rebinding
 from holdfast.sharding import check_flat_shards, is_flat, local, total, zero
+from holdfast.sizes import Sized
 from holdfast.state import check_finite, check_something, pack, unpack
 from holdfast.watching import Watched
 from holdfast.wrappers import is_schedule_free
@@ -47,7 +48,7 @@ _FINAL = {
 }
 
 
-class Method(Rebinding, abc.ABC):
+class Method(Rebinding, Sized, abc.ABC):
     """What must be remembered, and where a training step is changed.
 
     A subclass fills :meth:`_remember` and the phases that it takes part in. What is marked as final cannot be
@@ -76,7 +77,6 @@ class Method(Rebinding, abc.ABC):
     needs_data: ClassVar[bool] = True
     trains: ClassVar[bool] = True  # whether a task is learned by steps, which consolidate then asks for
     auto_fraction: ClassVar[float | None] = None  # of the task's gradient, for strength="auto"; None: it has none
-    renewed: ClassVar[int] = 1  # tensors per parameter that consolidate makes while the old ones are still held
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse an override of what is final.
@@ -118,10 +118,6 @@ class Method(Rebinding, abc.ABC):
     def fullness(self) -> dict[str, float]:
         """Name -> the share of a weight's room to learn that is taken; empty where a change is only made dear."""
         return {}
-
-    def most_buffer_bytes(self) -> int:
-        """The most bytes that ``buffers`` may come to take where data decide; 0 for a method that knows beforehand."""
-        return 0
 
     def value(self) -> Tensor:
         """The penalty now, ``[]``, in loss units, whatever the coupling; 0 for a method that has none."""

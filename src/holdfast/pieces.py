@@ -54,7 +54,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield from zip(*(torch.split(t, -(-entries // count)) for t in flat), strict=True)
 
 
-def neighbours(sizes: Sequence[int], most: int) -> list[slice]:
+def neighbours(sizes: Sequence[float], most: float) -> list[slice]:
     """Runs of neighbours whose sizes add up to no more than the most, or that have one member.
 
     Args:
@@ -62,11 +62,11 @@ def neighbours(sizes: Sequence[int], most: int) -> list[slice]:
         most: what a run may add up to.
     """
     found: list[slice] = []
-    start = total = 0
+    start, total = 0, 0.0
     for index, size in enumerate(sizes):
         if index > start and total + size > most:
             found.append(slice(start, index))
-            start, total = index, 0
+            start, total = index, 0.0
         total += size
     return [*found, slice(start, len(sizes))] if sizes else []
 

@@ -16,11 +16,24 @@ __all__ = ["register"]
 def _methods(
     name: Annotated[str | None, typer.Argument(help="Show one method's settings instead.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Show the memory each takes for this model instead: resnet18, mlp, ...")
+        str | None,
+        typer.Option(
+            help="Show the memory each takes for this model instead: resnet18, mlp, ..., or a configuration of "
+            "Transformers, a folder or an id; no weights are loaded."
+        ),
     ] = None,
     shape: Annotated[str | None, typer.Option("--input", help="One sample's shape, such as 3,224,224.")] = None,
     outputs: Annotated[int | None, typer.Option(help="The model's number of outputs.", min=1)] = None,
-    importance_dtype: Annotated[str, typer.Option(help="Of importances: float32 or bfloat16.")] = "float32",
+    importance_dtype: Annotated[
+        str | None, typer.Option(help="Of importances: float32 or bfloat16; default: both are shown.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of weights: float32 or bfloat16; default: as the configuration says.")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Over how many processes FSDP2 cuts the model.", min=1)] = 1,
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Penalties keep their state in the host's memory: state_device='cpu'.")
+    ] = False,
 ) -> None:
     """List the methods, the settings of one, or the memory that they take for a model."""
     from holdfast import registry
@@ -30,7 +43,7 @@ def _methods(
         from holdfast.cli import sizes
 
         asked = registry.entries() if name is None else (registry.lookup(name),)
-        sizes.show(asked, model, shape, outputs, importance_dtype)
+        sizes.show(asked, sizes.Asked(model, shape, outputs, importance_dtype, weights, processes, offload))
     elif name is None:
         show.methods(registry.entries())
     else:

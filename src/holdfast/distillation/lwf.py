@@ -233,6 +233,14 @@ class LwF(Asked):
         self.buffers = kept
         self._teach(teacher)
 
+    def copied(self) -> Mapping[str, Tensor]:
+        """All of the model: its teacher is a copy."""
+        return tensors_of(unwrap(self.model))
+
+    def kept_as(self, dtype: torch.dtype) -> torch.dtype:
+        """Its teacher's is the model's own."""
+        return dtype
+
     def _new_teacher(self) -> nn.Module | None:
         if self.teacher == "base":
             return base_of(self.model)

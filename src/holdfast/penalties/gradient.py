@@ -10,7 +10,10 @@ from torch import Tensor
 
 from holdfast.pieces import LARGE, PIECE, compiled, flat_alike, neighbours, pieces, scratch
 
-__all__ = ["add_quadratic_gradient", "add_quadratic_gradient_plainly"]
+__all__ = ["AT_ONCE", "add_quadratic_gradient", "add_quadratic_gradient_plainly"]
+
+AT_ONCE = 1 << 24
+"""Entries of which there are temporaries at once, off the CPU, unless one tensor has more: 64 MiB of float32."""
 
 
 @torch.no_grad()
@@ -48,8 +51,8 @@ def add_quadratic_gradient(
     .. math:: g_i \leftarrow g_i + 2 a F_i (\theta_i - \theta_i^*)
 
     Large CPU tensors are walked in pieces: five streams over memory (θ, θ*, F and g read, g written) and no temporary
-    beyond a piece, which is kept. The rest go through ``torch._foreach_*``, one precision at a time, on the CPU so many
-    at a time that together they have a piece.
+    beyond a piece, which is kept. The rest go through ``torch._foreach_*``, one precision at a time, so many at a time
+    that together they have a piece, or :data:`AT_ONCE` off the CPU.
 
     Args:
         params: the weights, each ``[*p]``.
@@ -77,9 +80,10 @@ def add_quadratic_gradient(
             add_quadratic_gradient_plainly(params[one], grads[one], anchors[one], weights, factor, grad_scale)
     if whole:
         _add_compiled(whole, factor, grad_scale)
-    # All at once where a launch is what costs; on the CPU so many that their temporaries are a piece, used again.
-    sizes = [params[i].numel() if params[i].device.type == "cpu" else 0 for i in listed]
-    for run in neighbours(sizes, PIECE):
+    # Many at once where a launch is what costs; on the CPU so many that their temporaries are a piece, used again.
+    room = {True: PIECE, False: AT_ONCE}
+    sizes = [params[i].numel() / room[params[i].device.type == "cpu"] for i in listed]
+    for run in neighbours(sizes, 1):
         group = listed[run]
         weights = None if importances is None else [importances[i] for i in group]
         _add_lists(

@@ -13,13 +13,23 @@ from holdfast.errors import ConfigurationError
 from holdfast.pieces import neighbours
 from holdfast.sharding import is_sharded
 
-__all__ = ["KEPT", "Resources", "check_host", "check_no_importances", "check_resources", "lent", "near", "placed"]
+__all__ = [
+    "GROUP_BYTES",
+    "KEPT",
+    "Resources",
+    "check_host",
+    "check_no_importances",
+    "check_resources",
+    "lent",
+    "near",
+    "placed",
+]
 
 KEPT = ("anchor", "importance")
 """What is moved and rounded: the rest of a method's state changes at every step, and stays with the parameters."""
 
 # How much is under way at once from the host: large enough to run at full speed, small beside a model.
-_GROUP_BYTES = 64 * 2**20
+GROUP_BYTES = 64 * 2**20
 _ALIGNMENT = 512
 
 
@@ -132,7 +142,7 @@ def near(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 def lent(
-    held: Sequence[Sequence[Tensor]], device: torch.device, group_bytes: int = _GROUP_BYTES
+    held: Sequence[Sequence[Tensor]], device: torch.device, group_bytes: int = GROUP_BYTES
 ) -> Iterator[tuple[slice, list[list[Tensor]]]]:
     """Copies on a device of tensors in the host's memory, a group at a time while the next is on its way.
 

@@ -11,7 +11,7 @@ from holdfast import SI, ConfigurationError, RWalk, registry
 from holdfast.bench.models import named as models
 from holdfast.bench.study import footprint as footprints
 from holdfast.bench.study.footprint import footprint
-from holdfast.cli import sizes
+from holdfast.penalties.gradient import AT_ONCE
 from holdfast.pieces import scratch
 from tests.bench.training.stops import SUITS
 from tests.contract import cases
@@ -133,30 +133,55 @@ def test_bfloat16_importances_and_models_without_memory():
         footprint(registry.lookup("l2sp"), model, torch.bfloat16)
 
 
+def test_a_large_model_on_a_device_needs_little_for_a_step():
+    with torch.device("meta"):
+        model = models.build("resnet18", (3, 224, 224), 1000, seed=0)
+    assert footprint(registry.lookup("ewc"), model).stepping_bytes == 4 * 11_689_512  # less than is made at once
+    with torch.device("meta"):
+        model = torch.nn.Sequential(*(torch.nn.Linear(1000, 1000, bias=False) for _ in range(100)))
+    assert footprint(registry.lookup("ewc"), model).stepping_bytes == 4 * AT_ONCE
+
+
+@pytest.mark.parametrize("name", ["ewc", "online-ewc", "l2sp", "si", "mas", "lwf", "rwalk", "anastrophic", "anpyc"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_follows_from_shapes_is_exact(name, dtype):
+    entry = registry.lookup(name)
+    model = models.build("mlp-40-40", (1, 6, 6), 10, seed=0).to(dtype)
+    expected = footprint(entry, model)
+    assert entry.build is not None
+    settings = {"strength": 0.01, **({"damping": 1.0} if name == "si" else {})}
+    method = entry.build(model, **{**entry.defaults, **settings}).attach(optimizer := cases.sgd(model))
+    batches = [(torch.randn(8, 1, 6, 6, dtype=dtype), torch.randint(10, (8,)))]
+    cases.train(model, optimizer, batches, method)
+    cases.consolidate(model, optimizer, batches, method)
+    assert held_bytes(method) == expected.state_bytes
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_of_a_sharded_model_the_first_process_has_the_largest_part(processes):
+    model = models.build("mlp-40-40", (1, 6, 6), 10, seed=0)
+    largest = sum(torch.chunk(p, processes)[0].numel() for p in model.parameters())
+    assert footprint(registry.lookup("ewc"), model, processes=processes).state_bytes == 8 * largest
+    assert footprint(registry.lookup("lwf"), model, processes=processes).state_bytes == 4 * largest
+    for name in ("gpm", "ncm"):
+        with pytest.raises(ConfigurationError, match=f"{name} .* sharded model"):
+            footprint(registry.lookup(name), model, processes=processes)
+
+
+@pytest.mark.parametrize("name", ["ewc", "si", "l2sp"])
+def test_what_is_kept_on_the_host_is_not_on_the_device(name):
+    model = models.build("mlp-40-40", (1, 6, 6), 10, seed=0)
+    entry, count = registry.lookup(name), sum(p.numel() for p in model.parameters())
+    here, away = footprint(entry, model), footprint(entry, model, offloaded=True)
+    assert away.host_bytes == (4 if name == "l2sp" else 8) * count
+    assert away.state_bytes + away.host_bytes == here.state_bytes
+    assert away.stepping_bytes == here.stepping_bytes + away.host_bytes  # so small that it is lent at once
+    for refused in ({"processes": 2}, {}):
+        with pytest.raises(ConfigurationError, match="expected"):
+            footprint(registry.lookup("lwf"), model, offloaded=True, **refused)
+
+
 def test_half_precision_weights_are_anchored_in_float32():
     model = models.build("mlp-40", (1, 6, 6), 10, seed=0).bfloat16()
     count = sum(p.numel() for p in model.parameters())
     assert footprint(registry.lookup("ewc"), model).state_bytes == 8 * count
-
-
-def test_the_command_prints_each_method_for_a_model(capsys):
-    sizes.show(registry.entries(), "resnet18", None, None, "bfloat16")
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert all(entry.name in lines for entry in registry.entries())
-    assert f"{6 * 11_689_512 / 2**20:.1f} MiB" in lines["ewc"]
-    assert f"{4 * 11_689_512 / 2**20:.1f} MiB" in lines["l2sp"]
-
-
-def test_a_method_that_a_model_does_not_suit_is_said_beside_the_others_and_refused_alone(capsys):
-    sizes.show(registry.entries(), "mlp", None, None, "float32")
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("fixnorm does not suit mlp: no weight of Heads is followed by") for line in lines)
-    assert any(line.startswith("ewc ") for line in lines)
-    with pytest.raises(ConfigurationError, match="followed by a normalisation"):
-        sizes.show([registry.lookup("fixnorm")], "mlp", None, None, "float32")
-
-
-@pytest.mark.parametrize(("shape", "dtype"), [("3,x,1", "float32"), ("0", "float32"), (None, "float16")])
-def test_the_command_refuses_what_it_cannot_read(shape, dtype):
-    with pytest.raises(ConfigurationError, match="--i"):
-        sizes.show(registry.entries(), "mlp", shape, None, dtype)

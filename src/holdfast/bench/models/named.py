@@ -20,7 +20,7 @@ from holdfast.bench.models.small import cnn_anastrophic, cnn_classp, mlp
 from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError
 
-__all__ = ["build", "names", "seeded"]
+__all__ = ["build", "known", "names", "seeded"]
 
 
 def names(*, text: bool = False) -> dict[str, str]:
@@ -40,6 +40,11 @@ def names(*, text: bool = False) -> dict[str, str]:
         "resnet-small": "20 layers, widths 16, 32, 64, GroupNorm; 0.27 M parameters, for images of 28 to 32 pixels",
         "resnet18": "18 layers, widths 64 to 512, BatchNorm, the standard stem for large images; 11.7 M parameters",
     }
+
+
+def known(name: str) -> bool:
+    """Whether a model of that name is built here: one of ours, or the user's own ``package.module:factory``."""
+    return ":" in name or name.startswith("mlp-") or name in {**names(), **names(text=True)}
 
 
 def build(
