@@ -54,6 +54,33 @@ def test_tasks_fold_in_float32_whatever_the_importances_are_kept_in():
     assert held["importance"].tolist() == [[3.0, 3.0]]
 
 
+def test_small_importances_do_not_vanish_and_are_right_to_a_half_of_their_last_bit():
+    model = nn.Linear(64, 4, bias=False)
+    draw = torch.Generator().manual_seed(0)
+    for scale in (1e-3, 1e-8, 1e-16):  # of inputs, whose squares the importances are
+        keep = OnlineEWC(model, strength=1.0, decay=0.3, fisher="empirical", importance_dtype=torch.bfloat16)
+        truth = torch.zeros(4, 64, dtype=torch.float64)
+        for task in range(3):
+            x, y = scale * torch.rand(16, 64, generator=draw), torch.randint(4, (16,), generator=draw)
+            double = nn.Linear(64, 4, bias=False).double()
+            double.load_state_dict(model.state_dict())
+            total = torch.zeros_like(truth)
+            for sample, label in zip(x.double(), y, strict=True):
+                loss = nn.functional.cross_entropy(double(sample[None]), label[None])
+                total += torch.autograd.grad(loss, double.weight)[0].square()
+            held = keep.state["weight"]["importance"].double() if task else truth
+            truth = 0.3 * held + total / 16
+            if task:
+                keep.attach(optimizer := torch.optim.SGD(model.parameters(), lr=0.1))  # nothing pulls where it stands
+                model.weight.grad = torch.zeros_like(model.weight)
+                optimizer.step()
+            keep.consolidate([(x, y)])
+            found = keep.state["weight"]["importance"].double()
+            assert (found > 0).all()
+            assert ((found - truth).abs() <= (2**-8 + 1e-4) * truth).all()
+        keep.detach()
+
+
 @pytest.mark.parametrize("coupling", ["gradient", "loss", "proximal"])
 @pytest.mark.parametrize("resources", [{"importance_dtype": torch.bfloat16}, {"state_device": "cpu"}])
 def test_training_goes_the_same_way(resources, coupling):

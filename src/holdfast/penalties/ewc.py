@@ -118,5 +118,5 @@ class OnlineEWC(_FisherPenalty):
     def _remember(self, batches: Iterable[Batch], objective: Objective, generator: torch.Generator | None) -> None:
         estimate = self._estimate(batches, objective, generator)
         for name in estimate.keys() & self.state.keys():
-            estimate[name] += self.decay * self.state[name]["importance"]
+            estimate[name].add_(self.state[name]["importance"], alpha=self.decay)
         self._anchor_here(estimate)
