@@ -158,7 +158,7 @@ def _lent(sizes: Sequence[int]) -> int:
 
 
 def _distances(copied: Mapping[str, Tensor], processes: int) -> int:
-    """Of the distances from the anchors: on the CPU those of large tensors are made a piece at a time, else in groups."""
+    """Of the distances from the anchors: on the CPU those of large tensors are made in pieces, others in groups."""
     listed = [t for t in copied.values() if t.device.type != "cpu" or t.numel() < LARGE]
     most = sum(_float_bytes(t, processes) for t in listed)
     if all(t.device.type == "cpu" for t in listed):
