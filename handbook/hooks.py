@@ -7,6 +7,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 from handbook import equations, links, navigation, reference
 from handbook import gallery as shows
@@ -60,3 +61,14 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     return (
         equations.to_mathml(html).replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     )
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Bring along the one script that the theme would fetch from elsewhere: what makes the search work from file://."""
+    place = get_relative_url("assets/frame-worker.js", page.url)
+    return output.replace("https://unpkg.com/iframe-worker/shim", place)
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """The same for the page that says that there is no such page."""
+    return output_content.replace("https://unpkg.com/iframe-worker/shim", "/assets/frame-worker.js")

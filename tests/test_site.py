@@ -15,6 +15,7 @@ import holdfast
 from handbook import gallery, navigation, reference
 from handbook.docstrings import to_markdown
 from handbook.links import MOVED, rewritten
+from tests.bench.report import browser
 
 pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 yaml = pytest.importorskip("yaml")
@@ -118,13 +119,37 @@ def test_links_that_leave_the_pages_lead_to_where_the_site_has_what_they_lead_to
         assert rewritten(f"[a]({target})", "methods/ewc.md", ROOT) == f"[a]({place})"
 
 
-@pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="`make docs` has not built the site")
+built = pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="`make docs` has not built the site")
+
+
+@built
 def test_a_built_page_needs_nothing_from_elsewhere() -> None:
     loaded = re.compile(r'<(?:script|link|img|iframe|source)[^>]*?\s(?:src|href)="?((?:https?:)?//[^"\s>]+)')
     for path in SITE.rglob("*.html"):
         assert loaded.findall(path.read_text(encoding="utf-8")) == [], path.name
     for sheet in SITE.rglob("*.css"):
         assert not re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+@built
+@pytest.mark.skipif(browser.find() is None, reason="Chromium is not installed")
+def test_the_search_of_the_built_site_finds_a_word_without_a_server_or_a_network() -> None:
+    tab = browser.Browser(str(browser.find()))
+    try:
+        tab.open(SITE / "index.html", width=1280)
+        tab.evaluate("document.querySelector('.md-search__input').focus()")
+        tab.call("Input.insertText", text="Fisher")
+        found, wait = "", "new Promise(done => setTimeout(done, 100))"
+        for _ in range(300):
+            if found := tab.evaluate(
+                "[...document.querySelectorAll('.md-search-result__link')].map(a => a.href).join()"
+            ):
+                break
+            tab.call("Runtime.evaluate", expression=wait, awaitPromise=True)
+        assert "guide/fisher.html" in found
+        assert [request for request in tab.requests if request.startswith("http")] == [] == tab.errors
+    finally:
+        tab.close()
 
 
 def test_an_equation_is_drawn_without_a_script() -> None:
