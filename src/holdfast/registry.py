@@ -199,7 +199,7 @@ _ENTRIES = (
     Entry(
         "lwf", "method", "distillation", "holdfast.distillation.lwf:LwF", "Li and Hoiem 2016, arXiv:1606.09282", "1",
         {"strength": 1.0, "temperature": 2.0, "variant": "paper"}, {"strength": Range(1e-2, 1e2)},
-        {"direction": "forward", "non_target": False, "kl_budget": None},
+        {"direction": "forward", "non_target": False, "kl_budget": None, "on": None},
         takes_memory=True, promises=frozenset({"through-loss"}),
     ),
     Entry(

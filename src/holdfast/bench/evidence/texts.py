@@ -170,6 +170,8 @@ def _pair(rows: tuple[str, str], reached: Mapping[str, Mapping[int, float]], why
     found = _difference(reached[one], reached[other])
     seeds = len(found.values)
     over = f"{_signed(found)} nats a word of the new text at equal loss of the old, paired over {seeds} seeds"
+    if found.half is None:
+        return f"{one} is {_signed(found)} nats from {other} in one run, which shows nothing yet."
     reason = f" {why[0].upper()}{why[1:]}." if why else ""
     if not _apart(reached[one], reached[other]):
         return f"{one} and {other} are not told apart ({over}).{reason}"
