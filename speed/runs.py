@@ -33,6 +33,7 @@ _LEARNING_RATES = {"sgd": 0.05, "adam": 1e-3}  # the optimizer with the least ar
 _TARGETS = {"finetune": 1.05, "ewc": 1.5, "si": 1.15, "mas": 1.5, "lwf": 1.4}
 _MEAN, _STD = 0.1307, 0.3081
 _FEW = 2000  # samples per task for importances, in the second figure of methods that need data
+_FISHERS = {"auto": 1.6, "exact": None, "sampled": None}  # of EWC where all classes compete -> target
 
 
 def split_mnist(setup: Setup) -> tuple[Stream, str]:
@@ -70,8 +71,18 @@ def split_mnist(setup: Setup) -> tuple[Stream, str]:
     return found.to(setup.device), "random images in place of MNIST"
 
 
-def _config(setup: Setup, method: str, few: int | None, optimizer: str) -> RunConfig:
-    defaults = dict(registry.lookup(method).defaults)
+def _all_classes(setup: Setup) -> tuple[Stream, str]:
+    """The same digits where all ten compete in one head; scikit-learn's where MNIST is not at hand."""
+    folder = os.environ.get("HOLDFAST_DATA")
+    config = _config(setup, "finetune", None, "adam").model_copy(update={"scenario": "class"})
+    if folder and not setup.quick and (Path(folder) / "mnist").is_dir():
+        return building.build_stream(config, data_dir=folder), "MNIST"
+    digits = config.model_copy(update={"stream": "split-digits", "tasks": 2 if setup.quick else 5})
+    return building.build_stream(digits), "digits in place of MNIST"
+
+
+def _config(setup: Setup, method: str, few: int | None, optimizer: str, **settings: Any) -> RunConfig:
+    defaults = dict(registry.lookup(method).defaults) | settings
     if "strength" in defaults:
         defaults["strength"] = 1.0  # weak enough for the learning rate; the cost is the same
     return RunConfig(
@@ -88,6 +99,7 @@ class ByHand:
     def __init__(self, stream: Stream, setup: Setup, optimizer: str = "sgd") -> None:
         self.device = setup.device
         self.optimizer = optimizer
+        self.shape, self.outputs = stream.input_shape, stream.outputs
         self.seconds, self.seconds_training = 0.0, 0.0  # of the latest run
         self.train = [self._ready(task, task.train) for task in stream]
         self.test = [self._ready(task, task.test) for task in stream]
@@ -99,7 +111,7 @@ class ByHand:
         """One run: the accuracy on every task, before the first and after each."""
         began = time.perf_counter()
         self.seconds_training = 0.0
-        model = models.build("mlp", (1, 28, 28), 2, seed=0).to(self.device)
+        model = models.build("mlp", self.shape, self.outputs, seed=0).to(self.device)
         optimizer = optimizers.build(self.optimizer, model.parameters(), _LEARNING_RATES[self.optimizer])
         matrix = [self._accuracies(model)]
         for inputs, targets in self.train:
@@ -130,7 +142,30 @@ class ByHand:
 def runs(setup: Setup) -> list[Row]:
     """One epoch a task of finetune, EWC, SI, MAS and LwF, importances and tests included."""
     stream, data = split_mnist(setup)
-    return [row for optimizer in _LEARNING_RATES for row in _runs(setup, stream, data, optimizer)]
+    rows = [row for optimizer in _LEARNING_RATES for row in _runs(setup, stream, data, optimizer)]
+    return rows + competing(setup)
+
+
+def competing(setup: Setup) -> list[Row]:
+    """EWC's default, the exact and the sampled Fisher where all ten classes compete: a backward pass for each."""
+    stream, data = _all_classes(setup)
+    head = f"Adam: {len(stream)} tasks of 2 classes in one head of {stream.outputs}, 1 epoch each, batch 128; {data}; "
+    rows = []
+    for fisher, target in _FISHERS.items():
+        config = _config(setup, "ewc", None, "adam", fisher=fisher)
+        changed = {"stream": stream.name, "scenario": stream.scenario, "tasks": len(stream)}
+        run = _Run(config.model_copy(update=changed), stream)
+        by_hand = ByHand(stream, setup, "adam")
+        timings = alternate(setup, {"by hand": by_hand, "run": run}, warm=0)
+        label = f"whole run, all classes compete, ewc, fisher={fisher}"
+        note = f"{fisher}: {_profile(run.costs, by_hand)}"
+        rows.append(
+            cost(
+                timings, "run", "by hand", bench="runs", work=label, device=setup.device.type, than="plain loop",
+                target=target, note=note if rows else head + note,
+            )
+        )  # fmt: skip
+    return rows
 
 
 def _runs(setup: Setup, stream: Stream, data: str, optimizer: str) -> list[Row]:

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import ConfigurationError, NumericsError
-from holdfast.importance.engine import Terms, per_sample_sum
+from holdfast.importance.engine import Counted, Terms, per_sample_sum
 from holdfast.importance.estimate import check_arguments, choice, means, per_batch_sum, wanted_parameters
 from holdfast.importance.statistic import SQUARE
+from holdfast.importance.thinned import Thinned
 from holdfast.objectives import Batch, Meaning, Objective, as_objective, meaning_of
 
 __all__ = ["EXACT_OUTPUTS", "Kind", "fisher"]
 
 Kind = Literal["auto", "exact", "sampled", "empirical", "batched"]
 
-EXACT_OUTPUTS = 20  # "auto": exact up to this many outputs, sampled beyond
+EXACT_OUTPUTS = 20
+"""``"auto"`` is exact up to this many outputs, sampled beyond."""
 
 
 def fisher(
@@ -51,7 +53,9 @@ def fisher(
         objective: what a batch means; a callable and :class:`ModelLoss` give losses only; ``None`` is what a
             Transformers model's class says, classification for any other.
         kind: ``"auto"`` is exact up to 20 outputs (of all positions together), sampled beyond, empirical for what
-            gives losses only.
+            gives losses only. Where it is exact, which takes a backward pass for each output, it looks at all of the
+            first 256 samples, and of more at fewer and fewer batches, each with the weight of those left out: an
+            estimate without bias, of the same data always the same. ``"exact"`` looks at all.
         names: canonical names of the parameters wanted (default: all trainable ones).
         generator: for the targets of the sampled kind.
         max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
@@ -82,6 +86,7 @@ def fisher(
             f"kind is {kind!r}, but the objective is {meaning.named}, which gives losses only; expected 'empirical'"
         )
     parameters = wanted_parameters(model, names)
+    thinned = Thinned(batches) if kind == "auto" and not meaning.losses_only else None
     if kind == "batched":
         sums, number = per_batch_sum(
             model,
@@ -95,10 +100,10 @@ def fisher(
         return means(sums, number, dtype)
     sums, samples = per_sample_sum(
         model,
-        batches,
+        batches if thinned is None else thinned,
         root=meaning.root,
-        terms=_terms(meaning, "empirical" if meaning.losses_only else kind, generator),
-        counted=meaning.count,
+        terms=_terms(meaning, "empirical" if meaning.losses_only else kind, generator, thinned),
+        counted=meaning.count if thinned is None else _standing_for(meaning, thinned),
         statistic=SQUARE,
         parameters=parameters,
         max_bytes=max_bytes,
@@ -106,8 +111,13 @@ def fisher(
     return means(sums, samples, dtype)
 
 
-def _terms(meaning: Meaning, kind: Kind, generator: torch.Generator | None) -> Terms:
-    """What each sample's gradient is taken of."""
+def _standing_for(meaning: Meaning, thinned: Thinned) -> Counted:
+    """How many samples a batch counts as, those among them that were left out for it."""
+    return lambda batch, outputs: round(thinned.weight(batch) * meaning.count(batch, outputs))
+
+
+def _terms(meaning: Meaning, kind: Kind, generator: torch.Generator | None, thinned: Thinned | None = None) -> Terms:
+    """What each sample's gradient is taken of; squared, it has the batch's weight."""
 
     def terms(root: Tensor, batch: Batch) -> Iterator[Tensor]:
         if kind == "batched":
@@ -118,8 +128,13 @@ def _terms(meaning: Meaning, kind: Kind, generator: torch.Generator | None) -> T
             return
         meaning.check(root, batch)
         outputs = meaning.exact_outputs(root) if kind == "auto" else None
-        if kind == "exact" or (outputs is not None and outputs <= EXACT_OUTPUTS):
+        if kind == "exact":
             yield from meaning.exact(root, batch)
+        elif outputs is not None and outputs <= EXACT_OUTPUTS:
+            assert thinned is not None
+            thinned.costly = True
+            weight = thinned.weight(batch)
+            yield from (term if weight == 1 else term * weight**0.5 for term in meaning.exact(root, batch))
         else:
             if bool((root.isnan() | root.isposinf()).any()):  # on a GPU the draw itself would kill the process
                 raise NumericsError("the model's outputs are not finite, so that no targets can be drawn from them")
