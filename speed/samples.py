@@ -55,10 +55,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for method in METHODS:
         for scenario in SCENARIOS:
-            found = {
-                kind: {row["seed"]: row for row in rows if (row["method"], row["scenario"], row["fisher"]) == (method, scenario, kind)}
-                for kind in KINDS
-            }  # fmt: skip
+            mine = [row for row in rows if (row["method"], row["scenario"]) == (method, scenario)]
+            found = {kind: {row["seed"]: row for row in mine if row["fisher"] == kind} for kind in KINDS}
             seeds = sorted(found["auto"].keys() & found["exact"].keys())
             if not seeds:
                 continue

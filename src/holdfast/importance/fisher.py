@@ -54,8 +54,8 @@ def fisher(
             Transformers model's class says, classification for any other.
         kind: ``"auto"`` is exact up to 20 outputs (of all positions together), sampled beyond, empirical for what
             gives losses only. Where it is exact, which takes a backward pass for each output, it looks at all of the
-            first 256 samples, and of more at fewer and fewer batches, each with the weight of those left out: an
-            estimate without bias, of the same data always the same. ``"exact"`` looks at all.
+            first 256 samples, and of more at fewer and fewer, each with the weight of those left out: an estimate
+            without bias, of the same data always the same. ``"exact"`` looks at all.
         names: canonical names of the parameters wanted (default: all trainable ones).
         generator: for the targets of the sampled kind.
         max_bytes: how much memory per-sample gradients may take at once, though one sample's at least, and what is
@@ -113,7 +113,7 @@ def fisher(
 
 def _standing_for(meaning: Meaning, thinned: Thinned) -> Counted:
     """How many samples a batch counts as, those among them that were left out for it."""
-    return lambda batch, outputs: round(thinned.weight(batch) * meaning.count(batch, outputs))
+    return lambda batch, outputs: thinned.weight(batch) * meaning.count(batch, outputs)
 
 
 def _terms(meaning: Meaning, kind: Kind, generator: torch.Generator | None, thinned: Thinned | None = None) -> Terms:

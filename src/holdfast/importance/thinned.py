@@ -1,26 +1,27 @@
-"""Fewer and fewer batches once there are enough samples for an estimate, each standing for those that are left out."""
+"""Fewer and fewer samples of each batch once there are enough for an estimate, each standing for those left out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import torch
+
 from holdfast.objectives import Batch
-from holdfast.objectives.batches import leading_size
+from holdfast.objectives.batches import joined, leading_size, some
 
 __all__ = ["ENOUGH", "Thinned"]
 
 ENOUGH = 256
-"""Samples after which every second batch is taken; after as many more every fourth, and so on."""
+"""Samples after which one of every two is taken; after as many more one of every four, and so on."""
 
 
 class Thinned:
     r"""Batches, thinned once :attr:`costly` is set.
 
-    The first :data:`ENOUGH` samples are all taken, then one batch of every 2, 4, 8, …, as many samples at each spacing:
-    of N samples about :math:`256 \log_2(1 + N / 256)`. A batch that is taken has the weight of its group,
-    :math:`w = n_{\text{group}} / n_{\text{batch}}`, so that the weights add up to N, and a sum over what is taken
-    estimates the sum over all without bias, however the data are ordered: over classes that arrive one by one, too. The
-    same data give the same choice.
+    The first :data:`ENOUGH` samples are all taken, to the end of their batch; then one of every 2, 4, 8, …, as many at
+    each spacing: of N samples about :math:`256 \log_2(1 + N / 256)`. Which one of its group is taken is drawn, and it
+    has the weight of the group. So a sum over what is taken estimates the sum over all without bias, in whatever order
+    the data come: class by class, or by turns. The same batches give the same choice.
 
     Args:
         batches: the data, each batch once.
@@ -30,34 +31,60 @@ class Thinned:
     def __init__(self, batches: Iterable[Batch], enough: int = ENOUGH) -> None:
         self._batches = batches
         self._enough = enough
-        self._latest: list[tuple[Batch, float]] = []
+        self._draw = torch.Generator().manual_seed(0)
+        self._spacing = 1
+        self._group = self._next = 0  # where the next group begins, and its sample, from the batch's first on
+        self._latest: list[tuple[Batch, int]] = []
+        self._parts: list[Batch] = []  # of several batches, not yet as many as one has
+        self._sizes: list[int] = []
         self.costly = False
 
     def __iter__(self) -> Iterator[Batch]:
-        """Those that are taken, from the first on."""
-        taken, spacing = 0, 1
-        group: list[Batch] = []  # the one that is taken; of the others the sizes are enough
-        sizes: list[int] = []
+        """What is taken, in batches that are no larger than the largest given."""
+        taken = largest = 0
         for batch in self._batches:
             size = leading_size(batch)
-            if not size:
-                continue
-            group = group or [batch]
-            sizes.append(size)
-            if len(sizes) < spacing:
-                continue
-            yield self._weighted(group[0], sizes)
-            taken += sizes[0]
-            group, sizes = [], []
+            largest = max(largest, size)
+            rows = self._rows(size)
+            if len(rows) == size:
+                yield self._weighted(batch)
+            elif rows:
+                yield from self._collected(some(batch, torch.tensor(rows), size), len(rows), largest)
+            taken += len(rows)
             if taken >= self._enough and self.costly:
-                taken, spacing = 0, 2 * spacing
-        if group:
-            yield self._weighted(group[0], sizes)
+                yield from self._rest()
+                taken, self._spacing = 0, 2 * self._spacing
+        yield from self._rest()
 
-    def _weighted(self, batch: Batch, sizes: list[int]) -> Batch:
-        self._latest = [*self._latest[-2:], (batch, sum(sizes) / sizes[0])]  # a caller may look ahead by one
+    def _collected(self, part: Batch, size: int, largest: int) -> Iterator[Batch]:
+        if sum(self._sizes) + size > largest:
+            yield from self._rest()
+        self._parts.append(part)
+        self._sizes.append(size)
+
+    def _rest(self) -> Iterator[Batch]:
+        """What was collected, as one batch where it fits together."""
+        if self._parts:
+            whole = joined(self._parts, self._sizes)
+            for part in self._parts if whole is None else [whole]:
+                yield self._weighted(part)
+            self._parts, self._sizes = [], []
+
+    def _rows(self, size: int) -> list[int]:
+        """The samples that are taken of a batch."""
+        rows = []
+        while self._next < size:
+            rows.append(self._next)
+            self._group += self._spacing
+            self._next = self._group + int(torch.randint(self._spacing, (), generator=self._draw))
+        self._group -= size
+        self._next -= size
+        return rows
+
+    def _weighted(self, batch: Batch) -> Batch:
+        self._latest = [*self._latest[-2:], (batch, self._spacing)]  # a caller may look ahead by one
         return batch
 
-    def weight(self, batch: Batch) -> float:
-        """How many batches like it a batch stands for, itself among them."""
-        return next((weight for known, weight in reversed(self._latest) if known is batch), 1.0)
+    def weight(self, batch: Batch) -> int:
+        """How many samples each of a batch stands for, itself among them."""
+        return next((weight for known, weight in reversed(self._latest) if known is batch), 1)

@@ -19,9 +19,11 @@ __all__ = [
     "field",
     "found_targets",
     "is_pair",
+    "joined",
     "leading_size",
     "one",
     "per_sample_list",
+    "some",
     "targets_of",
     "to_device",
 ]
@@ -116,24 +118,63 @@ def per_sample_list(value: Any, size: int) -> bool:
 
 
 def one(batch: Batch, index: int, size: int) -> Batch:
-    """One sample of a batch, as a batch of its own.
+    """One sample of a batch, as a batch of its own; the arguments are those of :func:`some`."""
+    return some(batch, slice(index, index + 1), size)
+
+
+def some(batch: Batch, rows: slice | Tensor, size: int) -> Batch:
+    """Some samples of a batch, as a batch of their own.
 
     Args:
         batch: a pair or a dict, of tensors ``[size, ...]``, lists of that length, and what all samples share.
-        index: which sample.
+        rows: which samples: a slice, or their positions ``[R]`` on the CPU.
         size: how many samples the batch holds.
     """
 
     def pick(value: Any, top: bool = False) -> Any:
         if isinstance(value, Tensor):
-            return value[index : index + 1] if value.dim() > 0 and value.shape[0] == size else value
+            if value.dim() == 0 or value.shape[0] != size:
+                return value
+            return value[rows] if isinstance(rows, slice) else value.index_select(0, rows.to(value.device))
         if not top and per_sample_list(value, size):
-            return value[index : index + 1]
+            return value[rows] if isinstance(rows, slice) else [value[row] for row in rows.tolist()]
         if isinstance(value, Mapping):
             return {key: pick(item) for key, item in value.items()}
         return type(value)(pick(item) for item in value) if type(value) in (tuple, list) else value
 
     return pick(batch, top=True)
+
+
+def joined(parts: Sequence[Batch], sizes: Sequence[int]) -> Batch | None:
+    """Batches one after the other, as one; ``None`` where they do not fit, such as texts padded to several lengths.
+
+    Args:
+        parts: of one kind.
+        sizes: how many samples each holds.
+    """
+    first = parts[0]
+    if all(isinstance(part, Tensor) for part in parts):
+        if all(part.dim() > 0 and len(part) == size for part, size in zip(parts, sizes, strict=True)):
+            alike = len({(part.shape[1:], part.dtype, part.device) for part in parts}) == 1
+            return torch.cat(list(parts)) if alike else None
+        return first if all(part.shape == first.shape and torch.equal(part, first) for part in parts) else None
+    if any(type(part) is not type(first) for part in parts):
+        return None
+    if isinstance(first, Mapping):
+        if any(part.keys() != first.keys() for part in parts):
+            return None
+        values = {key: joined([part[key] for part in parts], sizes) for key in first}
+        fits = all(value is not None or first[key] is None for key, value in values.items())
+        return values if fits else None
+    if isinstance(first, list) and all(per_sample_list(part, size) for part, size in zip(parts, sizes, strict=True)):
+        return [item for part in parts for item in part]
+    if isinstance(first, tuple | list):
+        if any(len(part) != len(first) for part in parts):
+            return None
+        found = [joined(column, sizes) for column in zip(*parts, strict=True)]
+        fits = all(value is not None or item is None for value, item in zip(found, first, strict=True))
+        return type(first)(found) if fits and type(first) in (tuple, list) else None
+    return first if all(part == first for part in parts) else None
 
 
 def to_device(value: Any, device: torch.device | str) -> Any:
