@@ -61,7 +61,8 @@ class EWC(_FisherPenalty):
         strength: λ, >= 0; ``"auto"`` (or an :class:`~holdfast.AutoStrength`) finds it on the first steps of each new
             task. The Fisher is a mean over samples, so λ does not depend on batch size or sample count.
         fisher: ``"exact"``, ``"sampled"``, ``"empirical"`` or ``"batched"`` (not a Fisher; for comparison);
-            ``"auto"`` is exact up to 20 outputs, sampled beyond, empirical for what gives losses only.
+            ``"auto"`` is exact up to 20 outputs (beyond 256 samples, of fewer and fewer), sampled beyond, empirical
+            for what gives losses only.
         coupling: ``"gradient"``, ``"loss"`` or ``"proximal"``.
         select: which trainable parameters to protect.
         objective: what a batch means; all outputs compete by default.
