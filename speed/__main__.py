@@ -27,6 +27,7 @@ BENCHES: dict[str, Callable[[Setup], list[Row]]] = {
     "sequences": sequences.sequences,
     "anchors": anchors.anchors,
     "runs": runs.runs,
+    "competing": runs.competing,
     "avalanche": avalanche.avalanche,
     "large": large.large,
 }

@@ -64,6 +64,12 @@ def test_whole_runs_are_measured_against_the_loop_by_hand():
     assert "random images" in rows[0].note
 
 
+def test_a_fisher_of_all_classes_is_measured_against_the_loop_by_hand():
+    rows = command.BENCHES["competing"](Setup(torch.device("cpu"), quick=True))
+    assert [row.target for row in rows] == [1.6, None, None]
+    assert all(row.beside_seconds and row.seconds and " consolidating" in row.note for row in rows)
+
+
 def test_importances_of_sequences_are_measured_against_training():
     rows = command.BENCHES["sequences"](Setup(torch.device("cpu"), quick=True))
     assert len(rows) == 6 and all(row.target == 1.5 and row.beside_seconds and row.seconds for row in rows)

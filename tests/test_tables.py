@@ -54,8 +54,8 @@ def test_the_first_table_of_the_readme_is_what_the_records_of_its_recipe_give() 
 
 
 @pytest.mark.parametrize("folder", ["demo/task", "demo/class"])
-def test_the_readme_shows_what_its_records_give(folder: str) -> None:
-    shown, given = after("README.md", f"docs/records/{folder}/records"), printed(folder)
+def test_the_page_of_the_demo_shows_what_its_records_give(folder: str) -> None:
+    shown, given = after("docs/demo.md", f"records/{folder}/records"), printed(folder)
     assert [row["row"] for row in shown] == [row["row"] for row in given]
     for ours, theirs in zip(shown, given, strict=True):
         assert ours == {key: theirs[key] for key in ours}

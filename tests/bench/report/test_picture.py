@@ -1,4 +1,4 @@
-"""The picture in the README is of the records beside the README's table."""
+"""The picture in the README is of the demo's records."""
 
 from __future__ import annotations
 
