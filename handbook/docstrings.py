@@ -12,6 +12,7 @@ __all__ = ["Markdown", "to_markdown"]
 _ROLE = re.compile(r":(?:py:)?(?P<role>class|func|meth|mod|attr|data|exc):`(?P<short>~?\.?)(?P<target>[^`<>]+)`")
 _EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)
 _OPTIONS = re.compile(r"^( +)\*\*options:[^\n]*\n(?:\1 +[^\n]*\n)*", re.MULTILINE)  # griffe lists them one by one
+_SOURCE = re.compile(r"^( *)Source: ((?:[^\n]+\n)+)", re.MULTILINE)  # a paragraph; a section to griffe
 _INLINE = re.compile(r":math:`([^`]+)`")
 _MATH = re.compile(
     r"^(?P<indent> *)\.\. math::(?P<first>[^\n]*)\n(?P<rest>(?:(?P=indent) +\S[^\n]*\n|[ ]*\n(?=(?P=indent) +\S))*)",
@@ -22,6 +23,7 @@ _MATH = re.compile(
 def to_markdown(text: str) -> str:
     """A docstring's text in Markdown; equations become ``$$ … $$`` and ``$ … $``."""
     text = _EXAMPLE.sub(r"\1Examples:", text)  # the section whose doctests are shown as code
+    text = _SOURCE.sub(lambda found: f"{found[1]}**Source.** {' '.join(found[2].split())}\n", text)
     text = _INLINE.sub(r"$\1$", _MATH.sub(_equation, text + "\n"))
     return _ROLE.sub(_named, text).removesuffix("\n")
 

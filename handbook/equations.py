@@ -31,7 +31,10 @@ def _drawn(found: re.Match[str]) -> str:
 
 
 def _plain(tex: str) -> str:
-    """TeX in the words that the converter knows: no sizes of brackets, braces around single digits of fractions."""
+    """TeX in the words that the converter knows: brackets that fit, braces around single digits of fractions."""
+    left, right = r"\\[Bb]igg?l(?![A-Za-z])", r"\\[Bb]igg?r(?![A-Za-z])"
+    if len(re.findall(left, tex)) == len(re.findall(right, tex)):
+        tex = re.sub(right, r"\\right", re.sub(left, r"\\left", tex))
     tex = re.sub(r"\\([Bb]igg?)([lrm]?)(?![A-Za-z])", "", tex)
     tex = re.sub(r"\\arg(?![A-Za-z])", r"\\operatorname{arg}", tex)
     return re.sub(r"\\([dt]?)frac(\d)(\d)", r"\\\1frac{\2}{\3}", tex)

@@ -105,6 +105,7 @@ def test_the_pictures_of_the_guide_are_drawn_from_what_was_computed() -> None:
 
 def test_docstrings_become_markdown() -> None:
     said = "Sum.\n\n.. math:: a \\cdot b\n    + c\n\nSee :class:`~a.B`, :math:`T^2`.\n\nExample:\n    >>> 1"
+    assert to_markdown("Sum.\n\nSource: one,\n    two.\n\nArgs:\n") == "Sum.\n\n**Source.** one, two.\n\nArgs:\n"
     assert to_markdown(said) == ("Sum.\n\n$$\na \\cdot b + c\n$$\n\nSee `B`, $T^2$.\n\nExamples:\n    >>> 1")
 
 
