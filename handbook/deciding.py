@@ -98,13 +98,13 @@ _RULES = [
     "",
 ]
 
-_TEXTS = "language.md#comparing-methods-on-texts"
+_TEXTS = "results/language.md"
 
 _LANGUAGE = [
     "## A language model",
     "",
-    f"Texts that the model writes itself stand in for the old data: [language models](language.md), with [a table of "
-    f"methods]({_TEXTS}), and [how to stay near the base](anchored.md).",
+    f"Texts that the model writes itself stand in for the old data: [language models](language.md), with [methods "
+    f"measured]({_TEXTS}), and [how to stay near the base](anchored.md).",
     "",
 ]
 
