@@ -27,7 +27,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "travelling",
         "watching",
     ),
-    "curvature": ("curvature",),
+    "curvature": ("curvature", "drawing"),
     "generating": ("generating", "selecting"),
     "prequential": ("prequential",),
     "registry": ("entry", "registry"),

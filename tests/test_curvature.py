@@ -14,8 +14,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import holdfast
-from holdfast.curvature import frobenius, hessian_init, hessian_norm, hessian_std, spectral
-from holdfast.errors import ConfigurationError, NumericsError
+from holdfast import reparam
+from holdfast.curvature import frobenius, hessian_norm, spectral
+from holdfast.drawing import hessian_init, hessian_std
+from holdfast.errors import ConfigurationError, DataError, NumericsError
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "hessinit.npz")
 NAMES = [f"{i}.weight" for i in (0, 2, 4)]
@@ -150,13 +152,35 @@ def test_a_draw_has_curvatures_nearer_to_1_than_its_start() -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
 
 
+def test_a_draw_that_is_refused_leaves_the_model_as_it_was_and_frozen_biases_stay() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    before = copy.deepcopy(model.state_dict())
+    for x, y, error in ((BATCH[0], BATCH[1] + 7, DataError), (BATCH[0] * math.nan, BATCH[1], NumericsError)):
+        with pytest.raises(error):
+            hessian_init(model, (x, y))
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model[0].bias.requires_grad_(False)
+    hessian_init(model, BATCH)
+    assert torch.equal(model[0].bias, before["0.bias"]) and bool((model[2].bias == 0).all())
+
+
+def powers() -> nn.Module:
+    return reparam.powerpropagate(network("relu"), 2.0)
+
+
 @pytest.mark.parametrize(
     ("act", "error", "said"),
     [
         (lambda: hessian_norm(network("relu"), BATCH, kind="nuclear"), ConfigurationError, "kind is 'nuclear'"),
         (lambda: hessian_norm(network("relu"), BATCH, probes=0), ConfigurationError, "probes is 0"),
         (lambda: hessian_norm(network("relu"), (BATCH[0] * math.nan, BATCH[1])), NumericsError, "the loss is nan"),
+        (lambda: hessian_norm(network("relu"), (BATCH[0][:0], BATCH[1][:0])), DataError, "no sample"),
         (lambda: hessian_init(nn.BatchNorm1d(5), BATCH), ConfigurationError, "no linear layer or convolution"),
+        (lambda: hessian_init(network("relu"), BATCH, dropout=1.0), ConfigurationError, "dropout is 1.0"),
+        (lambda: hessian_init(reparam.inrank(network("relu")), BATCH), ConfigurationError, "'0.weight' is computed"),
+        (lambda: hessian_init(powers(), BATCH, select="2"), ConfigurationError, "'2.weight' is computed"),
+        (lambda: hessian_std(0, 3), ConfigurationError, "inputs is 0"),
+        (lambda: hessian_std(3, 3, dropout=-0.1), ConfigurationError, "dropout is -0.1"),
     ],
 )
 def test_what_is_refused(act, error, said: str) -> None:

@@ -13,7 +13,6 @@ from holdfast._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method without a line here is `Any` to them
     from holdfast.auditing import audit as audit
-    from holdfast.curvature import hessian_init as hessian_init
     from holdfast.curvature import hessian_norm as hessian_norm
     from holdfast.distillation.lwf import LwF as LwF
     from holdfast.errors import ConfigurationError as ConfigurationError
@@ -78,7 +77,8 @@ _HOMES = {
     name: f"holdfast.{home}"
     for home, names in {
         "auditing": "audit",
-        "curvature": "hessian_init hessian_norm",
+        "curvature": "hessian_norm",
+        "drawing": "hessian_init",
         "errors": "ConfigurationError DataError DependencyError HoldfastError NumericsError ProtectionError "
         "ProtectionWarning StateError",
         "files": "load_state save_state",

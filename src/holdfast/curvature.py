@@ -1,4 +1,4 @@
-r"""How steep a loss is where the weights stand: norms of its Hessian, and weights drawn so that they are near 1."""
+r"""How steep a loss is where the weights stand: norms of its Hessian."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.conv import _ConvNd
 
 from holdfast.checks import check_interval
-from holdfast.errors import ConfigurationError, NumericsError
+from holdfast.errors import ConfigurationError, DataError, NumericsError
 from holdfast.importance.untouched import untouched
-from holdfast.names import Select, canonical_modules, selected
+from holdfast.names import Select, selected
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.sharding import is_sharded
 
-__all__ = ["HessianNorm", "Kind", "frobenius", "hessian_init", "hessian_norm", "hessian_std", "quadratic", "spectral"]
+__all__ = ["HessianNorm", "Kind", "curved", "frobenius", "hessian_norm", "quadratic", "spectral"]
 
 Kind: TypeAlias = Literal["quadratic", "frobenius", "spectral"]
 Tensors: TypeAlias = "Sequence[Tensor]"
 Product: TypeAlias = "Callable[[Tensors], Tensors]"
-
-_SCALES = tuple(2.0**power for power in range(-4, 5))
-_SWEEPS = 2
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def spectral(product: Product, start: Tensors, *, iterations: int = 100, toleran
     return found
 
 
-class _Curvature:
+class Curvature:
     """A mean loss, its gradient, and products with its Hessian, whole or in one tensor's block."""
 
     def __init__(self, loss: Tensor, params: list[nn.Parameter]) -> None:
@@ -145,13 +141,19 @@ class _Curvature:
 
 
 @contextmanager
-def _curved(model: nn.Module, params: dict[str, nn.Parameter], batch: Batch, objective: Objective) -> Iterator[Any]:
+def curved(
+    model: nn.Module, params: dict[str, nn.Parameter], batch: Batch, objective: Objective
+) -> Iterator[Curvature]:
+    """The mean loss of a batch as a :class:`Curvature`; the model is left as it was."""
     # Fused attention has no second derivative.
     with untouched(model, params.values()), sdpa_kernel(SDPBackend.MATH):
-        loss = objective.losses(objective.outputs(model, batch), batch).mean()
+        losses = objective.losses(objective.outputs(model, batch), batch)
+        if losses.numel() == 0:
+            raise DataError("the batch has no sample, so its loss has no Hessian")
+        loss = losses.mean()
         if not bool(loss.isfinite()):
             raise NumericsError(f"the loss is {float(loss.detach())}, so its Hessian has no norm")
-        yield _Curvature(loss, list(params.values()))
+        yield Curvature(loss, list(params.values()))
 
 
 def hessian_norm(
@@ -192,6 +194,7 @@ def hessian_norm(
 
     Raises:
         ConfigurationError: for another kind, or sharded parameters.
+        DataError: for a batch without samples, or one that does not fit the model.
         NumericsError: if the loss is not finite.
     """
     if kind not in ("quadratic", "frobenius", "spectral"):
@@ -203,7 +206,7 @@ def hessian_norm(
         raise ConfigurationError("the model is sharded; hessian_norm expects whole parameters")
     draw = torch.Generator().manual_seed(0) if generator is None else generator
 
-    def norm(curvature: _Curvature, which: slice) -> float:
+    def norm(curvature: Curvature, which: slice) -> float:
         product, like = curvature.product(which), curvature.direction(which)
         if kind == "quadratic":
             return quadratic(product, like)
@@ -211,7 +214,7 @@ def hessian_norm(
             return frobenius(product, [[_signs(t, draw) for t in like] for _ in range(probes)])
         return spectral(product, [torch.randn(t.shape, generator=draw).to(t) for t in like], iterations=iterations)
 
-    with _curved(model, params, batch, as_objective(objective, model)) as curvature:
+    with curved(model, params, batch, as_objective(objective, model)) as curvature:
         everything = slice(None)
         gradient = curvature.direction(everything)
         along = quadratic(curvature.product(everything), gradient)
@@ -227,104 +230,3 @@ def hessian_norm(
 
 def _signs(like: Tensor, draw: torch.Generator) -> Tensor:
     return torch.randint(0, 2, like.shape, generator=draw).mul_(2).sub_(1).to(like)
-
-
-def hessian_std(inputs: int, outputs: int, *, relu: bool = False, dropout: float = 0.0) -> float:
-    r"""The standard deviation of a layer's first weights that keeps the Hessian's norm near 1.
-
-    .. math:: \sigma^2 = \frac{2 (1 - p)}{d_\text{in} + d_\text{out}}, \qquad \text{twice that for ReLU}
-
-    Source: Skorski, Temperoni and Theobald 2021, arXiv:2004.09506. Differs: its rule for dropout divides by 1 - p,
-    which is right for plain masks; PyTorch's dropout scales what it keeps, and so it is multiplied here.
-
-    Args:
-        inputs: of a unit, counted with the kernel for a convolution.
-        outputs: as many as each input reaches.
-        relu: whether a ReLU follows.
-        dropout: p, the probability that an input is dropped.
-
-    Returns:
-        σ.
-
-    Example:
-        >>> round(hessian_std(784, 30), 6)
-        0.049568
-    """
-    return math.sqrt((4 if relu else 2) * (1 - dropout) / (inputs + outputs))
-
-
-def hessian_init(
-    model: nn.Module,
-    batch: Batch,
-    objective: Objective | Callable[[Any, Batch], Tensor] | None = None,
-    *,
-    relu: bool = True,
-    dropout: float = 0.0,
-    select: Select = None,
-    generator: torch.Generator | None = None,
-) -> dict[str, float]:
-    r"""Draw weights so that the curvature of each layer along its own gradient is near 1; biases become 0.
-
-    .. math:: W_k \leftarrow s_k W_k, \qquad s_k = \arg\min_{s \in 2^{-4 \dots 4}} \textstyle\sum_j |\ln h_j(s)|
-
-    from weights drawn by :func:`hessian_std`, from the last layer to the first, in two sweeps at most.
-
-    Source: Skorski, Temperoni and Theobald 2021, arXiv:2004.09506, whose principle this is. Differs: how its figures
-    choose σ is not said; the search is ours. It looks at all layers at once: one at a time, each by its own curvature,
-    they drive one another to where the softmax is saturated.
-
-    Args:
-        model: whose linear layers and convolutions are drawn; changed.
-        batch: with labels.
-        objective: what the batch means.
-        relu: whether ReLUs follow the layers.
-        dropout: the probability of the dropout before each layer.
-        select: which of the trainable weights.
-        generator: the source of randomness; ``None``: PyTorch's.
-
-    Returns:
-        name of a weight -> :math:`h_k` in the end.
-
-    Raises:
-        ConfigurationError: if the model has no such layer.
-    """
-    chosen = selected(model, select)
-    layers: dict[str, nn.Parameter] = {}
-    for prefix, module in canonical_modules(model):
-        name = f"{prefix}.weight" if prefix else "weight"
-        if isinstance(module, nn.Linear | _ConvNd) and name in chosen:
-            layers[name] = weight = chosen[name]
-            kernel = weight[0, 0].numel()
-            std = hessian_std(weight.shape[1] * kernel, weight.shape[0] * kernel, relu=relu, dropout=dropout)
-            with torch.no_grad():
-                weight.copy_(torch.randn(weight.shape, generator=generator).mul_(std))
-                if module.bias is not None:
-                    module.bias.zero_()
-    if not layers:
-        raise ConfigurationError("the model has no linear layer or convolution among what select names")
-    known = as_objective(objective, model)
-
-    names = list(layers)
-
-    def curvatures() -> dict[str, float]:
-        with _curved(model, layers, batch, known) as found:
-            each = [slice(i, i + 1) for i in range(len(names))]
-            return {name: quadratic(found.product(w), found.direction(w)) for name, w in zip(names, each, strict=True)}
-
-    for _ in range(_SWEEPS):
-        if not [name for name in reversed(names) if _rescale(layers[name], curvatures)]:
-            break
-    return curvatures()
-
-
-@torch.no_grad()
-def _rescale(weight: nn.Parameter, curvatures: Callable[[], dict[str, float]]) -> bool:
-    """Give a weight the scale that serves all layers best; whether that is another than it has."""
-    before = weight.detach().clone()
-    distances = {}
-    for scale in sorted(_SCALES, key=lambda scale: abs(math.log(scale))):  # of equal ones, the nearest to 1
-        weight.copy_(before * scale)
-        distances[scale] = sum(abs(math.log(h)) if h > 0 else math.inf for h in curvatures().values())
-    best = min(distances, key=distances.__getitem__)
-    weight.copy_(before * best)
-    return best != 1.0

@@ -39,6 +39,16 @@ def test_every_step_of_the_reference_run() -> None:
         torch.testing.assert_close(weight.data, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("how", [{"foreach": True}, {"foreach": False}, {"fused": True}])
+def test_however_it_is_computed(how) -> None:
+    weight = nn.Parameter(reference("w").float())
+    optimizer = GoldenSGD([weight], **how)
+    for gradient in reference("grads"):
+        weight.grad = gradient.float()
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), reference("trajectory")[-1].float())
+
+
 def test_groups_may_differ_and_a_method_protects_its_steps() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     optimizer = GoldenSGD([{"params": model[0].parameters()}, {"params": model[1].parameters(), "lr": 0.1}])

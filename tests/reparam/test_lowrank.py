@@ -152,6 +152,30 @@ def test_a_run_that_was_saved_goes_on_bit_for_bit(mode: str) -> None:
     assert same_state(dict(model.state_dict()), dict(again.state_dict()))
 
 
+@MODES
+def test_a_finalised_model_loads_into_one_of_inrank(mode: str) -> None:
+    model = reparam.inrank(network(), mode=mode, rank=1, buffer=2, max_rank=6)
+    train(model, adam(model), task(1))
+    reparam.grow(model, threshold=0.999)
+    reparam.finalize(model)
+    again = reparam.inrank(network(seed=5), mode=mode, rank=1, buffer=2, max_rank=4)
+    optimizer = sgd(again)
+    again.load_state_dict(copy.deepcopy(model.state_dict()))
+    x = task(3)[0][0]
+    assert reparam.ranks(again) == reparam.ranks(model)
+    assert torch.equal(again.eval()(x), model.eval()(x))
+    assert torch.equal(again.middle.weight, again.shared.weight)
+    other = sgd(model)
+    train(model, other, task(2))
+    train(again, optimizer, task(2))  # made before the state was loaded, it still trains the same parameters
+    assert same_state(dict(model.state_dict()), dict(again.state_dict()))
+    assert torch.equal(again.middle.weight, again.shared.weight)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        reparam.inrank(nn.Linear(3, 5), mode=mode).load_state_dict(
+            reparam.inrank(nn.Linear(4, 5), mode=mode).state_dict()
+        )
+
+
 def test_a_plain_model_before_and_after() -> None:
     plain = network()
     x = task(3)[0][0]

@@ -125,6 +125,22 @@ def test_the_way_back_and_plain_weights_in() -> None:
     assert reparam.plain(plain) is plain
 
 
+def test_a_state_says_its_exponent_and_one_of_another_is_refused() -> None:
+    model = reparam.powerpropagate(network(), 2.0)
+    state = model.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    with pytest.raises(
+        ConfigurationError, match=r"'first\.weight' as a power with alpha=2, .* with 3: expected the same"
+    ):
+        reparam.powerpropagate(network(seed=3), 3.0).load_state_dict(state)
+    halved = {name: value.bfloat16() for name, value in state.items()}
+    reparam.powerpropagate(network(seed=3), 2.0).load_state_dict(halved)
+    older = reparam.powerpropagate(network(seed=3), 2.0)
+    older.load_state_dict({name: value for name, value in state.items() if not name.endswith("_extra_state")})
+    x = task(3)[0][0]
+    assert torch.equal(older.eval()(x), model.eval()(x))
+
+
 def test_convolutions_and_selected_weights() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.LazyLinear(3))
     model(torch.zeros(2, 1, 4, 4))

@@ -37,6 +37,8 @@ class GoldenSGD(SGD):
         lr: η.
         momentum: α.
         weight_decay: as ``torch.optim.SGD`` has it.
+        foreach: as ``torch.optim.SGD`` has it.
+        fused: as ``torch.optim.SGD`` has it.
 
     Raises:
         ValueError: for a negative value, as from ``torch.optim.SGD``.
@@ -49,8 +51,10 @@ class GoldenSGD(SGD):
         *,
         momentum: float = GOLDEN_MOMENTUM,
         weight_decay: float = 0.0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
     ) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, foreach=foreach, fused=fused)
 
 
 class KLAndEntropy(NamedTuple):

@@ -79,6 +79,23 @@ class LowRank(Reparametrised):
         state[f"{place}.original2"] = held.get_parameter("original2").detach()
         state[f"{place}.0._extra_state"] = self.get_extra_state()
 
+    @torch.no_grad()
+    def fit(self, state: dict[str, Any], prefix: str, held: nn.Module) -> None:
+        """Have as many directions as the factors in a state dict, such as that of a model that was finalised."""
+        factors = list(held._parameters.items())[-2:]
+        up, down = (state.get(f"{prefix}parametrizations.weight.{name}") for name, _ in factors)
+        if up is None or down is None or up.dim() != 2 or down.dim() != 2:
+            return
+        (_, here_up), (_, here_down) = factors
+        assert here_up is not None and here_down is not None
+        rank = up.shape[1]
+        if down.shape[0] != rank or up.shape[0] != here_up.shape[0] or down.shape[1] != here_down.shape[1]:
+            return  # of another layer: PyTorch says so
+        self.max_rank = rank
+        for here, shape in ((here_up, up.shape), (here_down, down.shape)):
+            if here.shape != shape:  # the same object, so layers that share it still do
+                here.data, here.grad = here.new_zeros(shape), None
+
     def get_extra_state(self) -> Tensor:
         """Rank and buffer, ``[2]``: they decide which part of the factors is looked at."""
         return torch.tensor([self.rank, self.buffer])

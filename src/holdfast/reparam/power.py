@@ -15,6 +15,8 @@ from holdfast.reparam.weights import Reparametrised, plain_layers, register
 
 __all__ = ["Power", "check_alpha", "inverse_power", "power", "powerpropagate", "register_powers"]
 
+_ALPHA = "parametrizations.weight.0._extra_state"
+
 
 class _Power(torch.autograd.Function):
     """The power and its derivative in closed form: autograd's is NaN at 0 for 1 < α < 2."""
@@ -112,6 +114,34 @@ class Power(Reparametrised):
         """The parameter ``[*p]`` of a weight ``[*p]``."""
         return inverse_power(weight, self.alpha)
 
+    def take_over(self, state: dict[str, Any], prefix: str, held: nn.Module) -> None:
+        """Turn the plain weight in a state dict into φ."""
+        super().take_over(state, prefix, held)
+        state[f"{prefix}{_ALPHA}"] = self.get_extra_state()
+
+    def fit(self, state: dict[str, Any], prefix: str, held: nn.Module) -> None:
+        """Refuse φ of another exponent, which would be other weights.
+
+        Raises:
+            ConfigurationError: naming both.
+        """
+        if f"{prefix}parametrizations.weight.original" not in state:
+            return
+        theirs = state.setdefault(f"{prefix}{_ALPHA}", self.get_extra_state())  # a state of before 0.2 has none
+        if not bool(theirs == self.get_extra_state().to(theirs)):
+            raise ConfigurationError(
+                f"the state has the weight {prefix + 'weight'!r} as a power with alpha={float(theirs):g}, and the "
+                f"model is powerpropagated with {self.alpha:g}: expected the same, or the state of a model that "
+                "holdfast.reparam.plain has made plain"
+            )
+
+    def get_extra_state(self) -> Tensor:
+        """The exponent, ``[]``: without it φ says nothing of the weight."""
+        return torch.tensor(self.alpha, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing: :meth:`fit` has seen to it that the exponent is the same."""
+
     def extra_repr(self) -> str:
         """Its exponent."""
         return f"alpha={self.alpha:g}"
@@ -157,7 +187,7 @@ def powerpropagate(model: nn.Module, alpha: float = 2.0, *, select: Select = Non
     Example:
         >>> model = powerpropagate(nn.Linear(2, 3), alpha=2.0)
         >>> list(model.state_dict())
-        ['bias', 'parametrizations.weight.original']
+        ['bias', 'parametrizations.weight.original', 'parametrizations.weight.0._extra_state']
     """
     register_powers(model, check_alpha(alpha), select, again=False)
     return model

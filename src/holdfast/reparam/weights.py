@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -24,16 +25,16 @@ Layers: TypeAlias = "dict[str, list[nn.Module]]"
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, _ConvNd)
 
 
-class Reparametrised(nn.Module):
+class Reparametrised(nn.Module, abc.ABC):
     """Computes a layer's weight; one that is loaded from a plain model's state goes through :meth:`right_inverse`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loading: list[RemovableHandle] = []  # of every layer that computes with it
 
+    @abc.abstractmethod
     def right_inverse(self, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
         """What a weight ``[*p]`` is computed from: a tensor of its shape, or several of any."""
-        raise NotImplementedError
 
     def take_over(self, state: dict[str, Any], prefix: str, held: nn.Module) -> None:
         """Turn the plain weight in a state dict into what this one is computed from.
@@ -44,6 +45,14 @@ class Reparametrised(nn.Module):
             held: what it is computed from now, by PyTorch's names.
         """
         state[f"{prefix}parametrizations.weight.original"] = self.right_inverse(state.pop(f"{prefix}weight"))
+
+    @abc.abstractmethod
+    def fit(self, state: dict[str, Any], prefix: str, held: nn.Module) -> None:
+        """Make ready for a state dict of such a model; arguments as for :meth:`take_over`.
+
+        Raises:
+            ConfigurationError: if its tensors would stand for another weight here.
+        """
 
 
 def reparametrised(module: nn.Module) -> Reparametrised | None:
@@ -133,10 +142,12 @@ def _check_shared(model: nn.Module, layers: Layers, purpose: str) -> None:
                 )
 
 
-def _load_plain(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _before_loading(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     by = reparametrised(module)
     if by is not None and f"{prefix}weight" in state:
         by.take_over(state, prefix, _chain(module))
+    elif by is not None:
+        by.fit(state, prefix, _chain(module))
 
 
 def register(layers: Iterable[nn.Module], build: Any) -> None:
@@ -182,7 +193,7 @@ def register_several(layers: Iterable[nn.Module], by: Reparametrised) -> list[nn
 
 
 def _take_plain_states(module: nn.Module, by: Reparametrised) -> None:
-    by.loading.append(module.register_load_state_dict_pre_hook(_load_plain))  # type: ignore[no-untyped-call]  # PyTorch's own
+    by.loading.append(module.register_load_state_dict_pre_hook(_before_loading))  # type: ignore[no-untyped-call]  # PyTorch's own
 
 
 def _own_class(module: nn.Module) -> None:

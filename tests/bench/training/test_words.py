@@ -202,6 +202,7 @@ def test_a_comparison_chooses_by_likelihood_and_shows_perplexities(tmp_path: Pat
     ("asked", "said"),
     [
         ({"methods": ["slda"]}, "head over classes"),
+        ({"methods": ["weight-balancing"]}, "weight-balancing is about classes, and the stream"),
         ({"methods": ["finetune"], "scenario": "class"}, "needs .*domain"),
         ({"methods": ["finetune"], "prequential": 10}, "samples with one label"),
         ({"methods": ["finetune"], "model": "mlp"}, "mlp"),

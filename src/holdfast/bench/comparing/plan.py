@@ -70,10 +70,10 @@ def refusal(entry: Entry, stream: Outline) -> str | None:
             f"{entry.name} is for few samples of new classes after a base task, and the stream {stream.name!r} has no "
             "such tasks: use one like fewshot-mnist-4-2x5 (fewshot-DATA-BASE-WAYxSHOT)"
         )
-    if entry.kind == "head" and stream.holds == HOLDS:
+    if (entry.kind == "head" or entry.needs_one_head) and stream.holds == HOLDS:
+        about = "a head over" if entry.kind == "head" else "about"
         return (
-            f"{entry.name} is a head over classes, and the stream {stream.name!r} has texts to be continued: leave it "
-            "out"
+            f"{entry.name} is {about} classes, and the stream {stream.name!r} has texts to be continued: leave it out"
         )
     if entry.needs_one_head and stream.scenario == "task" and len(stream) > 1:
         return (
