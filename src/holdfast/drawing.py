@@ -141,7 +141,7 @@ def _drawable(model: nn.Module, select: Select) -> dict[str, tuple[nn.Parameter,
                 "first, reparametrise then, or leave it out with select"
             )
         if name in chosen:
-            bias = module.bias
+            bias = module._parameters.get("bias")
             layers[name] = chosen[name], bias if bias is not None and bias.requires_grad else None
     if not layers:
         raise ConfigurationError("the model has no linear layer or convolution among what select names")
