@@ -18,9 +18,7 @@ def row(entry: registry.Entry) -> str:
     data = "all of it" if entry.name == "joint" else "the last task's, once" if entry.needs_data else "no"
     control = " (control)" if entry.control else ""
     test = "at test" if entry.needs_task_id else "no"
-    return (
-        f"| [{entry.name}]({entry.name}.md){control} | {entry.family} | {data} | {test} | {entry.state} |"
-    )
+    return f"| [{entry.name}]({entry.name}.md){control} | {entry.family} | {data} | {test} | {entry.state} |"
 
 
 SHOWN = re.findall(r"^\| \[(.+?)\]\(\S+\.md\).*$", TABLE, re.MULTILINE)
