@@ -15,7 +15,7 @@ esac; done
 
 SHELL := /bin/bash
 
-.PHONY: setup demo test lint docs speed results floor clean
+.PHONY: setup demo test lint docs speed results floor wheel clean
 
 setup: $(READY)
 
@@ -32,6 +32,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
+	$(BIN)/python tools/verify_types.py
 
 # The documentation site, in site/: warnings are errors, links and anchors are checked, nothing is fetched.
 docs: setup
@@ -49,6 +50,10 @@ CORE := tests src README.md --ignore=tests/bench --ignore=src/holdfast/bench --i
   --ignore-glob='tests/test_cli*' --ignore=tests/test_speed.py
 floor: $(FLOOR)/.ready
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest -q -n $(JOBS) $(or $(ARGS),$(CORE))
+
+# What is committed, built, checked, installed in an empty environment and used there; ARGS="--extras all" takes all extras.
+wheel:
+	$(PYTHON) tools/try_wheel.py $(ARGS)
 
 clean:
 	rm -rf .venv $(FLOOR) demo site
