@@ -41,7 +41,8 @@ TRIED: dict[str, tuple[list[str], ...]] = {
 SNIPPETS = """
 import doctest, sys, warnings
 warnings.simplefilter("error")
-failed, tried = doctest.testfile(sys.argv[1], module_relative=False, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+failed, tried = doctest.testfile(sys.argv[1], module_relative=False, optionflags=flags)
 print(f"{tried - failed} of {tried} lines of the README do what it says")
 sys.exit(failed > 0 or tried == 0)
 """
