@@ -55,7 +55,7 @@ def test_states_are_told_apart() -> None:
     assert lines[0].split()[:2] == ["missing", "adapt"]
     said = " ".join(" ".join(lines[1:]).split())
     assert said == (
-        "needs torch 2.6.0 or newer, not 2.5.1, peft 0.18.0 or newer, torchvision (which timm 1.0.31 needs) "
+        "needs torch>=2.6.0, not 2.5.1, peft>=0.18.0, torchvision (which timm 1.0.31 needs) "
         'pip install "holdfast[adapt]"'
     )
     ready = [line.split() for line in packages.Need("", (fine,)).lines()]

@@ -58,7 +58,7 @@ class Package:
         return self.found is not None and _numbers(self.found) >= _numbers(self.floor) and not self.lacks
 
     def __str__(self) -> str:
-        wanted = f"{self.name} {self.floor} or newer"
+        wanted = f"{self.name}>={self.floor}"
         if self.found is None:
             return wanted
         if self.lacks:
