@@ -14,10 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_one_place() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert (
-        re.search(r'^dynamic = \[.*"version"', text, flags=re.MULTILINE)
-        and 'attr = "holdfast._version.__version__"' in text
-    )
+    assert re.search(r'^dynamic = \[.*"version"', text, flags=re.MULTILINE)
+    assert 'attr = "holdfast._version.__version__"' in text
     assert not re.search(r"^version = \"", text, flags=re.MULTILINE)
     assert holdfast.__version__ == _version.__version__ == environment.describe("cpu").holdfast
 
