@@ -86,8 +86,8 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     ),
     "bench.evidence": ("ground", "registry", "bench.records", "bench.report", "bench.comparing", "bench.recipes"),
     "bench.export": (
-        "ground", "reparam", "heads", "registry", "bench.moved", "bench.records", "bench.data", "bench.models",
-        "bench.training",
+        "ground", "objectives", "reparam", "heads", "registry", "bench.moved", "bench.records", "bench.data",
+        "bench.models", "bench.training",
     ),
     "bench.study": (
         "ground", "names", "objectives", "importance", "steps", "penalties", "projections", "heads", "registry",

@@ -55,6 +55,8 @@ class Entry:
         needs_few_shot: whether it is for streams of a base task and then few samples of new classes, and no others.
         needs_unlabelled: whether it wants, before the first task, unlabelled samples of the tasks to come.
         takes_memory: whether it takes ``memory=``, batches to ask a teacher about.
+        needs_adapters: whether each task is learned by an adapter of its own, beside those before it: it is for models
+            with adapters, and no others.
         keeps_optimizer: whether the optimizer is the memory and must survive the task change.
         control: whether every claim should be held against it.
         bound: whether it is the floor (no protection) or the ceiling of a comparison, never its winner.
@@ -84,6 +86,7 @@ class Entry:
     needs_few_shot: bool = False
     needs_unlabelled: bool = False
     takes_memory: bool = False
+    needs_adapters: bool = False
     keeps_optimizer: bool = False
     control: bool = False
     bound: Bound | None = None

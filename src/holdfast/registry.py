@@ -99,6 +99,12 @@ _ENTRIES = (
         {"rank": Choice((1, 2, 4, 8, 16)), "threshold": Range(0.5, 0.99, log=False)}, {"max_rank": None},
     ),
     Entry(
+        "o-lora", "method", "penalty", "holdfast.penalties.olora:OLoRA", "Wang et al. 2023, arXiv:2310.14152",
+        "0, and rows of each adapter",
+        {"strength": 0.5, "shrink": 0.0, "form": "released"},
+        {"strength": Range(1e-3, 1e2), "form": Choice(("released", "paper"))}, needs_adapters=True,
+    ),
+    Entry(
         "freeze", "method", "projection", "holdfast.projections.freeze:Freeze", "common practice", "1",
         {"select": "*", "after": 1}, promises=frozenset({"exact-weights"}),
     ),

@@ -41,7 +41,8 @@ __all__ = [
     "weights",
 ]
 
-METHODS = [entry.name for entry in registry.entries() if entry.kind == "method"]
+# What needs a new adapter for each task is held to its promises where there are adapters: penalties/test_olora.py.
+METHODS = [entry.name for entry in registry.entries() if entry.kind == "method" and not entry.needs_adapters]
 QUADRATIC = [entry.name for entry in registry.entries() if "quadratic" in entry.promises]
 NEED_DATA = [entry.name for entry in registry.entries() if entry.kind == "method" and entry.needs_data]
 

@@ -65,6 +65,8 @@ def refusal(method: str, opened: Opened, *, has_old: bool, adapters: bool = Fals
         return "learns old and new data at once: give the old with --keep"
     if entry.needs_few_shot:
         return "is no last layer that a model could be written back with"
+    if entry.needs_adapters:
+        return "keeps the adapter of a new task apart from those of earlier ones, and here there are none"
     if entry.needs_task_id:
         return "has an answer for each task, and a model that is written back has one"
     if "path-integral" in entry.promises:

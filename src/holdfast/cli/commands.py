@@ -17,7 +17,7 @@ __all__ = ["Group", "add", "typed"]
 _COMMAND = "holdfast.command"
 _TYPED_AS = {
     "settings": "set", "grids": "grid", "methods": "method", "seeds": "seed", "trials": "tune", "labels": "methods",
-    "repository": "push", "stream_options": "stream_option",
+    "repository": "push", "stream_options": "stream_option", "model_options": "model_option",
 }  # fmt: skip
 """Keyword -> the parameter of commands that have none of its name."""
 

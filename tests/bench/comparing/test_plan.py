@@ -223,8 +223,9 @@ def test_a_method_that_must_be_told_the_task_says_why_it_does_not_apply() -> Non
     told = streams.build("split-digits", seed=0, scenario="task", limit_per_class=4)
     stream = streams.build("split-digits", seed=0, scenario="class", limit_per_class=4)
     for entry in registry.entries():
-        assert (plan.refusal(entry, told) is not None) == (entry.needs_one_head or entry.needs_few_shot)
-        assert (plan.refusal(entry, stream) is not None) == (entry in needing or entry.needs_few_shot)
+        nowhere = entry.needs_few_shot or entry.needs_adapters
+        assert (plan.refusal(entry, told) is not None) == (entry.needs_one_head or nowhere)
+        assert (plan.refusal(entry, stream) is not None) == (entry in needing or nowhere)
     for entry in needing:
         with pytest.raises(ConfigurationError, match=f"{entry.name} must be told at test which task"):
             planned(stream, entry.name)

@@ -27,7 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{
         entry.name: {"method": entry.name, "scenario": "class" if entry.needs_one_head else "task"}
         for entry in registry.entries()
-        if entry.trains
+        if entry.trains and not entry.needs_adapters
     },
     "ewc, proximal": {"method": "ewc", "settings": {"coupling": "proximal"}},
     "ewc, in the loss": {"method": "ewc", "settings": {"coupling": "loss"}},

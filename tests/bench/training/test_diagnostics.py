@@ -40,7 +40,7 @@ WEAK = [  # those that do nothing where their dial is next to 0
     entry
     for entry in registry.entries()
     if isinstance(where := entry.search.get(entry.dial or ""), Range) and where.log
-    if entry.kind == "method" and "exact-weights" not in entry.promises
+    if entry.kind == "method" and "exact-weights" not in entry.promises and not entry.needs_adapters
 ]
 
 

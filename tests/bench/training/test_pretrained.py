@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from holdfast.bench import compare
 from holdfast.bench.comparing.protocols import protocol
 from holdfast.bench.data import hub, pretrained
 from holdfast.bench.data.arranging import stream_of
+from holdfast.bench.models import adapters
 from holdfast.bench.models import named as models
 from holdfast.bench.records.record import Record, without_times
 from holdfast.bench.report.page import render
@@ -122,6 +124,36 @@ def test_methods_protect_adapters_and_leave_the_weights(method: str, tmp_path: P
     assert learner.method is not None and all(".lora_" in name for name in learner.method.state)
 
 
+def test_each_task_has_an_adapter_of_its_own(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"model_options": {"lora": 2}, "lr": 1e-2, "settings": {"o-lora": {"strength": 3.0}}}
+    record = run("o-lora", **asked)
+    assert record.status == "finished", record.failure
+    stream = stream_of("instruct-a.jsonl-b.jsonl", tokenizer="gpt2").with_validation(0.1, 0)
+    learner = Learner(record.config, stream)
+    sessions = [Session(task.index, (task,)) for task in stream]
+    learner.begin(sessions[0])
+    learner.step(sessions[0].parts(torch.arange(8)))
+    learner.consolidate(sessions[0])
+    before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+    learner.begin(sessions[1])
+    trained = [name for name, p in learner.model.named_parameters() if p.requires_grad]
+    assert trained and all(".task-1." in name for name in trained)
+    outputs = learner.model(input_ids=torch.tensor([[1, 2, 3]])).logits
+    learner.step(sessions[1].parts(torch.arange(8)))
+    learner.consolidate(sessions[1])
+    after = dict(learner.model.named_parameters())
+    assert all(torch.equal(after[name], p) for name, p in before.items())
+    assert not torch.equal(learner.model(input_ids=torch.tensor([[1, 2, 3]])).logits, outputs)
+    assert learner.method is not None
+    assert {len(rows) for rows in learner.method.buffers.values()} == {4}  # two adapters of rank 2
+    again = Learner(record.config, stream)
+    again.load_state_dict(learner.state_dict(), with_optimizer=False)
+    assert again.accuracies("test") == learner.accuracies("test")
+    merged = adapters.merged(copy.deepcopy(learner.model))
+    wanted = learner.model(input_ids=torch.tensor([[1, 2, 3]])).logits
+    torch.testing.assert_close(merged(input_ids=torch.tensor([[1, 2, 3]])).logits, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_model_that_changed_is_refused(tmp_path: Path) -> None:
     shutil.copytree("gpt2", tmp_path / "copy")
     before = pretrained.digest(str(tmp_path / "copy"))
@@ -148,12 +180,17 @@ def test_a_model_that_changed_is_refused(tmp_path: Path) -> None:
             {"stream_options": {"text": {"tokens": 40}}},
             "rows of 40 words are longer than the 32 that 'gpt2' reads",
         ),
+        (
+            "instruct-a.jsonl-b.jsonl",
+            {"methods": ["o-lora"]},
+            "o-lora learns each task by an adapter of its own, and '",
+        ),
         ("split-digits", {}, "model is gpt2, which continues texts, and the stream 'split-digits' has none such"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(stream: str, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
-        compare(stream, ["finetune"], **{"model": "gpt2", "seeds": 1, "note": list, **options})
+        compare(stream, **{"methods": ["finetune"], "model": "gpt2", "seeds": 1, "note": list, **options})
 
 
 def test_a_stream_with_other_words_is_refused() -> None:

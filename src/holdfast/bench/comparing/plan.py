@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
 from holdfast import registry
+from holdfast.bench.comparing.fitting import Outline, check_model, check_prequential, refusal
 from holdfast.bench.comparing.protocols import Protocol, protocol
 from holdfast.bench.comparing.typed import AUTO, shown, typed
 from holdfast.bench.data.language import HOLDS
-from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.records.record import Hyperparameter, Memory, RunConfig
 from holdfast.checks import check_count, unknown_name
 from holdfast.errors import ConfigurationError, Option
@@ -23,64 +22,6 @@ from holdfast.registry import Entry
 from holdfast.strength import AutoStrength
 
 __all__ = ["check_backbone", "check_changes", "command", "keep_their_own", "plan", "refusal", "settled"]
-
-
-class Outline(typing.Protocol):
-    """What the configuration of a run says of its stream."""
-
-    @property
-    def name(self) -> str:
-        """As given to `streams.build`."""
-        ...
-
-    @property
-    def scenario(self) -> str:
-        """``task``, ``domain`` or ``class``."""
-        ...
-
-    @property
-    def training_outputs(self) -> str:
-        """Which outputs the training loss sees."""
-        ...
-
-    @property
-    def few_shot(self) -> bool:
-        """Whether a base task is followed by classes of few samples."""
-        ...
-
-    @property
-    def holds(self) -> str:
-        """What one's own data are; empty for a named stream."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of tasks."""
-        ...
-
-
-def refusal(entry: Entry, stream: Outline) -> str | None:
-    """Why a method does not apply to a stream, as a sentence; ``None`` where it does."""
-    if entry.needs_task_id and stream.scenario != "task":
-        return (
-            f"{entry.name} must be told at test which task a sample belongs to, and the scenario {stream.scenario!r} "
-            "does not tell: use the scenario 'task', or leave it out"
-        )
-    if entry.needs_few_shot and not stream.few_shot:
-        return (
-            f"{entry.name} is for few samples of new classes after a base task, and the stream {stream.name!r} has no "
-            "such tasks: use one like fewshot-mnist-4-2x5 (fewshot-DATA-BASE-WAYxSHOT)"
-        )
-    if (entry.kind == "head" or entry.needs_one_head) and stream.holds == HOLDS:
-        about = "a head over" if entry.kind == "head" else "about"
-        return (
-            f"{entry.name} is {about} classes, and the stream {stream.name!r} has texts to be continued: leave it out"
-        )
-    if entry.needs_one_head and stream.scenario == "task" and len(stream) > 1:
-        return (
-            f"{entry.name} is about classes that compete in one head, and in the scenario 'task' each task has a head "
-            "of its own: use the scenario 'class', or leave it out"
-        )
-    return None
 
 
 def _automatic(entry: Entry) -> str:
@@ -130,10 +71,7 @@ def plan(
     adapters = "lora" in fields.get("model_options", {})
     usual = protocol(stream.name, stream.holds, given.get("model"), adapters=adapters)
     trained = dataclasses.replace(usual, **given)
-    if is_pretrained(trained.model) and stream.holds != HOLDS:
-        raise ConfigurationError(
-            Option("model"), f" is {trained.model}, which continues texts, and the stream {stream.name!r} has none such"
-        )
+    check_model(trained.model, entry, stream, adapters=adapters)
     if trained.outputs == "growing" and stream.scenario != "class":
         raise ConfigurationError(
             Option("outputs", ("growing",)),
@@ -141,7 +79,7 @@ def plan(
             Option("scenario", ("class",)),
             f", in which each task brings outputs of its own; got {stream.scenario!r}",
         )
-    _check_prequential(trained, entry, stream)
+    check_prequential(trained, entry, stream)
     if entry.kind == "optimizer":
         lr = chosen["lr"].value
         assert isinstance(lr, float)
@@ -201,31 +139,6 @@ def _memory(trained: Protocol, entry: Entry, stream: Outline) -> Memory | None:
 
 def _usual_memory(entry: Entry) -> Memory:
     return "generations" if entry.takes_memory else "data"
-
-
-def _check_prequential(trained: Protocol, entry: Entry, stream: Outline) -> None:
-    """Refuse first answers where they would not be what they are taken for."""
-    if trained.prequential is None:
-        return
-    asked = Option("prequential", (trained.prequential,))
-    if stream.holds == HOLDS:
-        raise ConfigurationError(asked, f" is of samples with one label each, and {stream.name!r} has texts")
-    if stream.scenario == "task":
-        raise ConfigurationError(
-            asked,
-            " is for streams without boundaries, and the scenario 'task' tells the model which task a sample is of: "
-            "expected ",
-            Option("scenario", ("domain",)),
-            " or class",
-        )
-    if entry.kind == "head" and trained.backbone.startswith("first-task"):
-        raise ConfigurationError(
-            asked,
-            f" judges {entry.name} by samples that it has not learned, but its features are trained on those of the "
-            "first task: expected another ",
-            Option("backbone"),
-            f" than {trained.backbone}",
-        )
 
 
 def _hyperparameter(entry: Entry, key: str, value: str | Hyperparameter) -> Hyperparameter:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from holdfast import metrics, registry
+from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.data.sources import SOURCES
 from holdfast.bench.data.tasks import Stream
 from holdfast.bench.models import representation
+from holdfast.bench.records.likelihood import measures
 from holdfast.bench.records.record import Record
 
 __all__ = ["render"]
@@ -45,6 +49,7 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
         ``README.md``.
     """
     kind = "text-classification" if stream.tokenizer is not None else "image-classification"
+    kind = "text-generation" if stream.vocabulary is not None else kind
     front = yaml.safe_dump(_metadata(record, name, kind, licence), sort_keys=False, allow_unicode=True, width=1000)
     config = record.config
     parts = [
@@ -52,8 +57,11 @@ def render(record: Record, stream: Stream, name: str, weights: Sequence[str], *,
         f"# {name}\n",
         f"{_opening(record, stream)} {_ABOUT[config.scenario]}\n",
         *_quick(record),
-        "## Accuracy\n",
-        _accuracy(record),
+        *(
+            ["## Accuracy\n", _accuracy(record)]
+            if record.likelihood is None
+            else ["## Perplexity\n", _perplexity(record)]
+        ),
         "## How it was trained\n",
         _protocol(record),
         "## Data\n",
@@ -87,7 +95,7 @@ def _opening(record: Record, stream: Stream) -> str:
 
 def _sets(record: Record) -> list[str]:
     """The data set of every task."""
-    kind, *names = record.config.stream.split("-")
+    kind, *names = record.config.stream.removeprefix("lm-").split("-")
     tasks = len(record.task_names)
     return names[:tasks] if kind == "sequence" else names[:1] * tasks
 
@@ -95,6 +103,10 @@ def _sets(record: Record) -> list[str]:
 def _metadata(record: Record, title: str, kind: str, licence: str | None) -> dict[str, Any]:
     config = record.config
     sets = _sets(record)
+    worth = record.likelihood
+    metric, values = "accuracy", record.matrix[-1]
+    if worth is not None:
+        metric, values = "perplexity", [math.exp(nats) for nats in worth.matrix[-1]]
     results = [
         {
             "task": {"type": kind, "name": f"{task}, after all tasks"},
@@ -104,17 +116,19 @@ def _metadata(record: Record, title: str, kind: str, licence: str | None) -> dic
                 "config": task,  # hubs merge results that differ in no type, config or split
                 "split": config.evaluate_on,
             },
-            "metrics": [{"type": "accuracy", "value": value, "name": "accuracy"}],
+            "metrics": [{"type": metric, "value": value, "name": metric}],
         }
-        for task, name, value in zip(record.task_names, sets, record.matrix[-1], strict=True)
+        for task, name, value in zip(record.task_names, sets, values, strict=True)
     ]
     found: dict[str, Any] = {"license": licence} if licence else {}
+    begun = is_pretrained(config.model)
     found |= {
-        "library_name": "holdfast",
+        "library_name": "transformers" if begun else "holdfast",
+        "base_model": config.model if begun and not Path(config.model).exists() else "",
         "pipeline_tag": kind,
         "tags": ["continual-learning", "pytorch", config.method],
         "datasets": [SOURCES[name].hub_id for name in dict.fromkeys(sets) if name in SOURCES],
-        "metrics": ["accuracy"],
+        "metrics": [metric],
         "model-index": [{"name": title, "results": results}],
     }
     return {key: value for key, value in found.items() if value}
@@ -135,6 +149,24 @@ def _accuracy(record: Record) -> str:
     if forgotten is not None:
         text += f"\nForgetting: {100 * forgotten:.2f} points on average over the earlier tasks.\n"
     return text
+
+
+def _perplexity(record: Record) -> str:
+    assert record.likelihood is not None
+    found = record.likelihood
+    names = ["all tasks"] if len(found.matrix) == 1 else record.task_names
+    rows = list(zip(names, found.matrix, strict=False))
+    if is_pretrained(record.config.model):
+        rows = [("before", found.initial), *rows]
+    header = ["after learning", *record.task_names]
+    shown = [[name, *(f"{math.exp(nats):.1f}" for nats in row)] for name, row in rows]
+    lines = [f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *shown]]
+    forgotten = measures(found)["nats_forgotten"]
+    worse = "" if forgotten is None else f"\nForgetting: {forgotten:+.3f} nats a word over the earlier tasks.\n"
+    return (
+        f"Of the {record.config.evaluate_on} texts, one run with seed {record.config.seed}; columns are tasks. "
+        "Comparable within one vocabulary only.\n\n" + "\n".join(lines) + f"\n{worse}"
+    )
 
 
 def _quick(record: Record) -> list[str]:
@@ -216,6 +248,11 @@ def _limits(record: Record) -> str:
 
 
 def _files(record: Record, stream: Stream, weights: Sequence[str]) -> str:
+    if is_pretrained(record.config.model):
+        return (
+            f"`{weights[0]}`, `config.json` and the tokenizer's files are those of Transformers; `holdfast.json` says "
+            "how the model was trained.\n"
+        )
     others = "`config.json` says what they are the weights of, and what the tasks ask"
     if stream.tokenizer is not None:
         others += "; `tokenizer.json` has the words that it knows"
@@ -248,6 +285,14 @@ from holdfast.bench.export.exporting import load
 
 exported = load("{name}")  # the folder that this file is in
 print(exported.predict(["a text"], task=0)){answered}"""
+    if is_pretrained(record.config.model):
+        code = f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}")  # the folder that this file is in
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+words = tokenizer(["a text"], return_tensors="pt")["input_ids"]
+print(tokenizer.batch_decode(model.generate(words, max_new_tokens=5)))"""
     return f"""\
 ```python
 {code}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from holdfast import heads, registry
+from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.data.tasks import Stream
-from holdfast.bench.export import card
+from holdfast.bench.export import card, language
 from holdfast.bench.export import folder as model_folder
 from holdfast.bench.export.folder import Description, TaskDescription
 from holdfast.bench.export.loading import Exported, load
@@ -92,6 +94,9 @@ def export(
 ) -> Exported:
     """Write a run's model as ``model.safetensors``, ``config.json`` and a model card ``README.md``.
 
+    A model of Transformers is written as that library does, with its tokenizer and with any adapters in its weights:
+    ``AutoModelForCausalLM`` loads it, and what is ours is ``holdfast.json``.
+
     Where the method answers each task with weights of its own, as PackNet does, there is no ``model.safetensors`` but
     one ``model-task-N.safetensors`` per task. A model for texts has its ``tokenizer.json`` beside it. A closed-form
     head is ``head.safetensors``, beside the weights of the model that it stands on, if it stands on one.
@@ -116,18 +121,27 @@ def export(
     model_folder.check(folder)
     stream = building.build_stream(record.config, data_dir=data_dir)
     learner = _repeat(record, stream, observer) if weights is None else _kept(record, stream, weights)
-    sets = _weights(learner, stream)
-    names = ["model.safetensors"] if len(sets) == 1 else [f"model-task-{task}.safetensors" for task in range(len(sets))]
-    files: dict[str, bytes | Callable[[Path], object]] = {
-        name: to_safetensors(each, metadata={"format": "pt"}) for name, each in zip(names, sets, strict=True)
-    }
-    if learner.closed is not None:
-        files[model_folder.HEAD] = partial(heads.save, learner.closed.head)
-    if stream.tokenizer is not None:
-        files[model_folder.TOKENIZER] = stream.tokenizer.encode()
-    shown = folder.resolve().name
-    files[model_folder.CARD] = card.render(record, stream, shown, names, licence=licence).encode()
-    model_folder.write(folder, _describe(record, stream, names), files)
+    shown, accuracies = folder.resolve().name, record.matrix[-1]
+    with ExitStack() as stack:
+        files: dict[str, bytes | Callable[[Path], object]] = {}
+        if is_pretrained(record.config.model):
+            learner.model = language.whole(learner.model)
+            accuracies = learner.accuracies("test")  # with adapters in the weights, these may round otherwise
+            files |= stack.enter_context(language.written(learner.model, record.config.model, folder))
+            names = [name for name in files if name.endswith(".safetensors")]
+        else:
+            sets = _weights(learner, stream)
+            several = [f"model-task-{task}.safetensors" for task in range(len(sets))]
+            names = ["model.safetensors"] if len(sets) == 1 else several
+            files |= {
+                name: to_safetensors(each, metadata={"format": "pt"}) for name, each in zip(names, sets, strict=True)
+            }
+            if learner.closed is not None:
+                files[model_folder.HEAD] = partial(heads.save, learner.closed.head)
+            if stream.tokenizer is not None:
+                files[model_folder.TOKENIZER] = stream.tokenizer.encode()
+        files[model_folder.CARD] = card.render(record, stream, shown, names, licence=licence).encode()
+        model_folder.write(folder, _describe(record, stream, names, sorted(files), accuracies), files)
     return load(folder)
 
 
@@ -154,8 +168,14 @@ def _weights(learner: Learner, stream: Stream) -> list[dict[str, Tensor]]:
     return [whole] if same else sets
 
 
-def _describe(record: Record, stream: Stream, weights: list[str]) -> Description:
+def _describe(
+    record: Record, stream: Stream, weights: list[str], files: list[str], accuracies: list[float]
+) -> Description:
     config = record.config
+    theirs = (
+        [name for name in files if name not in (*weights, model_folder.CARD)] if is_pretrained(config.model) else []
+    )
+    continues = stream.vocabulary is not None
     tasks = []
     for task in stream:
         order = task.pixel_order
@@ -163,7 +183,7 @@ def _describe(record: Record, stream: Stream, weights: list[str]) -> Description
             TaskDescription(
                 name=task.name,
                 answers=list(task.answers),
-                columns=list(task.classes),
+                columns=[] if continues else list(task.classes),
                 head=task.index if stream.heads is not None else None,
                 pixel_order=None if order is None else order.tolist(),
             )
@@ -179,7 +199,9 @@ def _describe(record: Record, stream: Stream, weights: list[str]) -> Description
         weights=weights,
         tokenizer=None if stream.tokenizer is None else model_folder.TOKENIZER,
         head=model_folder.HEAD if registry.lookup(config.method).kind == "head" else None,
-        accuracies=record.matrix[-1],
+        words=None if stream.vocabulary is None else language.words(stream.vocabulary),
+        transformers=theirs,
+        accuracies=accuracies,
         run=config,
     )
 
@@ -200,6 +222,10 @@ def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | Non
     plain = {} if exported.head is not None else unprotected
     config = about.run.model_copy(update={"stream": stream_name, **plain})
     config = config.model_copy(update={"device": "cpu", "optimizer": "sgd", "optimizer_options": {}})
+    if about.transformers:  # all that is needed lies in the folder, wherever the model was begun with
+        words = {**config.stream_options.get("text", {}), "tokenizer": str(exported.folder)}
+        its = {"model": str(exported.folder), "model_options": {}}
+        config = config.model_copy(update={**its, "stream_options": {**config.stream_options, "text": words}})
     stream = building.build_stream(config, data_dir=data_dir)
     expected = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
     if stream.tokenizer != exported.tokenizer:

@@ -1,7 +1,8 @@
 """The folder of an exported model: what its ``config.json`` says, and how its files are read and replaced.
 
-``config.json`` is written last. While files are exchanged it says that the export is unfinished and lists them, so a
-folder is at every moment the earlier export, the new one, or one that says that it is neither.
+``config.json`` is written last; where that is the file of Transformers, whose model it is, ours is ``holdfast.json``.
+While files are exchanged it says that the export is unfinished and lists them, so a folder is at every moment the
+earlier export, the new one, or one that says that it is neither.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from holdfast.errors import ConfigurationError, StateError
 from holdfast.files import remove_leftovers, write_file
 
 __all__ = [
+    "BESIDE",
     "CARD",
     "CONFIG",
     "HEAD",
     "TOKENIZER",
     "Description",
     "TaskDescription",
+    "Words",
     "check",
     "file_names",
     "read",
@@ -38,6 +41,7 @@ __all__ = [
 
 CARD = "README.md"
 CONFIG = "config.json"
+BESIDE = "holdfast.json"
 TOKENIZER: Final = "tokenizer.json"
 HEAD: Final = "head.safetensors"
 
@@ -45,6 +49,7 @@ HEAD: Final = "head.safetensors"
 _WeightsFile = Annotated[str, Field(pattern=r"^model(-task-[0-9]+)?\.safetensors$")]
 _TokenizerFile = Literal["tokenizer.json"]
 _HeadFile = Literal["head.safetensors"]
+_TransformersFile = Annotated[str, Field(pattern=r"^[a-z_]+\.(json|txt|model|jinja)$")]
 
 
 class _Frozen(BaseModel):
@@ -60,18 +65,34 @@ class _Files(BaseModel):
     weights: list[_WeightsFile]
     tokenizer: _TokenizerFile | None
     head: _HeadFile | None = None
+    transformers: list[_TransformersFile] = []
 
     @property
     def names(self) -> list[str]:
-        """All but the card and ``config.json``."""
-        return [*self.weights, *(name for name in (self.tokenizer, self.head) if name is not None)]
+        """All but the card and the description."""
+        own = [name for name in (self.tokenizer, self.head) if name is not None]
+        return list(dict.fromkeys([*self.weights, *own, *self.transformers]))
+
+    @property
+    def config(self) -> str:
+        """The file of the description."""
+        return BESIDE if self.transformers else CONFIG
+
+
+class Words(_Frozen):
+    """What a model that continues texts must be told of its words: see `vocabulary.Vocabulary`."""
+
+    end: int
+    begin: list[int]
+    between: str
+    padding: int
 
 
 class TaskDescription(_Frozen):
-    """What a task asks: the names of its answers and the columns of the outputs in which they stand."""
+    """What a task asks: the names of its answers and the columns of the outputs in which they stand; of texts none."""
 
     name: str
-    answers: list[str] = Field(min_length=1)
+    answers: list[str]
     columns: list[int]
     head: int | None = None
     pixel_order: list[int] | None = None
@@ -80,7 +101,8 @@ class TaskDescription(_Frozen):
 class Description(_Frozen):
     """``config.json``: everything but the weights. ``weights`` are the files, one, or one per task.
 
-    Where ``head`` is a file, a closed-form head answers, and there may be no model behind it.
+    Where ``head`` is a file, a closed-form head answers, and there may be no model behind it. ``words`` are there where
+    texts are continued, ``transformers`` lists the files of a model of that library.
     """
 
     format: Literal["holdfast-model"] = "holdfast-model"
@@ -95,6 +117,8 @@ class Description(_Frozen):
     weights: list[_WeightsFile]
     tokenizer: _TokenizerFile | None
     head: _HeadFile | None = None
+    words: Words | None = None
+    transformers: list[_TransformersFile] = []
     accuracies: list[float]
     run: RunConfig
 
@@ -117,6 +141,8 @@ class Description(_Frozen):
         pixels = Size(self.input_shape[1:]).numel()
         for index, task in enumerate(self.tasks):
             where = f"tasks.{index}"
+            if (self.words is None) != bool(task.answers):
+                raise ValueError(f"{where}.answers has {len(task.answers)} names, and words are {self.words!r}")
             if isinstance(self.outputs, int) != (task.head is None):
                 raise ValueError(f"{where}.head is {task.head} where outputs is {self.outputs}")
             width = self.outputs
@@ -154,7 +180,7 @@ def _earlier(folder: Path) -> _Files | None:
     remove_leftovers(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
-    config = folder / CONFIG
+    config = _config_of(folder)
     found = _files(config.read_bytes()) if config.is_file() else None
     if found is None:
         raise ConfigurationError(f"the folder {folder} is not empty and holds no exported model: name another one")
@@ -174,12 +200,15 @@ def write(folder: Path, about: Description, files: Mapping[str, bytes | Callable
         StateError: if a file cannot be written or removed; the folder then says that it is unfinished.
     """
     earlier = _earlier(folder)
-    weights, tokenizer, head = list(about.weights), about.tokenizer, about.head
+    weights, tokenizer, head, theirs = list(about.weights), about.tokenizer, about.head, list(about.transformers)
     if earlier is not None:
         weights += [name for name in earlier.weights if name not in weights]
         tokenizer, head = tokenizer or earlier.tokenizer, head or earlier.head
-    unfinished = _Files(format="holdfast-model-unfinished", weights=weights, tokenizer=tokenizer, head=head)
-    _put(folder / CONFIG, _as_json(unfinished))
+        theirs += [name for name in earlier.transformers if name not in theirs]
+    unfinished = _Files(
+        format="holdfast-model-unfinished", weights=weights, tokenizer=tokenizer, head=head, transformers=theirs
+    )
+    _put(folder / unfinished.config, _as_json(unfinished))
     for name in set(unfinished.names) - files.keys():
         try:
             (folder / name).unlink(missing_ok=True)
@@ -190,7 +219,14 @@ def write(folder: Path, about: Description, files: Mapping[str, bytes | Callable
             _put(folder / name, content)
         else:
             content(folder / name)
-    _put(folder / CONFIG, _as_json(about))
+    _put(folder / (BESIDE if about.transformers else CONFIG), _as_json(about))
+    if not about.transformers:
+        (folder / BESIDE).unlink(missing_ok=True)
+
+
+def _config_of(folder: Path) -> Path:
+    """The description's file: ours stands beside that of Transformers, where there is one."""
+    return folder / (BESIDE if (folder / BESIDE).is_file() else CONFIG)
 
 
 def _as_json(model: BaseModel) -> bytes:
@@ -206,7 +242,7 @@ def _all(content: bytes, file: BinaryIO) -> None:
 
 
 def _describe(folder: Path) -> Description:
-    config = folder / CONFIG
+    config = _config_of(folder)
     try:
         text = config.read_bytes()
     except OSError as error:
@@ -232,7 +268,9 @@ def file_names(folder: Path) -> list[str]:
         StateError: if it holds none.
     """
     about = _describe(folder)
-    return [CARD, CONFIG, *about.weights, *(name for name in (about.tokenizer, about.head) if name is not None)]
+    own = [name for name in (about.tokenizer, about.head) if name is not None]
+    listed = [CARD, _config_of(folder).name, *about.weights, *own, *about.transformers]
+    return list(dict.fromkeys(listed))
 
 
 def read(folder: Path) -> tuple[Description, tuple[dict[str, Tensor], ...], str | None]:
@@ -243,7 +281,9 @@ def read(folder: Path) -> tuple[Description, tuple[dict[str, Tensor], ...], str 
     """
     about = _describe(folder)
     weights = tuple(_weights(folder / name) for name in about.weights)
-    return about, weights, None if about.tokenizer is None else _tokenizer(folder / about.tokenizer, about.input_shape)
+    if about.tokenizer is None:
+        return about, weights, None
+    return about, weights, _tokenizer(folder / about.tokenizer, about)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -257,15 +297,18 @@ def _weights(path: Path) -> dict[str, Tensor]:
         raise StateError(f"the weights {path} are damaged: {error}") from error
 
 
-def _tokenizer(path: Path, shape: list[int]) -> str:
+def _tokenizer(path: Path, about: Description) -> str:
     if not path.is_file():
         raise StateError(f"{path} is missing, which {path.with_name(CONFIG)} lists")
     try:
         text = path.read_bytes().decode("utf-8")
-        width = list(text_data.encode(text, [""]).shape[1:])
+        continues = about.words is not None
+        found = [text_data.vocabulary(text)] if continues else list(text_data.encode(text, [""]).shape[1:])
     except Exception as error:  # the library raises no class of its own for what it cannot read
         reason = str(error) or type(error).__name__
         raise StateError(f"{path} is not the tokenizer of the model, or is damaged: {reason}") from error
-    if width != shape:
-        raise StateError(f"{path} is not the tokenizer of the model: it gives {width} numbers; expected {shape}")
+    what = "words" if continues else "numbers"
+    expected: list[Any] = [about.outputs] if continues else about.input_shape
+    if found != expected:
+        raise StateError(f"{path} is not the tokenizer of the model: it gives {found} {what}; expected {expected}")
     return text

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from holdfast import heads, registry
 from holdfast.bench.data import text as text_data
+from holdfast.bench.data import vocabulary
 from holdfast.bench.export import folder as model_folder
+from holdfast.bench.export import language
 from holdfast.bench.export.folder import Description, TaskDescription
 from holdfast.bench.models import named as models
 from holdfast.bench.models import representation
@@ -31,8 +33,9 @@ class Exported:
             model gives outputs.
         description: what ``config.json`` says.
         weights: one set per task where the method answers each with its own, else one for all.
-        tokenizer: of a model for texts, as in `text_data.encode`.
+        tokenizer: of a model for texts, as in `text_data.encode`; of one that continues them, as in `Vocabulary`.
         head: a closed-form head, if it is one that answers: as it was, ready to learn more.
+        folder: where it lies.
     """
 
     model: nn.Module
@@ -40,6 +43,7 @@ class Exported:
     weights: tuple[dict[str, Tensor], ...]
     tokenizer: str | None = None
     head: Head | None = None
+    folder: Path = Path()
 
     def use(self, task: int) -> None:
         """Give the model the weights with which a task is answered."""
@@ -55,7 +59,7 @@ class Exported:
             task: the question that is asked, from 0; where all classes compete it matters only for the pixels' order.
 
         Returns:
-            One name per sample.
+            One name per sample; of a model that continues texts, how it goes on with each.
 
         Raises:
             ConfigurationError: if there is no such task, or the samples are of another kind or shape.
@@ -64,6 +68,11 @@ class Exported:
         if not 0 <= task < len(about.tasks):
             raise ConfigurationError(f"task is {task}; this model knows tasks 0 to {len(about.tasks) - 1}")
         asked = about.tasks[task]
+        if about.words is not None:
+            assert self.tokenizer is not None
+            self.use(task)
+            known = language.vocabulary_of(about, self.tokenizer)
+            return language.continued(self.model, known, _texts(samples), about.input_shape[0])
         inputs = self._inputs(samples, asked)
         self.use(task)
         raw = self.model(inputs)
@@ -75,9 +84,7 @@ class Exported:
     def _inputs(self, samples: Tensor | Sequence[str], asked: TaskDescription) -> Tensor:
         about = self.description
         if self.tokenizer is not None:
-            if isinstance(samples, Tensor | str):
-                raise ConfigurationError(f"samples are a {type(samples).__name__}; expected a list of texts")
-            return text_data.encode(self.tokenizer, samples)
+            return text_data.encode(self.tokenizer, _texts(samples))
         shape = ", ".join(map(str, about.input_shape))
         if not isinstance(samples, Tensor):
             raise ConfigurationError(f"samples are a {type(samples).__name__}; expected torch.uint8 [B, {shape}]")
@@ -90,6 +97,12 @@ class Exported:
         std = torch.tensor(about.std).view(-1, 1, 1)
         mean = torch.tensor(about.mean).view(-1, 1, 1)
         return samples.to(torch.float32) * (1 / (255 * std)) - mean / std
+
+
+def _texts(samples: Tensor | Sequence[str]) -> Sequence[str]:
+    if isinstance(samples, Tensor | str):
+        raise ConfigurationError(f"samples are a {type(samples).__name__}; expected a list of texts")
+    return samples
 
 
 def _names(about: Description, asked: TaskDescription) -> dict[int, str]:
@@ -108,14 +121,18 @@ def load(folder: Path | str) -> Exported:
     folder = Path(folder)
     about, weights, tokenizer = model_folder.read(folder)
     outputs = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
+    source, options = (str(folder), {}) if about.transformers else (about.model, about.model_options)
     try:
-        model = models.build(about.model, about.input_shape, outputs, seed=0, **about.model_options)
+        model = models.build(source, about.input_shape, outputs, seed=0, **options)
     except Exception as error:  # a description may ask for anything, and options reach a constructor unchecked
-        asked = f"{about.model!a} with {about.model_options!a}"
+        asked = f"{source!a} with {options!a}"
         raise StateError(f"{folder / model_folder.CONFIG} describes no model: {asked}: {error}") from error
     if about.head is not None:
         return _with_head(folder, about, weights, tokenizer, model.eval())
-    exported = Exported(model.eval(), about, weights, tokenizer)
+    if about.transformers:
+        known = vocabulary.of_model(source)  # as a stream has it: the file may be written otherwise
+        return Exported(model.eval(), about, (model.state_dict(),), known.tokenizer, folder=folder)
+    exported = Exported(model.eval(), about, weights, tokenizer, folder=folder)
     for task, name in enumerate(about.weights):
         _fill(folder / name, about, lambda task=task: exported.use(task))  # type: ignore[misc]  # a default, not a type
     return exported
@@ -156,4 +173,4 @@ def _with_head(
         raise StateError(f"{path} and {folder / model_folder.CONFIG} do not belong together: {error}") from error
     if type(head) is not registry.lookup(about.run.method).build:
         raise StateError(f"{path} holds a {type(head).__name__}, and its run is of {about.run.method}")
-    return Exported(_Answering(head, about.outputs), about, weights, tokenizer, head)
+    return Exported(_Answering(head, about.outputs), about, weights, tokenizer, head, folder)

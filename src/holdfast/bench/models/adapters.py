@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import nn
 
 from holdfast.errors import DependencyError
 
-__all__ = ["added", "adapted", "layers", "merged"]
+__all__ = ["adapted", "added", "layers", "merged", "number", "saved"]
 
-_FIRST = "default"
+_FIRST, _DOWN = "default", ".lora_A."
 
 
 def adapted(model: nn.Module, rank: int, *, skip: nn.Module | None = None) -> nn.Module | None:
@@ -43,17 +43,27 @@ def adapted(model: nn.Module, rank: int, *, skip: nn.Module | None = None) -> nn
     return found
 
 
-def added(model: Any, rank: int) -> None:
+def number(model: Any) -> int:
+    """How many adapters a model has."""
+    return len(getattr(model, "peft_config", ()))
+
+
+def saved(names: Iterable[str]) -> int:
+    """How many adapters the weights of these names are of."""
+    return len({name.split(_DOWN)[1].split(".")[0] for name in names if _DOWN in name})
+
+
+def added(model: Any) -> None:
     """One more adapter beside those there are: it is trained, the others stay in and are frozen.
 
     Args:
-        model: as from :func:`adapted`.
-        rank: of the new one.
+        model: as from :func:`adapted`; the new one is of the first's rank.
     """
     earlier = list(model.peft_config)
     name = f"task-{len(earlier)}"
     with _quietly():
-        model.add_adapter(name, _config(rank, sorted(model.peft_config[_FIRST].target_modules)))
+        first = model.peft_config[_FIRST]
+        model.add_adapter(name, _config(first.r, sorted(first.target_modules)))
     model.base_model.set_adapter([*earlier, name])
     for path, parameter in model.named_parameters():
         parameter.requires_grad_(f".{name}." in path)

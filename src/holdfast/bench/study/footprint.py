@@ -108,6 +108,8 @@ def footprint(
         if processes > 1:
             raise ConfigurationError(f"{entry.name} stands on features, which a sharded model gives to nobody alone")
         return _of_head(entry, model)
+    if entry.needs_adapters:
+        raise ConfigurationError(f"{entry.name} keeps rows of adapters, and this model is without any")
     counts = _counts(entry)
     kept, training = float(counts["kept"]), float(counts["training"] or 0)
     weighted, quadratic = has_importances(entry), "quadratic" in entry.promises

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from holdfast import registry
 from holdfast.bench.data.pretrained import is_pretrained
 from holdfast.bench.data.tasks import Split, Stream, Task
+from holdfast.bench.models import adapters
 from holdfast.bench.models import named as models
 from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
@@ -21,13 +22,12 @@ from holdfast.bench.records.by_class import ByClass
 from holdfast.bench.records.record import RunConfig
 from holdfast.bench.training import growing, optimizers, own_texts
 from holdfast.bench.training.closed import Closed
-from holdfast.bench.training.session import Part, Session
+from holdfast.bench.training.session import Part, Session, rows_of
 from holdfast.bench.training.words import Moved, marked
 from holdfast.errors import ConfigurationError
 from holdfast.generating import Generations
 from holdfast.method import Method
 from holdfast.objectives import Batch, CausalLM, SharedForward
-from holdfast.objectives.plain import logits_of
 from holdfast.optim import Consolidating
 from holdfast.travelling import without_memory
 
@@ -112,11 +112,22 @@ class Learner:
             before, self.optimizer = self.optimizer, self._new_optimizer()
             growing.carry_over(before, self.optimizer)
 
+    def _add_adapters(self, wanted: int) -> None:
+        """Give the model so many adapters, where each task has its own: a new optimizer trains the latest alone."""
+        if not self.entry.needs_adapters or adapters.number(self.model) >= wanted:
+            return
+        while adapters.number(self.model) < wanted:
+            with models.seeded(seeding.derive_seed(self.config.seed, "adapter", adapters.number(self.model))):
+                adapters.added(self.model)
+        self.model.to(self.config.device)
+        self.optimizer = self._new_optimizer()
+
     def begin(self, session: Session) -> None:
         """Get ready for a session: its head, a fresh or the kept optimizer, the method attached to it."""
         self._learned = session.last.index
         self._show_heads(session.last.index)
         self._grow(len(session.last.seen))
+        self._add_adapters(session.index + 1)
         if session.index > 0 and self.config.optimizer_between_tasks == "fresh":
             self.optimizer = self._new_optimizer()
         if not self.knows(session):
@@ -161,7 +172,7 @@ class Learner:
         total, start = None, 0
         answers: int | Tensor = 0
         for part in parts:
-            rows = raw if len(parts) == 1 else _rows(raw, start, start + len(part.inputs))
+            rows = raw if len(parts) == 1 else rows_of(raw, start, start + len(part.inputs))
             # All tasks are there at once for joint training, so all of their outputs compete as they will at test.
             wanted = part.task.objective if self.entry.all_at_once else part.task.training_objective
             outputs = cast("SharedForward", wanted).select(rows)  # asking a protocol costs as much as a small layer
@@ -310,6 +321,7 @@ class Learner:
         """Take over what :meth:`state_dict` returned; a fresh optimizer of the next task needs none of it."""
         if self._growing:
             self._grow(len(state["model"]["heads.0.weight"]))
+        self._add_adapters(adapters.saved(state["model"]))
         self.model.load_state_dict(state["model"])
         if self.method is not None:
             self.method.load_state_dict(state["method"])
@@ -332,9 +344,3 @@ class Learner:
         else:
             tensors = []
         return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _rows(raw: Any, start: int, stop: int) -> Any:
-    if isinstance(raw, list | tuple):
-        return [head[start:stop] for head in raw]
-    return logits_of(raw)[start:stop]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch import Tensor
 from holdfast.bench.data.tasks import Stream, Task
 from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
+from holdfast.objectives.plain import logits_of
 
-__all__ = ["Part", "Session", "sessions"]
+__all__ = ["Part", "Session", "rows_of", "sessions"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,10 @@ def sessions(stream: Stream, *, joint: bool) -> Iterator[Session]:
     else:
         for task in stream.tasks:
             yield Session(task.index, (task,))
+
+
+def rows_of(raw: Any, start: int, stop: int) -> Any:
+    """Some rows of what a model returned, head by head where it has several."""
+    if isinstance(raw, list | tuple):
+        return [head[start:stop] for head in raw]
+    return logits_of(raw)[start:stop]
