@@ -39,8 +39,7 @@ TRIED: dict[str, tuple[list[str], ...]] = {
 }
 
 SNIPPETS = """
-import doctest, sys, warnings
-warnings.simplefilter("error")
+import doctest, sys
 flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 failed, tried = doctest.testfile(sys.argv[1], module_relative=False, optionflags=flags)
 print(f"{tried - failed} of {tried} lines of the README do what it says")
