@@ -12,6 +12,7 @@ from holdfast.importance import engine, fallback, fisher, mas, rule, rules, tayl
 from holdfast.objectives import MultiLabel
 from tests.importance.cases import Apply, Doubled
 from tests.importance.test_check import equals_one_backward_per_sample, real
+from tests.live_bytes import LiveBytes
 
 
 class Images(nn.Module):
@@ -154,3 +155,18 @@ def test_terms_that_wait_for_the_slow_way_are_no_more_than_fit(monkeypatch: pyte
     assert max(waited) <= 4
     assert sum(waited) == 10
     equals_one_backward_per_sample(model, data, MultiLabel())
+
+
+@pytest.mark.parametrize("estimate", [fisher, mas, taylor])
+def test_beyond_the_sums_there_is_one_layers_work(estimate: Any) -> None:
+    torch.manual_seed(0)
+    layers, width = 12, 64
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.Tanh()) for _ in range(layers)))
+    one = sum(p.nbytes for p in model[0].parameters())
+    data = [(torch.randn(size, width), torch.randint(width, (size,))) for size in (2, 2, 3)]  # checked at both shapes
+    live = LiveBytes()
+    with live:
+        found = estimate(model, data)
+    assert sum(t.nbytes for t in found.values()) == layers * one
+    # A rule's sum, autograd's gradient beside it, temporaries of both; autograd's of all layers would be twelve more.
+    assert live.peak <= (layers + 9) * one

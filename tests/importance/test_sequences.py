@@ -116,7 +116,7 @@ def tied(bias: bool, padding: int | None) -> nn.Module:
 def test_a_head_tied_to_its_embedding_has_a_rule(
     sizes: tuple[int, int, int], padding: int | None, max_bytes: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in zip(("_ALONE", "_WHOLE", "_PIECE"), sizes, strict=True):
+    for name, value in zip(("_ALONE", "WHOLE", "_PIECE"), sizes, strict=True):
         monkeypatch.setattr(linear, name, value)
     torch.manual_seed(0)
     batches = [ids(size, length) for size, length in ((4, 5), (3, 5), (1, 2))]
@@ -133,7 +133,7 @@ def test_one_sample_at_a_time_is_as_several(
     model = Apply(lambda m, x: m.b(torch.tanh(m.a(x)).mean(1)), a=nn.Linear(6, 5), b=nn.Linear(5, 3)).double()
     data = [(torch.randn(size, 4, 6).double(), torch.randint(3, (size,))) for size in (4, 3)]
     several = estimate(model, data)
-    for name, value in zip(("_ALONE", "_WHOLE", "_PIECE"), sizes, strict=True):
+    for name, value in zip(("_ALONE", "WHOLE", "_PIECE"), sizes, strict=True):
         monkeypatch.setattr(linear, name, value)
     for name, value in estimate(model, data).items():
         torch.testing.assert_close(value, several[name], rtol=1e-12, atol=0)
@@ -157,7 +157,7 @@ def test_large_gradients_are_formed_one_at_a_time(monkeypatch: pytest.MonkeyPatc
         return true(*args, out=out)
 
     monkeypatch.setattr(torch, "mm", spy)
-    monkeypatch.setattr(linear, "_WHOLE", 400 * 200 * 4)
+    monkeypatch.setattr(linear, "WHOLE", 400 * 200 * 4)
     monkeypatch.setattr(linear, "_PIECE", 100 * 200 * 4)
     model = Apply(
         lambda m, x: m.c(m.b(m.a(x).tanh()).mean(1)), a=nn.Linear(200, 400), b=nn.Linear(400, 500), c=nn.Linear(500, 3)

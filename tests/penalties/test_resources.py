@@ -221,3 +221,25 @@ def test_groups_are_neighbours_that_have_room_together():
 
 def test_nothing_lent_of_nothing():
     assert list(lent([], torch.device("cpu"))) == []
+
+
+def test_penalties_on_groups_of_layers_are_together_the_one_on_all():
+    ends, states = [], []
+    for groups in (["*"], ["0.*", "2.*"]):
+        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+        model.load_state_dict(ends[0] if ends else model.state_dict())
+        ends = ends or [{name: t.clone() for name, t in model.state_dict().items()}]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        draw = torch.Generator().manual_seed(0)
+        tasks = [(torch.randn(8, 6, generator=draw), torch.randint(3, (8,), generator=draw)) for _ in range(3)]
+        keeps = [EWC(model, strength=2.0, select=group).attach(optimizer) for group in groups]
+        for batch in tasks:
+            for _ in range(3):
+                cases.step(model, optimizer, batch)
+            for keep in keeps:
+                keep.consolidate([batch])
+        states.append({name: held for keep in keeps for name, held in keep.state.items()})
+    assert states[0].keys() == states[1].keys()
+    for name, held in states[0].items():
+        for kind, tensor in held.items():
+            torch.testing.assert_close(tensor, states[1][name][kind], rtol=1e-6, atol=1e-7)

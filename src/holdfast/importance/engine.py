@@ -19,6 +19,8 @@ A parameter that once failed is never given to the rules again.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
@@ -27,12 +29,13 @@ from torch import Tensor, nn
 
 from holdfast.errors import DataError
 from holdfast.importance.capture import Capture, Graph, Layer, layers_of
-from holdfast.importance.check import Pull, followed, scaled, shapes_of, verdict, weights
+from holdfast.importance.check import Pull, followed, negligible, scaled, shapes_of, verdict, weights
 from holdfast.importance.fallback import NotSeparable, Work, alone, close, loop, vectorized
 from holdfast.importance.rule import Room, Rule, Target
 from holdfast.importance.sharded import sharded_sum
 from holdfast.importance.sites import Site, site_of
 from holdfast.importance.statistic import PLAIN, Statistic, accumulation_dtype
+from holdfast.importance.together import on_the_way
 from holdfast.importance.untouched import untouched
 from holdfast.names import unwrap
 from holdfast.objectives import Batch
@@ -235,25 +238,10 @@ class _Engine:
             self.slow.update(self.parameters)
             self.ways = []
             return set()
-        wanted = {name: self.parameters[name] for site, _ in new for name in site.layer.names.values()}
-        if not wanted:
-            return set()
-        gradients = torch.autograd.grad(outputs, list(wanted.values()), weighted, retain_graph=True, allow_unused=True)
-        truth = {n: torch.zeros_like(wanted[n]) if g is None else g for n, g in zip(wanted, gradients, strict=True)}
-        largest = max(float(torch.linalg.vector_norm(g)) for g in truth.values())
+        said = self._beside_autograd(new, v, outputs, weighted) if new else {}
         unsure = set()
-        for site, grads in new:
-            # One layer at a time: all at once would need another copy of the model.
-            layer = site.layer
-            found = _targets({name: wanted[name] for name in layer.names.values()})
-            rule = self._rule(site, found, PLAIN, Room(0))
-            rule.add(*(scaled(v, grad) for grad in grads))
-            rule.finish()
-            noise = 16 * torch.finfo(grads[0].dtype).eps * torch.linalg.vector_norm(grads[0])
-            verdicts = {
-                key: verdict(found[name].total, truth[name], noise if key == "bias" else None, largest)
-                for key, name in layer.names.items()
-            }
+        for layer in (site.layer for site, _ in new):
+            verdicts = {key: said[layer, key] for key in layer.names}
             if verdicts.get("weight") == "right" and verdicts.get("bias") in ("noise", "unsure"):
                 # A gradient of zero in theory (the bias of attention keys) and of rounding errors in fact: the
                 # weight's has shown what was to be shown.
@@ -263,6 +251,37 @@ class _Engine:
             if "unsure" in verdicts.values():
                 unsure.add(layer)
         return unsure
+
+    def _beside_autograd(
+        self, new: list[tuple[Site, tuple[Tensor, ...]]], v: Tensor, outputs: Tensor, weighted: Tensor
+    ) -> dict[tuple[Layer, str], str]:
+        """What each rule's sum says beside autograd's, one parameter after the other: all at once would be a model."""
+        found: dict[tuple[Layer, str], tuple[str, float, float]] = {}
+
+        def look(site: Site, grads: tuple[Tensor, ...], key: str, truth: Tensor) -> None:
+            layer, name = site.layer, site.layer.names[key]
+            target = _targets({name: self.parameters[name]})[name]
+            rule = layer.rule(layer.modules, site.inputs, {key: target}, PLAIN, self.max_bytes, Room(0))
+            rule.add(*(scaled(v, grad) for grad in grads))
+            rule.finish()
+            noise = 16 * torch.finfo(grads[0].dtype).eps * torch.linalg.vector_norm(grads[0])
+            said = verdict(target.total, truth, noise if key == "bias" else None, math.inf)
+            sizes = [float(torch.linalg.vector_norm(t)) for t in (truth, target.total)]
+            found[layer, key] = said, sizes[0], max(sizes)
+
+        uses = [(site, grads, key) for site, grads in new for key in site.layer.names]
+        wanted = [self.parameters[site.layer.names[key]] for site, _, key in uses]
+        on_the_way(outputs, wanted, weighted, [functools.partial(look, *use) for use in uses])
+        for (site, grads, key), parameter in zip(uses, wanted, strict=True):
+            if (site.layer, key) not in found:  # it takes no part in the outputs
+                look(site, grads, key, torch.zeros_like(parameter))
+        largest = max((size for _, size, _ in found.values()), default=0.0)
+        return {
+            (layer, key): "wrong"
+            if said == "unsure" and not negligible(size, largest, self.parameters[layer.names[key]].dtype)
+            else said
+            for (layer, key), (said, _, size) in found.items()
+        }
 
     def _slowly(
         self,

@@ -13,7 +13,7 @@ __all__ = ["Conv1DRule", "EmbeddingRule", "LinearRule", "TiedRule"]
 # which stays in the cache, one that adds its statistic from there. Smaller ones are formed several at a time.
 _ALONE = 64 * 2**10
 # Larger ones than this (a vocabulary's) are formed in pieces, which do stay in the cache.
-_WHOLE = 16 * 2**20
+WHOLE = 16 * 2**20
 _PIECE = 2**20
 
 
@@ -68,7 +68,7 @@ class LinearRule(Rule):
         """Add the statistic of each sample's gradient, which one buffer holds in turn."""
         assert self.weight is not None
         total, weight = self.weight.total, self.weight.weight
-        height = total.shape[0] if total.nbytes <= _WHOLE else max(1, _PIECE * total.shape[0] // total.nbytes)
+        height = total.shape[0] if total.nbytes <= WHOLE else max(1, _PIECE * total.shape[0] // total.nbytes)
         buffer = torch.empty_like(total[:height])
         for start in range(0, total.shape[0], height):
             rows = slice(start, start + height)

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from holdfast.bench.models.heads import Heads
 from holdfast.errors import ConfigurationError
 from holdfast.heads import Head
+from holdfast.importance.capture import layers_of
 from holdfast.importance.engine import MAX_BYTES
+from holdfast.importance.linear import WHOLE
+from holdfast.importance.rules import ConvRule
 from holdfast.method import Method
 from holdfast.names import canonical_parameters
 from holdfast.objectives import CausalLM, as_objective
@@ -134,9 +137,8 @@ def footprint(
         state += weights - one
     elif importance_dtype is not None:
         raise ConfigurationError(f"{entry.name} has no importances; expected no importance dtype")
-    # What is new, beside all the old: that comes back if the new is not finite. The estimate of importances works in
-    # bounded pieces: each holds some samples' gradients and what is made of them.
-    consolidating = one * renewed + 2 * buffers + (2 * MAX_BYTES if entry.needs_data else 0)
+    # What is new, beside all the old: that comes back if the new is not finite.
+    consolidating = one * renewed + 2 * buffers + (_working(model, copied) if entry.needs_data else 0)
     stepping = _distances(copied, processes) if quadratic else 0
     if not offloaded:
         return Footprint(state, round(training * one), consolidating, stepping)
@@ -157,6 +159,18 @@ def _lent(sizes: Sequence[int]) -> int:
     """What has room on the device of a state that is elsewhere: two groups of neighbours, in turn."""
     groups = neighbours(sizes, GROUP_BYTES)
     return min(2, len(groups)) * max((sum(sizes[group]) for group in groups), default=0)
+
+
+def _working(model: nn.Module, copied: Mapping[str, Tensor]) -> int:
+    """Of an estimate of importances, at most: the gradients of some samples, and a layer's own beside autograd's."""
+    one_layer = 2 * max(map(_float_bytes, copied.values()), default=0)
+    if any(t.device.type != "cpu" for t in copied.values()):
+        return 2 * MAX_BYTES + one_layer
+    layers = layers_of(model, {name: p for name, p in copied.items() if isinstance(p, nn.Parameter)})
+    ruled = {name for layer in layers for name in layer.names.values()}
+    if copied.keys() <= ruled and not any(issubclass(layer.rule, ConvRule) for layer in layers):
+        return 2 * WHOLE + one_layer  # there each sample's gradients are formed in what stays in the cache
+    return 2 * MAX_BYTES + one_layer
 
 
 def _distances(copied: Mapping[str, Tensor], processes: int) -> int:
