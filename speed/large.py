@@ -22,7 +22,7 @@ from holdfast.bench.training import memory
 from speed.rows import Row
 from speed.timing import Setup
 
-__all__ = ["large", "state_sizes"]
+__all__ = ["large", "settled", "state_sizes"]
 
 
 class Reader(nn.Module):
@@ -49,7 +49,7 @@ class Reader(nn.Module):
         return outputs
 
 
-def _settled() -> int:
+def settled() -> int:
     """Resident memory now, in bytes: the peak since a moment ago, without what was freed and is kept for later."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not the GNU library
@@ -76,7 +76,7 @@ def _measure(quick: bool) -> dict[str, float]:
         optimizer.step()
 
     train()  # so that gradients are there already, and what the libraries keep for themselves
-    before = _settled()
+    before = settled()
     keep = EWC(model, strength=1.0)
     expected = footprint(registry.lookup("ewc"), model)
     seconds = []
@@ -88,7 +88,7 @@ def _measure(quick: bool) -> dict[str, float]:
         keep.attach(optimizer)
         train()
     peak = memory.peak_bytes(torch.device("cpu"))
-    after = _settled()
+    after = settled()
     held = sum(t.nbytes for tensors in keep.state.values() for t in tensors.values())
     return {
         "parameters": sum(p.numel() for p in model.parameters()), "estimate": expected.state_bytes, "state": held,

@@ -11,7 +11,7 @@ import pytest
 from holdfast import registry
 from holdfast.bench import report
 from holdfast.bench.records import record
-from speed import curvature, defaults, fractions
+from speed import curvature, defaults, fractions, scale
 
 pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 
@@ -100,6 +100,16 @@ def test_the_fractions_of_automatic_strengths_are_those_that_were_measured() -> 
     found = json.loads((ROOT / "docs" / "records" / "fractions.json").read_text(encoding="utf-8"))
     assert [(row["method"], row["scenario"]) for row in found["rows"]] == list(fractions.ROWS)
     assert fractions.table(found) in (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+
+
+def test_memory_estimated_and_measured_is_what_was_recorded() -> None:
+    found = json.loads((ROOT / "docs" / "records" / "memory.json").read_text(encoding="utf-8"))
+    assert scale.table(found) in (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert [(row["method"], row["processes"]) for row in found["rows"]] == scale.ROWS
+    for row in found["rows"]:
+        assert 95e6 < row["parameters"] < 105e6
+        for key in ("state", "resident"):
+            assert scale.off(row, key) < scale.WITHIN, (row["method"], row["processes"], key)
 
 
 def test_defaults_are_what_their_records_decide() -> None:
