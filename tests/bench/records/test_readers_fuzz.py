@@ -233,7 +233,16 @@ def test_grids(stream: Stream, grids: dict[str, dict[str, list[str]]]) -> None:
 @fuzzed
 @given(st.data())
 def test_configurations(stream: Stream, data: st.DataObject) -> None:
-    of_the_stream = {"stream", "scenario", "tasks", "training_outputs", "method", "seed", "hyperparameters"}
+    of_the_stream = {
+        "stream",
+        "scenario",
+        "tasks",
+        "training_outputs",
+        "method",
+        "seed",
+        "hyperparameters",
+        "pretraining",
+    }
     names = st.sampled_from(sorted(set(RunConfig.model_fields) - of_the_stream))
     method = data.draw(st.sampled_from(METHODS))
     fields = data.draw(st.dictionaries(names, values, max_size=3))

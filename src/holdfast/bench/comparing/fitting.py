@@ -76,9 +76,9 @@ def refusal(entry: Entry, stream: Outline) -> str | None:
     return None
 
 
-def check_model(model: str, entry: Entry, stream: Outline, *, adapters: bool) -> None:
+def check_model(model: object, entry: Entry, stream: Outline, *, adapters: bool) -> None:
     """Refuse a model that cannot learn the stream, or not in the way of the method."""
-    if is_pretrained(model) and stream.holds != HOLDS:
+    if isinstance(model, str) and is_pretrained(model) and stream.holds != HOLDS:
         raise ConfigurationError(
             Option("model"), f" is {model}, which continues texts, and the stream {stream.name!r} has none such"
         )

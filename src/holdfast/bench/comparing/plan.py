@@ -68,8 +68,9 @@ def plan(
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     chosen = {key: _default(entry, key) for key in entry.defaults}
     chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
-    adapters = "lora" in fields.get("model_options", {})
-    usual = protocol(stream.name, stream.holds, given.get("model"), adapters=adapters)
+    options, model = fields.get("model_options"), given.get("model")
+    adapters = isinstance(options, Mapping) and "lora" in options
+    usual = protocol(stream.name, stream.holds, model if isinstance(model, str) else None, adapters=adapters)
     trained = dataclasses.replace(usual, **given)
     check_model(trained.model, entry, stream, adapters=adapters)
     if trained.outputs == "growing" and stream.scenario != "class":
