@@ -244,11 +244,11 @@ def drawn_scatter(
         look = series[row.label]
         marks = [el("title", text(f"{row.label}: {px:.2f} {x_unit}, {py:.2f} {y_unit}"))]
         if xh:
-            ends = (max(px - xh, x.low), px + xh)
-            marks.append(el("line", x1=x(ends[0]), x2=x(ends[1]), y1=y(py), y2=y(py), class_="interval thin"))
+            low, high = max(px - xh, x.low), min(px + xh, x.high)  # an interval may reach farther than the axis
+            marks.append(el("line", x1=x(low), x2=x(high), y1=y(py), y2=y(py), class_="interval thin"))
         if yh:
-            ends = (max(py - yh, y.low), py + yh)
-            marks.append(el("line", x1=x(px), x2=x(px), y1=y(ends[0]), y2=y(ends[1]), class_="interval thin"))
+            low, high = max(py - yh, y.low), min(py + yh, y.high)
+            marks.append(el("line", x1=x(px), x2=x(px), y1=y(low), y2=y(high), class_="interval thin"))
         marks.append(marker(look.shape, x(px), y(py), 5.2))
         name = row.front or row.label
         if name not in named:
