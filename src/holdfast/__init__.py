@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what type checkers read in place of `_HOMES`: a method with
     from holdfast.auditing import audit as audit
     from holdfast.curvature import hessian_norm as hessian_norm
     from holdfast.distillation.lwf import LwF as LwF
+    from holdfast.drawing import hessian_init as hessian_init
     from holdfast.errors import ConfigurationError as ConfigurationError
     from holdfast.errors import DataError as DataError
     from holdfast.errors import DependencyError as DependencyError
