@@ -64,4 +64,4 @@ def test_the_code_of_a_page_runs(name: str) -> None:
 
 
 def test_every_page_but_those_of_the_plain_baselines_shows_code() -> None:
-    assert {page.stem for page in PAGES} - set(CODE) == {"finetune", "joint"}
+    assert {page.stem for page in PAGES} - set(CODE) == {"finetune", "joint", "index"}
