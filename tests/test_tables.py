@@ -11,7 +11,7 @@ import pytest
 from holdfast import registry
 from holdfast.bench import report
 from holdfast.bench.records import record
-from speed import curvature, defaults, fractions, scale
+from speed import curvature, defaults, fractions, samples, scale
 
 pytest.importorskip("sklearn", reason="the bench's packages are not installed")
 
@@ -110,6 +110,11 @@ def test_memory_estimated_and_measured_is_what_was_recorded() -> None:
         assert 95e6 < row["parameters"] < 105e6
         for key in ("state", "resident"):
             assert scale.off(row, key) < scale.WITHIN, (row["method"], row["processes"], key)
+
+
+def test_the_default_fisher_is_what_was_measured() -> None:
+    rows = json.loads((ROOT / "docs" / "records" / "fisher-samples.json").read_text(encoding="utf-8"))["rows"]
+    assert samples.table(rows) in (ROOT / "docs" / "importance.md").read_text(encoding="utf-8")
 
 
 def test_defaults_are_what_their_records_decide() -> None:
