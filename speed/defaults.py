@@ -122,11 +122,12 @@ def judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
     return verdict
 
 
-def _shown(values: Sequence[float], sign: str = "") -> str:
+def shown(values: Sequence[float], sign: str = "", digits: int = 1) -> str:
+    """The mean with its interval, if there are several; a dash where there is none."""
     if not values:
         return "–"
     mean, half = metrics.interval(values)
-    return f"{mean:{sign}.1f}" + ("" if half is None else f" ± {half:.1f}")
+    return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -142,11 +143,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             seeds = sorted(parts[0].keys() & parts[1].keys())
             if not seeds:
                 continue
-            shown = [_shown([part[seed] for seed in seeds]) for part in parts]
-            change = [_shown(gains(rows, cell, method, part), "+") for part in ("test", "validation")]
+            cells = [shown([part[seed] for seed in seeds]) for part in parts]
+            change = [shown(gains(rows, cell, method, part), "+") for part in ("test", "validation")]
             default = "auto" if verdict[method] else f"{number:g}"
             lines.append(
-                f"| {method}, {cell[0]} | {cell[1]} | {len(seeds)} | {' | '.join(shown + change)} | {default} |"
+                f"| {method}, {cell[0]} | {cell[1]} | {len(seeds)} | {' | '.join(cells + change)} | {default} |"
             )
     return "\n".join(lines)
 
@@ -159,8 +160,8 @@ def fractions_table(rows: Sequence[Mapping[str, Any]]) -> str:
         got = {f: [column(rows, cell, method, Setting(fraction=f), "validation") for cell in cells] for f in tried}
         seeds = sorted(set.intersection(*(set(part) for parts in got.values() for part in parts)))
         for fraction, parts in got.items() if seeds else ():
-            shown = " | ".join(f"{sum(part[seed] for seed in seeds) / len(seeds):.1f}" for part in parts)
-            lines.append(f"| {method} | {fraction:g} | {len(seeds)} | {shown} |")
+            means = " | ".join(f"{sum(part[seed] for seed in seeds) / len(seeds):.1f}" for part in parts)
+            lines.append(f"| {method} | {fraction:g} | {len(seeds)} | {means} |")
     return "\n".join(lines)
 
 

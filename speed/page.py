@@ -21,6 +21,7 @@ _TITLES = {
     "sequences": "Importances of sequences",
     "anchors": "Near the base model",
     "runs": "Whole runs",
+    "competing": "Whole runs where all classes compete",
     "avalanche": "Avalanche over the same samples",
     "large": "A transformer of 100 M parameters",
 }
@@ -69,6 +70,9 @@ teacher's forward pass is a third of a plain step of all weights, and more of a 
 gradients; the rest is the distance over the vocabulary. `teacher="base"` asks the same network with its adapters off.
 The floor is a plain step and a bare forward pass of the old model. Memory is the peak of the process, the
 libraries' own included.""",
+    "competing": """\
+EWC's Fisher with ten outputs: by default of some samples, of all of them with a backward pass for each output, or
+sampled.""",
     "runs": """\
 Everything a run does: training, importances, tests of all tasks before the first and after each, the watch over
 numbers that are not finite, the record. The loop by hand trains and tests the same. Under SGD, whose own arithmetic is

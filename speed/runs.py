@@ -160,7 +160,7 @@ def competing(setup: Setup) -> list[Row]:
         note = f"{fisher}: {_profile(run.costs, by_hand)}"
         rows.append(
             cost(
-                timings, "run", "by hand", bench="runs", work=label, device=setup.device.type, than="plain loop",
+                timings, "run", "by hand", bench="competing", work=label, device=setup.device.type, than="plain loop",
                 target=target, note=note if rows else head + note,
             )
         )  # fmt: skip

@@ -21,6 +21,7 @@ from holdfast.bench.data import streams
 from holdfast.bench.records.record import write_whole
 from holdfast.bench.training import runner
 from holdfast.bench.training.environment import describe
+from speed.defaults import shown
 
 STREAM = "split-mnist"
 SCENARIOS = ("task", "domain", "class")
@@ -63,16 +64,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             tests = {kind: [found[kind][seed]["test"] for seed in seeds] for kind in KINDS}
             seconds = [sum(found[kind][seed]["consolidate_seconds"] for seed in seeds) for kind in KINDS]
             gains = [auto - exact for auto, exact in zip(tests["auto"], tests["exact"], strict=True)]
-            cells = [_shown(tests["exact"]), _shown(tests["auto"]), _shown(gains, "+", 2)]
+            cells = [shown(tests["exact"]), shown(tests["auto"]), shown(gains, "+", 2)]
             lines.append(
                 f"| {method}, {scenario} | {len(seeds)} | {' | '.join(cells)} | {100 * seconds[0] / seconds[1]:.0f} % |"
             )
     return "\n".join(lines)
-
-
-def _shown(values: Sequence[float], sign: str = "", digits: int = 1) -> str:
-    mean, half = metrics.interval(values)
-    return f"{mean:{sign}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
 def main() -> None:

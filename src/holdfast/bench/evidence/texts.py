@@ -31,9 +31,8 @@ _BETWEEN = (
 
 def contained(experiment: Experiment, part: str) -> bool:
     """Whether a part's finished runs are of texts to be continued."""
-    finished = [record for record in experiment.records if record.status == "finished"]
-    first = next(iter(experiment.recipe.parts))
-    return any(r.likelihood is not None for r in finished if r.config.extra.get("part", first) == part)
+    rows = experiment.rows(part)
+    return any(record.likelihood is not None for row in rows for record in experiment.finished(part, row.label))
 
 
 def fronts(experiment: Experiment, part: str) -> dict[str, list[str]]:
