@@ -72,7 +72,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "bench.models": ("ground", "heads", "bench.moved", "bench.records", "bench.data"),
     "bench.training": (
         "ground", "generating", "distillation", "names", "objectives", "optim", "steps", "heads", "curvature",
-        "prequential", "registry", "bench.records", "bench.data", "bench.models",
+        "prequential", "registry", "integrations", "bench.records", "bench.data", "bench.models",
     ),
     "bench.report": ("ground", "auditing", "registry", "bench.records"),
     "bench.jobs": ("ground", "bench.moved", "bench.records", "bench.data", "bench.training"),

@@ -194,12 +194,12 @@ _ENTRIES = (
     ),
     Entry(
         "coma", "method", "merging", "holdfast.merging.running:CoMA", "Marouf et al. 2024, arXiv:2312.08977", "1",
-        {"weight": 0.5}, {"weight": Range(0.05, 0.95, log=False)},
+        {"weight": 0.5}, {"weight": Range(0.05, 0.95, log=False)}, {"density": 1.0},
         promises=frozenset({"merges", "between-tasks"}),
     ),
     Entry(
         "cofima", "method", "merging", "holdfast.merging.running:CoFiMA", "Marouf et al. 2024, arXiv:2312.08977", "2",
-        {"weight": 0.5, "fisher": "auto"}, {"weight": Range(0.05, 0.95, log=False)},
+        {"weight": 0.5, "fisher": "auto"}, {"weight": Range(0.05, 0.95, log=False)}, {"density": 1.0},
         needs_data=True, promises=frozenset({"merges", "between-tasks"}),
     ),
     Entry(

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import CoFiMA, CoMA, NumericsError
+from holdfast import CoFiMA, CoMA, ConfigurationError, NumericsError
 from holdfast.importance import fisher
-from holdfast.merging import fisher_average, wise_ft
+from holdfast.merging import fisher_average, ties, wise_ft
 from tests.contract.cases import consolidate, network, same, task, train, weights
 
 
@@ -35,6 +35,26 @@ def test_coma_is_a_running_mean():
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.detach(), wanted[name], rtol=1e-12, atol=1e-12)
     assert keep.num_tasks == 3
+
+
+@pytest.mark.parametrize(("density", "weight"), [(0.1, 1.0), (0.5, 0.3), (1.0, 0.7)])
+def test_a_trimmed_move_is_that_of_ties(density, weight):
+    """Which stands on its own, against the reference: here for one training after the other."""
+    model, _, seen = learned(lambda m: CoMA(m, weight=weight, density=density))
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    wanted = {name: seen[0][0][name] for name in trained}
+    for now, _ in seen[1:]:
+        wanted = ties(wanted, [{name: now[name] for name in wanted}], density=density, weight=weight)
+    for name, p in trained.items():
+        torch.testing.assert_close(p, wanted[name], rtol=1e-12, atol=1e-12)
+    moved = sum(int((p != seen[0][0][name]).sum()) for name, p in trained.items())
+    assert moved <= 2 * round(density * sum(p.numel() for p in trained.values()))
+
+
+@pytest.mark.parametrize("density", [0, 1.5, True, "half"])
+def test_a_density_is_a_share(density):
+    with pytest.raises(ConfigurationError, match=r"density is .*; expected a share, more than 0 and at most 1"):
+        CoFiMA(network(), density=density)
 
 
 def test_cofima_weighs_by_both_fishers():

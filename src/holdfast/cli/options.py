@@ -129,6 +129,10 @@ class Trained(Read):
     memory: Annotated[
         str | None, typer.Option(help="data or generations: what texts are remembered by; default: the method's own.")
     ] = None
+    low_perplexity: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Texts: learn only words of at most that perplexity to the model before."),
+    ] = None
     prequential: Annotated[
         int | None,
         typer.Option(
@@ -160,7 +164,7 @@ class Trained(Read):
     def training(self) -> dict[str, Any]:
         """What replaces fields of the stream's default protocol, by name."""
         names = ("model", "outputs", "backbone", "optimizer", "lr", "optimizer_between_tasks", "epochs", "batch_size")
-        further = ("pretrain_epochs", "validation_fraction", "memory", "prequential", "diagnose")
+        further = ("pretrain_epochs", "validation_fraction", "memory", "low_perplexity", "prequential", "diagnose")
         return {name: getattr(self, name) for name in (*names, *further)}
 
 

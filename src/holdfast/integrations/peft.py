@@ -16,12 +16,13 @@ from holdfast.projections.inputs import collect
 from holdfast.sharding import is_sharded
 from holdfast.wrappers import is_lora
 
-__all__ = ["Start", "start_lora"]
+__all__ = ["FREEZES", "Start", "start_lora"]
 
 Start: TypeAlias = Literal["milora", "corda", "lora-null", "inflora"]
 
 _NEEDS = {"milora": (), "corda": ("keep",), "lora-null": ("keep",), "inflora": ("keep", "new")}
-_FREEZES = ("lora-null", "inflora")
+FREEZES: tuple[Start, ...] = ("lora-null", "inflora")
+"""The starts that train B alone, without which they promise nothing."""
 
 
 @torch.no_grad()
@@ -81,17 +82,20 @@ def start_lora(
     for name, layer in layers.items():
         weight, rank = _matrix(layer), int(layer.r[adapter])
         energy = {which: energies[which][name].to(weight.device) for which in energies}
-        if how == "milora":
-            found[name] = starts.milora(weight, rank)
-        elif how == "corda":
-            found[name] = starts.corda(weight, energy["keep"], rank, damping)
-        elif how == "lora-null":
-            found[name] = starts.lora_null(weight, starts.unused_directions(energy["keep"], tolerance), rank)
-        else:
-            A = starts.inflora(energy["new"], starts.kept_directions(energy["keep"], threshold), rank)
-            found[name] = A.new_zeros(len(weight), rank), A
+        try:
+            if how == "milora":
+                found[name] = starts.milora(weight, rank)
+            elif how == "corda":
+                found[name] = starts.corda(weight, energy["keep"], rank, damping)
+            elif how == "lora-null":
+                found[name] = starts.lora_null(weight, starts.unused_directions(energy["keep"], tolerance), rank)
+            else:
+                A = starts.inflora(energy["new"], starts.kept_directions(energy["keep"], threshold), rank)
+                found[name] = A.new_zeros(len(weight), rank), A
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error}") from error
     for name, layer in layers.items():
-        _set(layer, adapter, *found[name], freeze=how in _FREEZES)
+        _set(layer, adapter, *found[name], freeze=how in FREEZES)
     return list(layers)
 
 

@@ -18,7 +18,18 @@ from torch import Tensor
 
 from holdfast.errors import ConfigurationError, NumericsError, StateError
 
-__all__ = ["State", "average", "fisher_average", "fisher_mean", "magmax", "task_arithmetic", "ties", "wise_ft"]
+__all__ = [
+    "State",
+    "average",
+    "check_density",
+    "fisher_average",
+    "fisher_mean",
+    "least_kept",
+    "magmax",
+    "task_arithmetic",
+    "ties",
+    "wise_ft",
+]
 
 State: TypeAlias = Mapping[str, Tensor]
 
@@ -116,8 +127,7 @@ def ties(base: State, tuned: Sequence[State], density: float = 0.2, weight: floa
         NumericsError: if the result is not finite.
     """
     _check_number("weight", weight)
-    if not 0 < density <= 1:
-        raise ConfigurationError(f"density is {density!r}; expected a share, more than 0 and at most 1")
+    check_density(density)
     least = [_least_kept(base, state, density) for state in _checked(base, tuned)]
 
     def trimmed(changes: Sequence[Tensor]) -> list[Tensor]:
@@ -225,6 +235,29 @@ def fisher_average(
     return _merged([before, after], merged)
 
 
+def check_density(density: float) -> float:
+    """A share that stays.
+
+    Raises:
+        ConfigurationError: if it is none.
+    """
+    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+        raise ConfigurationError(f"density is {density!r}; expected a share, more than 0 and at most 1")
+    return float(density)
+
+
+def least_kept(sizes: Sequence[Tensor], density: float) -> Tensor:
+    """The smallest of these that belongs to the largest share of all of them together, ``[]``.
+
+    Args:
+        sizes: magnitudes, ``[n]`` each.
+        density: the share.
+    """
+    everything = torch.cat(list(sizes))
+    kept = max(1, round(density * everything.numel()))
+    return everything.kthvalue(everything.numel() - kept + 1).values
+
+
 def _check_number(name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigurationError(f"{name} is {value!r}; expected a finite number")
@@ -268,11 +301,7 @@ def _changes(name: str, base: State, tuned: Sequence[State]) -> list[Tensor]:
 def _least_kept(base: State, state: State, density: float) -> Tensor:
     """The magnitude of the smallest change that stays."""
     sizes = [_changes(name, base, [state])[0].abs().flatten() for name, v in base.items() if v.is_floating_point()]
-    if not sizes:
-        return torch.zeros(())
-    everything = torch.cat([size.to(sizes[0]) for size in sizes])
-    kept = max(1, round(density * everything.numel()))
-    return everything.kthvalue(everything.numel() - kept + 1).values
+    return least_kept([size.to(sizes[0]) for size in sizes], density) if sizes else torch.zeros(())
 
 
 def _merged(states: Sequence[State], merge: Callable[[str, Sequence[Tensor]], Tensor]) -> dict[str, Tensor]:

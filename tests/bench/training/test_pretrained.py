@@ -168,8 +168,8 @@ def test_a_model_that_changed_is_refused(tmp_path: Path) -> None:
     [
         (
             "instruct-a.jsonl-b.jsonl",
-            {"model": "gpt-tiny", "model_options": {"lora": 2}},
-            "lora=2 does not apply to 'gpt",
+            {"model_options": {"lora": 2, "lora_start": "loar-null"}},
+            "no start of adapters 'loar-null'.*lora-null",
         ),
         ("instruct-a.jsonl-b.jsonl", {"model_options": {"lora": 0}}, "lora is 0; expected at least 1"),
         ("instruct-a.jsonl-b.jsonl", {"model_options": {"loar": 2}}, "no option of a model .loar."),

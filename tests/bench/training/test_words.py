@@ -11,15 +11,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from holdfast.bench.comparing import plan
 from holdfast.bench.comparing.calling import compare
-from holdfast.bench.data import language, named, streams, vocabulary
-from holdfast.bench.data.sets import TextDataset
-from holdfast.bench.data.tasks import Stream
+from holdfast.bench.data import language, named, vocabulary
 from holdfast.bench.models import named as models
 from holdfast.bench.records import record as records
 from holdfast.bench.records.likelihood import Likelihood, measures
-from holdfast.bench.records.record import RunConfig
 from holdfast.bench.report.page import render
 from holdfast.bench.training import runner
 from holdfast.bench.training.learner import Learner
@@ -27,36 +23,14 @@ from holdfast.bench.training.session import Session
 from holdfast.bench.training.words import Moved, marked
 from holdfast.errors import ConfigurationError
 from holdfast.objectives import CausalLM
+from tests.bench.training.texts import NAME, OPTIONS, config, load, stream
 
 pytest.importorskip("tokenizers", reason="the bench's packages are not installed")
-
-NAME = "lm-sequence-imdb-financial_phrasebank"
-OPTIONS: dict[str, Any] = {"tokens": 8, "vocabulary": 40, "rows": 60, "test_rows": 20}
 
 
 @pytest.fixture(autouse=True)
 def small_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for both data sets: sentences that go on as they began, each set in words of its own."""
-
-    def load(name: str, **_: Any) -> TextDataset:
-        def text(k: int) -> str:
-            return " ".join(f"{name[:2]}{(k * (1 + j)) % 11}" for j in range(9))
-
-        labels = torch.zeros(60, dtype=torch.int64)
-        test = tuple(map(text, range(60, 90))) if name == "imdb" else ()
-        return TextDataset(name, tuple(map(text, range(60))), labels, test, labels[: len(test)], ("a", "b"))
-
     monkeypatch.setattr(named, "load_text", load)
-
-
-def stream(seed: int = 0) -> Stream:
-    return streams.build(NAME, seed=seed, scenario="domain", text=OPTIONS)
-
-
-def config(method: str = "finetune", **changes: Any) -> RunConfig:
-    return plan.plan(
-        stream(), method, changes={"batch_size": 8, "epochs": 2, **changes}, stream_options={"text": OPTIONS}
-    )
 
 
 def test_rows_are_the_texts_one_after_another() -> None:

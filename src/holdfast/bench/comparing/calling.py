@@ -183,7 +183,8 @@ def compare(
         training_outputs: likewise.
         stream_options: what else a named stream is built with, such as ``{"imbalance": 50}``: see ``asked.Asked``;
             texts of one's own take ``text``.
-        model_options: what else the model is built with, such as ``{"lora": 8}``: see ``models.named.build``.
+        model_options: what else the model is built with, such as ``{"lora": 8}`` (adapters of that rank,
+            of texts to be continued; ``lora_start`` is what they start from): see ``models.named.build``.
         settings: method -> hyperparameter -> value.
         grids: method -> hyperparameter -> candidates, of which validation accuracy on the first seed chooses.
         search: how hyperparameters are searched on validation data; ``None``: not at all.
@@ -205,7 +206,9 @@ def compare(
         **training: what replaces a field of the stream's default protocol: ``model``, ``optimizer``, ``lr``,
             ``optimizer_between_tasks``, ``epochs``, ``batch_size``, ``validation_fraction``, ``backbone``, ``outputs``,
             ``prequential`` (a window: each training sample is answered before it is learned), ``diagnose``
-            (``"hessian"``: a norm of the loss's Hessian after each task); ``None`` replaces none.
+            (``"hessian"``: a norm of the loss's Hessian after each task), ``pretrain_epochs`` (the first task is
+            learned beforehand), ``memory`` and ``low_perplexity`` (of texts to be continued: what they are remembered
+            by, and which words are learned); ``None`` replaces none.
 
     Returns:
         The table, with the record of every run.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
+from typing import Any
 
 from holdfast.bench.comparing.protocols import Protocol
 from holdfast.bench.data.language import HOLDS
 from holdfast.bench.data.pretrained import is_pretrained
+from holdfast.bench.training import adapting
+from holdfast.checks import check_count
 from holdfast.errors import ConfigurationError, Option
 from holdfast.registry import Entry
 
-__all__ = ["Outline", "check_model", "check_prequential", "refusal"]
+__all__ = ["Outline", "check_model", "check_prequential", "check_words", "refusal"]
 
 
 class Outline(typing.Protocol):
@@ -65,8 +69,8 @@ def refusal(entry: Entry, stream: Outline) -> str | None:
         )
     if entry.needs_adapters and stream.holds != HOLDS:
         return (
-            f"{entry.name} learns each task by an adapter of its own, which pretrained language models are trained by "
-            f"here, and the stream {stream.name!r} has no texts to be continued: leave it out"
+            f"{entry.name} learns each task by an adapter of its own, which language models are trained by here, "
+            f"and the stream {stream.name!r} has no texts to be continued: leave it out"
         )
     if entry.needs_one_head and stream.scenario == "task" and len(stream) > 1:
         return (
@@ -76,17 +80,47 @@ def refusal(entry: Entry, stream: Outline) -> str | None:
     return None
 
 
-def check_model(model: object, entry: Entry, stream: Outline, *, adapters: bool) -> None:
-    """Refuse a model that cannot learn the stream, or not in the way of the method."""
+def check_model(model: object, options: Mapping[str, Any], entry: Entry, stream: Outline) -> None:
+    """Refuse a model that cannot learn the stream, or not in the way of the method.
+
+    Args:
+        model: its name.
+        options: what else it is built with.
+        entry: of the method.
+        stream: what it is to learn.
+    """
     if isinstance(model, str) and is_pretrained(model) and stream.holds != HOLDS:
         raise ConfigurationError(
             Option("model"), f" is {model}, which continues texts, and the stream {stream.name!r} has none such"
         )
-    if entry.needs_adapters and not adapters:
+    rank, (start, _) = options.get("lora"), adapting.asked(options)
+    if rank is None and (entry.needs_adapters or start is not None):
+        whose = (
+            f"lora_start={start} is of adapters"
+            if start is not None
+            else f"{entry.name} learns each task by an adapter of its own"
+        )
         raise ConfigurationError(
-            f"{entry.name} learns each task by an adapter of its own, and {model!r} is trained without any: use a "
-            "pretrained language model with lora=8 or the like among ",
-            Option("model_options"),
+            f"{whose}, and {model!r} is trained without any: add lora=8 or the like to ", Option("model_options")
+        )
+    check_count("lora", rank)
+    if rank is not None and stream.holds != HOLDS:
+        raise ConfigurationError(
+            f"lora={rank} does not apply to the stream {stream.name!r}: adapters are for texts to be continued"
+        )
+
+
+def check_words(trained: Protocol, stream: Outline) -> None:
+    """Refuse a choice of words where there are none, or one that no word can meet."""
+    limit = trained.low_perplexity
+    if limit is not None and stream.holds != HOLDS:
+        raise ConfigurationError(
+            Option("low_perplexity", (limit,)),
+            f" is of words that are foretold, and the stream {stream.name!r} has no texts to be continued",
+        )
+    if limit is not None and not 1 < limit < float("inf"):
+        raise ConfigurationError(
+            Option("low_perplexity", (limit,)), ", but no word is below 1; expected more, such as 2.5"
         )
 
 

@@ -138,7 +138,7 @@ def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return dict(options)
 
 
-_OF_MODELS = ("lora", "dropout", "text", "digest")
+_OF_MODELS = ("lora", "lora_start", "dropout", "text", "digest")
 
 
 def _check_settings(option: str, given: Mapping[str, Any], asked: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from holdfast import registry
-from holdfast.bench.comparing.fitting import Outline, check_model, check_prequential, refusal
+from holdfast.bench.comparing.fitting import Outline, check_model, check_prequential, check_words, refusal
 from holdfast.bench.comparing.protocols import Protocol, protocol
 from holdfast.bench.comparing.typed import AUTO, shown, typed
 from holdfast.bench.data.language import HOLDS
@@ -68,11 +68,12 @@ def plan(
     given = {key: value for key, value in (changes or {}).items() if value is not None}
     chosen = {key: _default(entry, key) for key in entry.defaults}
     chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
-    options, model = fields.get("model_options"), given.get("model")
-    adapters = isinstance(options, Mapping) and "lora" in options
-    usual = protocol(stream.name, stream.holds, model if isinstance(model, str) else None, adapters=adapters)
+    options, model = fields.get("model_options") or {}, given.get("model")
+    named = model if isinstance(model, str) else None
+    usual = protocol(stream.name, stream.holds, named, adapters="lora" in options)
     trained = dataclasses.replace(usual, **given)
-    check_model(trained.model, entry, stream, adapters=adapters)
+    check_model(trained.model, options, entry, stream)
+    check_words(trained, stream)
     if trained.outputs == "growing" and stream.scenario != "class":
         raise ConfigurationError(
             Option("outputs", ("growing",)),
@@ -101,7 +102,7 @@ def plan(
             **values,
             "backbone": trained.backbone if entry.kind == "head" else None,
             "memory": _memory(trained, entry, stream),
-            "pretraining": _pretraining(epochs, usual, entry),
+            "pretraining": _pretraining(epochs, protocol(stream.name, stream.holds, named), entry),
         },
         **fields,
     )
@@ -111,6 +112,12 @@ def _pretraining(epochs: int | None, usual: Protocol, entry: Entry) -> Mapping[s
     """The first task beforehand, as the stream is usually trained: whatever the runs that start from it change."""
     if epochs is None:
         return None
+    if entry.needs_adapters:
+        raise ConfigurationError(
+            f"{entry.name} holds a new adapter against those of the tasks before, and ",
+            Option("pretrain_epochs"),
+            " learns the first task without any: leave one of them out",
+        )
     if entry.needs_unlabelled:
         raise ConfigurationError(
             f"{entry.name} prepares the network in its first task, which ",

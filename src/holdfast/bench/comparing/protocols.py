@@ -27,6 +27,7 @@ class Protocol:
     outputs: Outputs = "fixed"
     diagnose: Diagnose | None = None
     memory: Memory | None = None  # of texts; None: each method's own
+    low_perplexity: float | None = None  # of the words that are learned, to the model before; None: all words
     pretrain_epochs: int | None = None  # of the first task, before any method; None: it is learned like the others
     prequential: int | None = None  # window of the sliding accuracy of first answers; None: not asked for
 

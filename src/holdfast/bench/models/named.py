@@ -56,7 +56,6 @@ def build(
     dropout: float | None = None,
     text: Mapping[str, Any] | None = None,
     digest: str | None = None,
-    lora: int | None = None,
 ) -> nn.Module:
     """A model with its weights drawn from a seed.
 
@@ -74,7 +73,6 @@ def build(
             .25 and .5 in `cnn-classp`, .1 in `transformer`.
         text: for `transformer`: `vocabulary` (how many words), `mask` (of padding, on by default), `width`, `heads`.
         digest: for a model of Transformers: what its files must be, as `pretrained.digest` says it.
-        lora: likewise, the rank of adapters that are trained in place of its weights.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -94,11 +92,7 @@ def build(
             if value:
                 raise ConfigurationError(f"{option}={value} does not apply to {name!r}, which is what its folder says")
         with seeded(seed):
-            return pretrained.build(name, shape, heads, digest=digest, lora=lora)
-    if lora is not None:
-        raise ConfigurationError(
-            f"lora={lora} does not apply to {name!r}: adapters are for a pretrained language model"
-        )
+            return pretrained.build(name, shape, heads, digest=digest)
     if ":" in name:
         if dropout is not None:
             raise ConfigurationError(f"dropout={dropout} does not apply to {name!r}, which builds itself")

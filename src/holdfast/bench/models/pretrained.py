@@ -1,4 +1,4 @@
-"""Any causal language model of Transformers as the bench's model, from its own weights; with adapters, if asked for."""
+"""Any causal language model of Transformers as the bench's model, from its own weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import torch
 from torch import nn
 
 from holdfast.bench.data import pretrained
-from holdfast.bench.models import adapters
-from holdfast.checks import check_count
 from holdfast.errors import ConfigurationError, Option
 
 __all__ = ["build"]
@@ -17,9 +15,7 @@ __all__ = ["build"]
 _ENDINGS = ("ForCausalLM", "LMHeadModel")
 
 
-def build(
-    source: str, shape: tuple[int, ...], outputs: int | tuple[int, ...], *, digest: str | None, lora: int | None
-) -> nn.Module:
+def build(source: str, shape: tuple[int, ...], outputs: int | tuple[int, ...], *, digest: str | None) -> nn.Module:
     """A causal language model with its pretrained weights, in float32.
 
     Args:
@@ -27,12 +23,11 @@ def build(
         shape: of one sample: how many words a row has.
         outputs: how many different words the rows have.
         digest: what must be in the folder, as :func:`pretrained.digest` says it; ``None``: anything.
-        lora: the rank of adapters that are trained in place of the weights; ``None``: there are none.
 
     Raises:
         ConfigurationError: if there is no such model, it is another than expected, or does not fit the rows.
         StateError: if its weights cannot be loaded.
-        DependencyError: if Transformers, or for adapters PEFT, is not installed.
+        DependencyError: if Transformers is not installed.
     """
     if len(shape) != 1 or not isinstance(outputs, int):
         raise ConfigurationError(f"the model {source!r} continues texts, got samples {shape}")
@@ -49,18 +44,10 @@ def build(
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and shape[0] > most:
         raise ConfigurationError(f"rows of {shape[0]} words are longer than the {most} that {source!r} reads")
-    check_count("lora", lora)
     load = pretrained.library().AutoModelForCausalLM.from_pretrained
     model: Any = pretrained.loaded(source, lambda place: load(place, dtype=torch.float32))
     known = model.get_input_embeddings().weight.shape[0]
     if known < outputs:
         raise ConfigurationError(f"the model {source!r} knows {known} words; the stream has {outputs}")
     model.train()
-    if lora is None:
-        return model  # type: ignore[no-any-return]  # a module, by its class
-    changed = adapters.adapted(model, lora)
-    if changed is None:
-        raise ConfigurationError(
-            Option("lora"), f" is {lora}, but {source} has no linear layer that adapters could be put in"
-        )
-    return changed
+    return model  # type: ignore[no-any-return]  # a module, by its class

@@ -50,6 +50,7 @@ class Training(_Strict):
     importance_batch_size: int | None = None
     backbone: str | None = None
     memory: Memory | None = None
+    low_perplexity: float | None = None
     evaluate_on: Literal["test", "train"] | None = None
     evaluate_mode: Literal["eval", "train"] | None = None
 

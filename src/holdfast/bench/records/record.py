@@ -117,6 +117,7 @@ class RunConfig(_Frozen):
     report accuracy on the training data (``evaluate_on``) with dropout on (``evaluate_mode``). ``backbone`` is the
     representation that a closed-form head stands on, ``None`` for all else. ``prequential`` is a window. ``memory`` is
     what a method remembers texts by: the task's, or texts that the model writes itself; ``None`` for all else.
+    ``low_perplexity`` is the highest perplexity, to the model before a task, of the words that are learned of it.
     """
 
     stream: str
@@ -148,6 +149,7 @@ class RunConfig(_Frozen):
     prequential: int | None = Field(default=None, ge=1)
     diagnose: Diagnose | None = None
     memory: Memory | None = None
+    low_perplexity: float | None = Field(default=None, gt=1)
     pretraining: Pretraining | None = None
     optimizer_phases: list[dict[str, Any]] = []
     importance_samples: int | None = Field(default=None, ge=1)

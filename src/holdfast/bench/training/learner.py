@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -20,12 +19,12 @@ from holdfast.bench.models.heads import Heads
 from holdfast.bench.records import seeding
 from holdfast.bench.records.by_class import ByClass
 from holdfast.bench.records.record import RunConfig
-from holdfast.bench.training import growing, optimizers, own_texts
+from holdfast.bench.training import adapting, choosing, growing, optimizers
 from holdfast.bench.training.closed import Closed
+from holdfast.bench.training.material import Material
 from holdfast.bench.training.session import Part, Session, rows_of
 from holdfast.bench.training.words import Moved, marked
 from holdfast.errors import ConfigurationError
-from holdfast.generating import Generations
 from holdfast.method import Method
 from holdfast.objectives import Batch, CausalLM, SharedForward
 from holdfast.optim import Consolidating
@@ -61,13 +60,14 @@ class Learner:
             stream.input_shape,
             len(stream.tasks[0].seen) if self._growing else stream.outputs,
             seed=seeding.derive_seed(config.seed, "model"),
-            **config.model_options,
+            **adapting.of_the_model(config.model_options),
         )
-        self.model: nn.Module = model.to(config.device)
         if start is not None:
-            self.model.load_state_dict(start)
+            model.load_state_dict(start)
+        self.model: nn.Module = adapting.put_in(model, config).to(config.device)
         if self._growing and not isinstance(model, Heads):
             raise ConfigurationError(f"outputs='growing' needs a model of the bench's own; got {config.model!r}")
+        self._material = Material(config, stream)
         self._learned = 0  # the place of the task that is learned
         self._show_heads(0)
         values: Mapping[str, Any] = {key: chosen.value for key, chosen in config.hyperparameters.items()}
@@ -75,14 +75,16 @@ class Learner:
         self.method: Method | None = None
         if self.entry.kind == "method":
             assert self.entry.build is not None
-            asked = {"memory": self._own_texts} if config.memory == "generations" and self.entry.takes_memory else {}
-            self.method = self.entry.build(self.model, **values, **asked)
+            own = config.memory == "generations" and self.entry.takes_memory
+            texts = {"memory": lambda model: self._material.own_texts(model, self._learned)} if own else {}
+            self.method = self.entry.build(self.model, **values, **texts)
         self.closed = Closed(config, self.entry, values, self.model, stream) if self.entry.kind == "head" else None
         self.optimizer = self._new_optimizer()
         self.penalty_value: Tensor | None = None  # of a penalty in the loss, at the latest step
         self.class_accuracies: list[float] = []  # of every task's classes, at the latest test
         self.nats: list[float] = []  # likewise, the mean loss of every task's words
         self.moved = Moved()
+        self._labels: list[Tensor] = []  # of the words that are learned, where not all are
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -114,13 +116,8 @@ class Learner:
 
     def _add_adapters(self, wanted: int) -> None:
         """Give the model so many adapters, where each task has its own: a new optimizer trains the latest alone."""
-        if not self.entry.needs_adapters or adapters.number(self.model) >= wanted:
-            return
-        while adapters.number(self.model) < wanted:
-            with models.seeded(seeding.derive_seed(self.config.seed, "adapter", adapters.number(self.model))):
-                adapters.added(self.model)
-        self.model.to(self.config.device)
-        self.optimizer = self._new_optimizer()
+        if self.entry.needs_adapters and adapting.again(self.model, self.config, wanted):
+            self.optimizer = self._new_optimizer()
 
     def begin(self, session: Session) -> None:
         """Get ready for a session: its head, a fresh or the kept optimizer, the method attached to it."""
@@ -133,6 +130,25 @@ class Learner:
         if not self.knows(session):
             self.protect()
         self.moved.begin(self.model, session, self.stream.holds, pretrained=is_pretrained(self.config.model))
+
+    def start(self, sessions: Sequence[Session]) -> None:
+        """What a run that begins anew does first: its adapters' start, by own texts and the first session to learn."""
+        first = next((each for each in sessions if not self.knows(each)), sessions[0])
+        adapting.started(
+            self.model, self.config, keep=self._material.own_words(self.model, 0),
+            new=self._material.samples(first.last), objective=first.last.training_objective,
+        )  # fmt: skip
+
+    def choose(self, session: Session) -> None:
+        """Decide, by the model as it is now, which words of a session are learned."""
+        threshold = self.config.low_perplexity
+        self._labels = []
+        if threshold is not None and not self.knows(session):
+            self._labels = choosing.chosen(self.model, session, threshold)
+
+    def as_chosen(self, session: Session) -> Session:
+        """A session with the words that are learned of it."""
+        return choosing.with_labels(session, self._labels) if self._labels else session
 
     def knows(self, session: Session) -> bool:
         """Whether a session was learned beforehand; whatever protects what it taught begins after it."""
@@ -219,27 +235,9 @@ class Learner:
         elif isinstance(self.optimizer, Consolidating) and task.index < len(self.config.optimizer_phases):
             self.optimizer.consolidate(**self.config.optimizer_phases[task.index])
 
-    def _own_texts(self, model: nn.Module) -> Generations:
-        draw = seeding.generator(self.config.seed, "own texts", self._learned)
-        return own_texts.write(model, self.stream, draw, learned=self._learned)
-
     def importance_batches(self, task: Task) -> Iterator[Batch]:
-        """The training data that importances are estimated from, without any of the validation or test data.
-
-        Or what the model writes itself, in its place.
-        """
-        if self.config.memory == "generations":
-            return self._its_own_words()
-        size = self.config.importance_batch_size
-        limit = self.config.importance_samples
-        if limit is None:
-            return task.batches(task.train, size)
-        draw = seeding.generator(self.config.seed, "importance samples", task.index)
-        return islice(task.batches(task.train, min(size, limit), generator=draw), -(-limit // size))
-
-    def _its_own_words(self) -> Iterator[Batch]:
-        """Written when they are first asked for: not every method asks."""
-        yield from self._own_texts(self.model)
+        """What importances of a task are estimated from: its training samples, or what the model writes itself."""
+        return self._material.asked(self.model, task)
 
     def accuracies(self, part: str) -> list[float]:
         """Accuracy on one part (``"test"``, ``"valid"`` or ``"train"``) of every task, fractions in [0, 1].
@@ -315,6 +313,7 @@ class Learner:
             "method": None if self.method is None else self.method.state_dict(),
             "head": None if self.closed is None else self.closed.state_dict(),
             "before": None if self.moved.before is None else self.moved.before.state_dict(),
+            "labels": self._labels,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, with_optimizer: bool) -> None:
@@ -329,6 +328,7 @@ class Learner:
             self.closed.load_state_dict(state["head"])
         if self.moved.before is not None and state.get("before") is not None:
             self.moved.before.load_state_dict(state["before"])
+        self._labels = list(state["labels"])
         if with_optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
 

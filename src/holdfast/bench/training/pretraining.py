@@ -8,6 +8,7 @@ from torch import Tensor
 
 from holdfast import registry
 from holdfast.bench.records.record import Record, RunConfig
+from holdfast.bench.training import adapting
 from holdfast.bench.training.snapshot import Keeper
 from holdfast.errors import NumericsError
 
@@ -15,7 +16,7 @@ __all__ = ["before", "start"]
 
 
 def before(config: RunConfig) -> RunConfig:
-    """The plain run that a run starts from: the first task alone, the same for every method and setting.
+    """The plain run that a run starts from: the first task alone, by all weights, the same for all methods.
 
     Args:
         config: of the run that starts, with its ``pretraining``.
@@ -30,7 +31,7 @@ def before(config: RunConfig) -> RunConfig:
         tasks=config.tasks,
         method=registry.bound("floor").name,
         model=config.model,
-        model_options=config.model_options,
+        model_options=adapting.of_the_model(config.model_options),
         optimizer=first.optimizer,
         lr=first.lr,
         optimizer_between_tasks="kept",

@@ -126,6 +126,8 @@ class _Run:
                 # Of the same code and configuration, so it is the user's own model that has changed, or its data.
                 first = str(error).strip().split("\n")[0]
                 raise StateError(f"the checkpoint of {self.config.method} does not fit this run: {first}") from error
+        if snapshot is None:
+            self.learner.start(self.sessions)
         if self.cursor.session == 0:
             self.sessions[0] = self.learner.prepared(self.sessions[0])
         planned = self._planned_steps()
@@ -196,6 +198,9 @@ class _Run:
         cursor, learner = self.cursor, self.learner
         if cursor.between_sessions:
             learner.begin(session)
+            with self._explaining():
+                learner.choose(session)
+        session = learner.as_chosen(session)
         last = session.index == len(self.sessions) - 1
         while True:
             for epoch in range(cursor.epoch, self._epochs(session, cursor.round)):
