@@ -13,6 +13,7 @@ from holdfast.bench.data import hub, named
 from holdfast.bench.data.sets import TextDataset
 from holdfast.bench.export import exporting as export
 from holdfast.bench.export import folder as model_folder
+from holdfast.bench.models import named as models
 from holdfast.bench.records.record import Record
 from holdfast.errors import StateError
 from tests.bench import tiny
@@ -51,6 +52,20 @@ def test_our_own_comes_back_as_it_was(tmp_path: Path) -> None:
     card = (tmp_path / "mine" / "README.md").read_text()
     assert "text-generation" in card and "## Perplexity" in card and "type: perplexity" in card
     assert "stanfordnlp/imdb" in card and "sequence`: embedded" not in card
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["repeated", "kept"])
+@pytest.mark.parametrize("start", [{}, {"lora_start": "corda"}], ids=["plain", "corda"])
+def test_adapters_of_ours_are_in_the_weights(tmp_path: Path, start: dict[str, Any], keep: bool) -> None:
+    record = run("gpt-tiny", model_options={"lora": 2, **start}, out=tmp_path / "out", keep_weights=keep)
+    kept = next((tmp_path / "out" / "weights").glob("l2sp-seed0*")) if keep else None
+    assert (kept is not None) == keep
+    exported = export.export(record, tmp_path / "mine", weights=kept)
+    plain = models.build("gpt-tiny", (8,), exported.description.outputs, seed=0)
+    (weights,) = exported.weights
+    assert set(weights) == set(plain.state_dict())
+    assert export.evaluate(exported, NAME) == exported.description.accuracies
+    assert exported.description.accuracies == pytest.approx(record.matrix[-1], abs=0.02)
 
 
 @pytest.mark.parametrize("options", [{}, {"model_options": {"lora": 2}}], ids=["weights", "adapters"])

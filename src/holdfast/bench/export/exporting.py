@@ -23,8 +23,9 @@ from holdfast.bench.export import card, language
 from holdfast.bench.export import folder as model_folder
 from holdfast.bench.export.folder import Description, TaskDescription
 from holdfast.bench.export.loading import Exported, load
+from holdfast.bench.models import adapters
 from holdfast.bench.records.record import Record
-from holdfast.bench.training import building, checkpoint, runner
+from holdfast.bench.training import adapting, building, checkpoint, runner
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.observer import Observer
 from holdfast.bench.training.snapshot import Forgetful, Snapshot
@@ -124,9 +125,10 @@ def export(
     shown, accuracies = folder.resolve().name, record.matrix[-1]
     with ExitStack() as stack:
         files: dict[str, bytes | Callable[[Path], object]] = {}
-        if is_pretrained(record.config.model):
+        if is_pretrained(record.config.model) or adapters.number(learner.model):
             learner.model = language.whole(learner.model)
             accuracies = learner.accuracies("test")  # with adapters in the weights, these may round otherwise
+        if is_pretrained(record.config.model):
             files |= stack.enter_context(language.written(learner.model, record.config.model, folder))
             names = [name for name in files if name.endswith(".safetensors")]
         else:
@@ -190,7 +192,7 @@ def _describe(
         )
     return Description(
         model=config.model,
-        model_options=config.model_options,
+        model_options=adapting.of_the_model(config.model_options),
         input_shape=list(stream.input_shape),
         outputs=stream.outputs if isinstance(stream.outputs, int) else list(stream.outputs),
         mean=list(stream.mean),
@@ -222,10 +224,12 @@ def evaluate(exported: Exported, stream_name: str, *, data_dir: Path | str | Non
     plain = {} if exported.head is not None else unprotected
     config = about.run.model_copy(update={"stream": stream_name, **plain})
     config = config.model_copy(update={"device": "cpu", "optimizer": "sgd", "optimizer_options": {}})
+    options = {} if about.transformers else adapting.of_the_model(config.model_options)
+    config = config.model_copy(update={"model_options": options})  # adapters are in the weights
     if about.transformers:  # all that is needed lies in the folder, wherever the model was begun with
         words = {**config.stream_options.get("text", {}), "tokenizer": str(exported.folder)}
-        its = {"model": str(exported.folder), "model_options": {}}
-        config = config.model_copy(update={**its, "stream_options": {**config.stream_options, "text": words}})
+        its = {"model": str(exported.folder), "stream_options": {**config.stream_options, "text": words}}
+        config = config.model_copy(update=its)
     stream = building.build_stream(config, data_dir=data_dir)
     expected = about.outputs if isinstance(about.outputs, int) else tuple(about.outputs)
     if stream.tokenizer != exported.tokenizer:

@@ -328,7 +328,7 @@ class Learner:
             self.closed.load_state_dict(state["head"])
         if self.moved.before is not None and state.get("before") is not None:
             self.moved.before.load_state_dict(state["before"])
-        self._labels = list(state["labels"])
+        self._labels = list(state.get("labels") or ())
         if with_optimizer:
             self.optimizer.load_state_dict(state["optimizer"])
 
