@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import registry
+from holdfast.bench.evidence import texts
 from holdfast.bench.evidence.experiments import Experiment, collect
 from holdfast.bench.evidence.findings import anchor
 from holdfast.bench.evidence.opening import Scene, scenes_of
@@ -72,7 +73,7 @@ def page(root: Path) -> str:
     lines = [
         "# Which method for my case", "",
         "Find the line that is yours. Every figure is the mean accuracy over all tasks at the end, measured here, and "
-        "leads to the page of its protocol, which has the records; none was typed by hand.", "",
+        "leads to the page of its protocol, which has the records; none was typed by hand. Of texts it is perplexity.", "",
         line("your case", "begin with", "it held", "without a method", "all tasks at once"), "|---" * 5 + "|",
     ]  # fmt: skip
     sections: list[str] = []
@@ -82,11 +83,11 @@ def page(root: Path) -> str:
             continue
         lines.append(_summary(case, found[0]))
         sections += _section(case, found)
-    lines += [
-        line("[A language model](#a-language-model)", "its own texts", f"[perplexities]({_TEXTS})", "", ""),
-        "", *_RULES, *sections, *_LANGUAGE,
-    ]  # fmt: skip
-    return MADE + "\n".join(lines)
+    of_texts = next((e for (name, _), e in experiments.items() if name == _TEXTS), None)
+    if of_texts is not None:
+        lines.append(_texts_summary(of_texts))
+        sections += _texts_section(of_texts)
+    return MADE + "\n".join([*lines, "", *_RULES, *sections])
 
 
 _RULES = [
@@ -98,15 +99,31 @@ _RULES = [
     "",
 ]
 
-_TEXTS = "results/language.md"
+_TEXTS = "language"
+_LANGUAGE = "A language model"
 
-_LANGUAGE = [
-    "## A language model",
-    "",
-    f"Texts that the model writes itself stand in for the old data: [language models](language.md), with [methods "
-    f"measured]({_TEXTS}), and [how to stay near the base](anchored.md).",
-    "",
-]
+
+def _texts_summary(experiment: Experiment) -> str:
+    """The front that learned most at equal loss of the old text, in perplexities."""
+    floor, held, _, ceiling = texts.in_a_line(experiment, next(iter(experiment.recipe.parts)))
+    front, _, figure = held.partition(" ")
+    method = next((row.method for row in experiment.recipe.methods if row.front == front), "")
+    named = f"[{method}](methods/{method}.md), row {front}" if method else ""
+    shown = f"perplexity [{figure}](results/{anchor(experiment)}.md)" if figure else ""
+    return line(f"[{_LANGUAGE}](#{_slug(_LANGUAGE)})", named, shown, floor.partition(" ")[2], ceiling.partition(" ")[2])
+
+
+def _texts_section(experiment: Experiment) -> list[str]:
+    """Fronts at equal loss of the old text."""
+    part = next(iter(experiment.recipe.parts))
+    return [
+        f"## {_LANGUAGE}", "",
+        "Fine-tuned on new text, with the old one gone. Texts that the model writes itself stand in for it: [language "
+        "models](language.md), and [how to stay near the base](anchored.md). "
+        f"**{experiment.recipe.parts[part].stream}**, every method as a front of several strengths:", "",
+        *texts.at_equal_loss(experiment, part),
+        f"Every row: [{experiment.recipe.title}](results/{anchor(experiment)}.md).", "",
+    ]  # fmt: skip
 
 
 def _scenes(experiments: dict[tuple[str, str], Experiment], place: tuple[str, str]) -> list[Scene]:

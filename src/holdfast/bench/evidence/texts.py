@@ -17,7 +17,17 @@ from holdfast.bench.records.likelihood import measures
 from holdfast.bench.records.record import Record
 from holdfast.bench.report import Estimate
 
-__all__ = ["SHARES", "at_share", "contained", "findings", "fronts", "in_a_line", "on_common_front", "tables_of"]
+__all__ = [
+    "SHARES",
+    "at_equal_loss",
+    "at_share",
+    "contained",
+    "findings",
+    "fronts",
+    "in_a_line",
+    "on_common_front",
+    "tables_of",
+]
 
 SHARES = (0.1, 0.25, 0.5)
 """Where fronts are compared: shares of what plain fine-tuning forgets of the old text, in nats a word."""
@@ -204,6 +214,11 @@ def _shown(found: Estimate | None, digits: int = 1) -> str:
 
 def tables_of(experiment: Experiment, part: str) -> list[str]:
     """Fronts side by side at equal loss of the old text, then every row."""
+    return at_equal_loss(experiment, part) + _rows(experiment, part)
+
+
+def at_equal_loss(experiment: Experiment, part: str) -> list[str]:
+    """Fronts side by side where they lost as much of the old text: a table and what it shows; empty without fronts."""
     known = fronts(experiment, part)
     lines = []
     if known:
@@ -215,7 +230,7 @@ def tables_of(experiment: Experiment, part: str) -> list[str]:
             cells = [_perplexity(column[name].values()) if name in column else "–" for column in columns]
             lines.append(line(name, *cells, ", ".join(label.removeprefix(f"{name}-") for label in known[name])))
         lines += ["", _BETWEEN, ""]
-    return lines + _rows(experiment, part)
+    return lines
 
 
 def _rows(experiment: Experiment, part: str) -> list[str]:
