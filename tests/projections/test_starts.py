@@ -72,6 +72,12 @@ def test_what_is_refused_of_a_matrix() -> None:
         starts.inflora(C, R["old_basis"], 6)
     with pytest.raises(NumericsError, match="all 0"):
         starts.corda(R["W"], torch.zeros(8, 8), 2)
+    for broken in (C * float("inf"), C * float("nan"), torch.where(torch.eye(8) == 1, C, float("inf"))):
+        with pytest.raises(NumericsError, match="not finite"):
+            starts.corda(R["W"], broken, 2)
+    for damping in (0.0, -1.0, float("inf"), float("nan")):  # whose doubling would never come to an end
+        with pytest.raises(ConfigurationError, match=r"damping is .*; expected a finite number > 0"):
+            starts.corda(R["W"], C, 2, damping)
 
 
 peft = pytest.importorskip("peft")
@@ -161,6 +167,9 @@ def test_training_changes_nothing_for_what_was_kept(how: Any) -> None:
         (adapted, {"how": "pissa"}, "how is 'pissa'; expected one of 'milora'"),
         (adapted, {"how": "corda"}, "corda needs keep="),
         (adapted, {"how": "inflora", "keep": [words(1)]}, "inflora needs new="),
+        (adapted, {"how": "milora", "damping": 0.0}, "damping is 0.0; expected a finite number > 0"),
+        (adapted, {"how": "milora", "tolerance": 1.5}, "tolerance is 1.5; expected a share of energy"),
+        (adapted, {"how": "milora", "threshold": float("nan")}, "threshold is nan; expected a share of energy"),
         (adapted, {"how": "milora", "adapter": "other"}, "no LoRA adapter 'other'"),
         (lambda: writer("llama"), {"how": "milora"}, "no LoRA adapter 'default'"),
         (lambda: adapted(use_dora=True), {"how": "milora"}, "does more than add to a weight"),

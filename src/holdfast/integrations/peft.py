@@ -8,21 +8,41 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from holdfast.checks import check_positive
 from holdfast.errors import ConfigurationError
 from holdfast.names import canonical_modules
 from holdfast.objectives import Batch, Objective, as_objective
 from holdfast.projections import starts
+from holdfast.projections.basis import check_threshold
 from holdfast.projections.inputs import collect
 from holdfast.sharding import is_sharded
 from holdfast.wrappers import is_lora
 
-__all__ = ["FREEZES", "Start", "start_lora"]
+__all__ = ["FREEZES", "SETTINGS", "Start", "check_settings", "start_lora"]
 
 Start: TypeAlias = Literal["milora", "corda", "lora-null", "inflora"]
 
 _NEEDS = {"milora": (), "corda": ("keep",), "lora-null": ("keep",), "inflora": ("keep", "new")}
 FREEZES: tuple[Start, ...] = ("lora-null", "inflora")
 """The starts that train B alone, without which they promise nothing."""
+
+SETTINGS: dict[Start, tuple[str, ...]] = {
+    "milora": (),
+    "corda": ("damping",),
+    "lora-null": ("tolerance",),
+    "inflora": ("threshold",),
+}
+"""What each start can be told."""
+
+
+def check_settings(**settings: float) -> None:
+    """Refuse settings of a start that are no such numbers.
+
+    Raises:
+        ConfigurationError: naming the setting and its value.
+    """
+    for name, value in settings.items():
+        (check_positive if name == "damping" else check_threshold)(name, value)
 
 
 @torch.no_grad()
@@ -56,7 +76,7 @@ def start_lora(
         new: batches of what is to be learned, for InfLoRA.
         objective: what a batch means.
         adapter: its name.
-        damping: CorDA's, in units of the mean energy.
+        damping: CorDA's, in units of the mean energy, > 0.
         tolerance: LoRA-Null's: a direction is unused if its energy is at most that share of the largest one's.
         threshold: InfLoRA's: the share of the old inputs' energy whose directions are kept.
 
@@ -69,6 +89,7 @@ def start_lora(
     """
     if how not in _NEEDS:
         raise ConfigurationError(f"how is {how!r}; expected one of {', '.join(map(repr, _NEEDS))}")
+    check_settings(damping=damping, tolerance=tolerance, threshold=threshold)
     given = {"keep": keep, "new": new}
     for name in _NEEDS[how]:
         if given[name] is None:

@@ -74,7 +74,7 @@ class CoMA(Method):
                 raise NumericsError(f"parameter {name!r} is not finite, so nothing was merged")
             known = self.state.get(name)
             if known is not None and least is not None:
-                now = torch.where((now - known["anchor"]).abs() >= least, now, known["anchor"])
+                now = torch.where((now - known["anchor"]).abs() >= least.to(now), now, known["anchor"])
             merged[name] = found[name] | {"anchor": now if known is None else self._mean(known, now, found[name])}
         self.state: dict[str, dict[str, Tensor]] = {**self.state, **merged}
 

@@ -131,7 +131,7 @@ def ties(base: State, tuned: Sequence[State], density: float = 0.2, weight: floa
     least = [_least_kept(base, state, density) for state in _checked(base, tuned)]
 
     def trimmed(changes: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.where(d.abs() >= at, d, 0.0) for d, at in zip(changes, least, strict=True)]
+        return [torch.where(d.abs() >= at.to(d), d, 0.0) for d, at in zip(changes, least, strict=True)]
 
     balance = 0.0
     for name, value in base.items():

@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from holdfast.checks import check_positive
 from holdfast.errors import ConfigurationError, NumericsError
+from holdfast.projections.basis import check_threshold
 
 __all__ = ["corda", "inflora", "kept_directions", "lora_null", "milora", "unused_directions"]
 
@@ -48,15 +50,16 @@ def corda(weight: Tensor, covariance: Tensor, rank: int, damping: float = 0.01) 
         weight: W, ``[o, n]``.
         covariance: C, the sum or mean of :math:`x x^\top` over inputs, ``[n, n]``.
         rank: r, at most min(o, n).
-        damping: what is added to the diagonal, in units of its mean; doubled until C can be inverted.
+        damping: what is added to the diagonal, in units of its mean, > 0; doubled until C can be inverted.
 
     Returns:
         B ``[o, r]`` and A ``[r, n]``.
 
     Raises:
-        ConfigurationError: if the rank is too large.
-        NumericsError: if C is 0.
+        ConfigurationError: if the rank is too large, or the damping is none.
+        NumericsError: if C is 0, or not finite.
     """
+    check_positive("damping", damping)
     C = _scaled(covariance.double())
     eye = torch.eye(len(C)).to(C)
     while True:
@@ -130,6 +133,7 @@ def inflora(covariance: Tensor, kept: Tensor, rank: int) -> Tensor:
 
 def unused_directions(covariance: Tensor, tolerance: float) -> Tensor:
     """An orthonormal basis ``[n, k]`` of the directions with at most that share of the largest one's energy."""
+    check_threshold("tolerance", tolerance)
     values, vectors = torch.linalg.eigh(_scaled(covariance.double()))
     found: Tensor = vectors[:, values <= tolerance * values[-1]]
     return found
@@ -137,6 +141,7 @@ def unused_directions(covariance: Tensor, tolerance: float) -> Tensor:
 
 def kept_directions(covariance: Tensor, threshold: float) -> Tensor:
     """An orthonormal basis ``[n, k]`` of the fewest directions that have that share of all energy."""
+    check_threshold("threshold", threshold)
     values, vectors = torch.linalg.eigh(_scaled(covariance.double()))
     shares = values.clamp(min=0).flip(0).cumsum(0) / values.clamp(min=0).sum()
     number = min(len(values), int((shares < threshold).sum()) + 1)
@@ -145,6 +150,8 @@ def kept_directions(covariance: Tensor, threshold: float) -> Tensor:
 
 
 def _scaled(covariance: Tensor) -> Tensor:
+    if not bool(covariance.isfinite().all()):
+        raise NumericsError("the inputs of a layer are not finite: nothing can be told from them")
     mean = covariance.diagonal().mean()
     if not float(mean) > 0:
         raise NumericsError("the inputs of a layer are all 0: nothing can be told from them")

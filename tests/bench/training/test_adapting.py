@@ -14,7 +14,7 @@ from holdfast.bench.data import named
 from holdfast.bench.models import adapters
 from holdfast.bench.models import named as models
 from holdfast.bench.records.record import Record, RunConfig, without_times
-from holdfast.bench.training import own_texts, pretraining, runner
+from holdfast.bench.training import adapting, own_texts, pretraining, runner
 from holdfast.bench.training.learner import Learner
 from holdfast.bench.training.session import sessions
 from holdfast.bench.training.snapshot import Forgetful
@@ -147,8 +147,12 @@ def test_a_threshold_that_takes_every_word_changes_nothing() -> None:
     [
         ({"lora_start": "corda"}, {}, "lora_start=corda is of adapters, and 'gpt-tiny' is trained without any: add"),
         ({"lora": 2, "lora_start": "crda"}, {}, "no start of adapters 'crda'; the nearest are corda"),
-        ({"lora": 2, "lora_start": {"how": "corda", "dampin": 1}}, {}, "no setting of a start 'dampin'.*damping"),
-        ({"lora": 2, "lora_start": {"how": "corda", "damping": 0}}, {}, "has damping=0; expected a number above 0"),
+        ({"lora": 2, "lora_start": {"how": "corda", "dampin": 1}}, {}, "no setting of the start corda 'dampin'.*"),
+        ({"lora": 2, "lora_start": {"how": "milora", "damping": 1}}, {}, "setting of the start milora 'damping'.*none"),
+        ({"lora": 2, "lora_start": {"damping": 1}}, {}, "lora_start is {'damping': 1}; expected how among it, one of"),
+        ({"lora": 2, "lora_start": {"how": "corda", "damping": 0}}, {}, "lora_start: damping is 0; expected a"),
+        ({"lora": 2, "lora_start": {"how": "corda", "damping": float("inf")}}, {}, "damping is inf; expected a finite"),
+        ({"lora": 2, "lora_start": {"how": "inflora", "threshold": 2}}, {}, "threshold is 2; expected a share of"),
         ({}, {"low_perplexity": 1.0}, "low_perplexity=1.0, but no word is below 1"),
     ],
 )  # fmt: skip
@@ -160,7 +164,20 @@ def test_what_cannot_be_is_said_before(options: dict[str, Any], changes: dict[st
 def test_an_adapter_for_each_task_and_a_first_task_beforehand_exclude_each_other() -> None:
     with pytest.raises(ConfigurationError, match="o-lora holds a new adapter against those of the tasks before"):
         config("o-lora", model_options={"lora": 2}, pretrain_epochs=1)
+    with pytest.raises(ConfigurationError, match="lora_start=milora is of one adapter, and o-lora learns each task by"):
+        config("o-lora", model_options={"lora": 2, "lora_start": "milora"})
     assert run(config("o-lora", model_options={"lora": 2})).status == "finished"
+
+
+def test_what_all_tasks_at_once_need_is_what_the_adapters_begin_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(adapting, "start_lora", lambda *_, new, **__: seen.append(sum(len(words) for words, _ in new)))
+    tasks = stream().tasks
+    for method, wanted in (("joint", sum(len(task.train) for task in tasks)), ("finetune", len(tasks[0].train))):
+        settled = config(method, model_options={"lora": 2, "lora_start": "inflora"})
+        learner = Learner(settled, stream())
+        learner.start(list(sessions(learner.stream, joint=learner.entry.all_at_once)))
+        assert seen.pop() == wanted
 
 
 def test_a_rank_that_is_too_large_names_the_layer() -> None:

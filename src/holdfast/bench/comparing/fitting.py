@@ -103,6 +103,11 @@ def check_model(model: object, options: Mapping[str, Any], entry: Entry, stream:
         raise ConfigurationError(
             f"{whose}, and {model!r} is trained without any: add lora=8 or the like to ", Option("model_options")
         )
+    if entry.needs_adapters and start is not None:
+        raise ConfigurationError(
+            f"lora_start={start} is of one adapter, and {entry.name} learns each task by a new one, which begins as "
+            "PEFT has it: leave one of them out"
+        )
     check_count("lora", rank)
     if rank is not None and stream.holds != HOLDS:
         raise ConfigurationError(

@@ -70,7 +70,7 @@ def plan(
     chosen |= {key: _hyperparameter(entry, key, value) for key, value in (settings or {}).items()}
     options, model = fields.get("model_options") or {}, given.get("model")
     named = model if isinstance(model, str) else None
-    usual = protocol(stream.name, stream.holds, named, adapters="lora" in options)
+    usual = protocol(stream.name, stream.holds, named, adapters=options.get("lora") is not None)
     trained = dataclasses.replace(usual, **given)
     check_model(trained.model, options, entry, stream)
     check_words(trained, stream)
@@ -250,7 +250,7 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
         words += ["--training-outputs", config.training_outputs]
     for key in sorted(config.model_options.keys() - {"digest", "text"}):  # which follow from the rest
         words += ["--model-option", f"{key}={_json(config.model_options[key])}"]
-    usual = protocol(config.stream, "", config.model, adapters="lora" in config.model_options)
+    usual = protocol(config.stream, "", config.model, adapters=config.model_options.get("lora") is not None)
     for name, default in {**dataclasses.asdict(usual), "model": protocol(config.stream).model}.items():
         own = entry.kind == "optimizer" and name in ("optimizer", "lr")
         own |= entry.keeps_optimizer and name == "optimizer_between_tasks"

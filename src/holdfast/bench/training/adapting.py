@@ -15,33 +15,38 @@ from holdfast.bench.records import seeding
 from holdfast.bench.records.record import RunConfig
 from holdfast.checks import unknown_name
 from holdfast.errors import ConfigurationError, Option
-from holdfast.integrations.peft import FREEZES, Start, start_lora
+from holdfast.integrations.peft import FREEZES, SETTINGS, Start, check_settings, start_lora
 from holdfast.objectives import Batch, Objective
 
 __all__ = ["again", "asked", "of_the_model", "put_in", "started"]
 
 _OURS = ("lora", "lora_start")
-_SETTINGS = ("damping", "tolerance", "threshold")
 
 
 def asked(options: Mapping[str, Any]) -> tuple[Start | None, dict[str, Any]]:
     """The start of adapters, and its settings: ``lora_start`` is its name, or a mapping that has it as ``how``.
 
     Raises:
-        ConfigurationError: for what is no start, or none of :func:`start_lora`'s settings.
+        ConfigurationError: for what is no start, or no setting of it.
     """
     given = options.get("lora_start")
     if given is None:
         return None, {}
     settings = dict(given) if isinstance(given, Mapping) else {"how": given}
-    how = settings.pop("how", None)
+    if "how" not in settings:
+        raise ConfigurationError(
+            Option("lora_start"), f" is {given!r}; expected how among it, one of {', '.join(get_args(Start))}"
+        )
+    how = settings.pop("how")
     if how not in get_args(Start):
         raise unknown_name("start of adapters", str(how), get_args(Start))
-    for name, value in settings.items():
-        if name not in _SETTINGS:
-            raise unknown_name("setting of a start", name, _SETTINGS)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ConfigurationError(Option("lora_start"), f" has {name}={value!r}; expected a number above 0")
+    for name in settings:
+        if name not in SETTINGS[how]:
+            raise unknown_name(f"setting of the start {how}", name, SETTINGS[how])
+    try:
+        check_settings(**settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(Option("lora_start"), f": {error}") from error
     return how, settings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -136,7 +137,7 @@ class Learner:
         first = next((each for each in sessions if not self.knows(each)), sessions[0])
         adapting.started(
             self.model, self.config, keep=self._material.own_words(self.model, 0),
-            new=self._material.samples(first.last), objective=first.last.training_objective,
+            new=chain.from_iterable(map(self._material.samples, first.tasks)), objective=first.last.training_objective,
         )  # fmt: skip
 
     def choose(self, session: Session) -> None:
