@@ -73,7 +73,8 @@ def page(root: Path) -> str:
     lines = [
         "# Which method for my case", "",
         "Find the line that is yours. Every figure is the mean accuracy over all tasks at the end, measured here, and "
-        "leads to the page of its protocol, which has the records; none was typed by hand. Of texts it is perplexity.", "",
+        "leads to the page of its protocol, which has the records; none was typed by hand. Of texts it is perplexity.",
+        "",
         line("your case", "begin with", "it held", "without a method", "all tasks at once"), "|---" * 5 + "|",
     ]  # fmt: skip
     sections: list[str] = []
