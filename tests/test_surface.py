@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+import pytest
+import torch
+
+import holdfast
 from tests import surface
 
 RECORD = Path(__file__).with_name("public-surface.txt")
@@ -17,6 +21,12 @@ def test_the_public_surface_is_the_recorded_one() -> None:
         "\n".join(changed) + "\nIf that is meant: python -m tests.surface > tests/public-surface.txt, a line in "
         "CHANGELOG.md, and what docs/compatibility.md promises of what went away"
     )
+
+
+def test_what_torch_sets_on_an_optimizer_when_it_is_made_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped = torch.optim.Optimizer.profile_hook_step(torch.optim.SGD.step)
+    monkeypatch.setattr(holdfast.GoldenSGD, "step", wrapped, raising=False)
+    assert not [line for line in surface.lines() if line.startswith("holdfast.GoldenSGD.step")]
 
 
 def test_a_change_of_any_kind_is_seen() -> None:
