@@ -14,6 +14,9 @@ _MARKED = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\(?P<open>[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
 
+# A closing bracket or bar with an exponent or index: to stretch it alone would take it off the line of the opening one.
+_RAISED = re.compile(r"<(msup|msub|msubsup)><mo>([^<]*)</mo>")
+
 
 def to_mathml(page: str) -> str:
     """A page's HTML with MathML in place of what ``pymdownx.arithmatex`` has marked as TeX."""
@@ -24,6 +27,7 @@ def _drawn(found: re.Match[str]) -> str:
     tex = " ".join(html.unescape(found["tex"]).split())
     display = found["open"] == "["
     drawn: str = convert(_plain(tex), display="block" if display else "inline")
+    drawn = _RAISED.sub(r'<\1><mo stretchy="false">\2</mo>', drawn)
     if unknown := re.findall(r"\\\w+", drawn):
         raise PluginError(f"the equation {tex} has {', '.join(unknown)}, which cannot be drawn")
     # A long line scrolls by itself instead of making the page wider than the screen.

@@ -13,6 +13,7 @@ from handbook import equations, links, navigation, reference
 from handbook import gallery as shows
 
 ROOT = Path(__file__).parent.parent
+_LOOKED_UP = ("reference/", "results", "gallery/", "evidence/", "records/", "changelog.md", "performance.md")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -50,10 +51,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point the links that leave ``docs/`` to where the site has what they lead to."""
+    """Point the links that leave ``docs/`` to where the site has what they lead to, and methods to their reference."""
+    if not page.file.src_uri.startswith(_LOOKED_UP):
+        page.meta["search"] = {"boost": 2}  # a page to read before a list of names or figures
     if page.file.generated_by is not None:
         return markdown
-    return links.rewritten(markdown, page.file.src_uri, ROOT)
+    return links.rewritten(markdown, page.file.src_uri, ROOT) + reference.of_method(page.file.src_uri)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

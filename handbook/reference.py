@@ -10,21 +10,29 @@ import holdfast
 from handbook.docstrings import to_markdown
 from holdfast import registry
 
-__all__ = ["Page", "documented", "pages"]
+__all__ = ["Page", "documented", "index", "of_method", "pages"]
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page: ``stem`` of its file, title, a sentence, and the names that it documents, in order."""
+    """One page: ``stem`` of its file, title, a sentence, the names that it documents, and where to read on."""
 
     stem: str
     title: str
     about: str
     names: tuple[str, ...]
+    further: str = ""
 
     def markdown(self) -> str:
         """As a page that mkdocstrings fills."""
-        return "\n".join([f"# {self.title}", "", self.about, "", *(f"::: {name}\n" for name in self.names)])
+        about = f"{self.about} {self.further}".rstrip()
+        return "\n".join([f"# {self.title}", "", about, "", *(f"::: {name}\n" for name in self.names)])
+
+
+_SHARED = (
+    "What all methods do (`attach`, `consolidate`, `penalty`, `state_dict`, …) is listed under "
+    "[`Method`](core.md#holdfast.Method); what each is good for, under [Methods](../methods/index.md)."
+)
 
 
 _FAMILIES = {
@@ -80,7 +88,8 @@ def _methods() -> list[Page]:
     for family, names in by_family.items():
         stem, title, about = _FAMILIES[family]
         further = _public("merging", but=names) if family == "merging" else ()
-        found.append(Page(stem, title, about, (*_door(dict.fromkeys(names)), *further)))
+        shared = "" if family == "optimizer" else _SHARED
+        found.append(Page(stem, title, about, (*_door(dict.fromkeys(names)), *further), shared))
     return found
 
 
@@ -129,6 +138,19 @@ def _public(wing: str, but: Iterable[str] = ()) -> tuple[str, ...]:
     names = importlib.import_module(f"holdfast.{wing}").__all__
     shown = (name for name in names if name not in set(but))
     return tuple(f"holdfast.{name}" if name in holdfast.__all__ else f"holdfast.{wing}.{name}" for name in shown)
+
+
+def of_method(page: str) -> str:
+    """The last line of a method's page: where its arguments are listed; nothing on any other page."""
+    family, _, file = page.rpartition("/")
+    homes = {f"{entry.name}.md": entry.home for entry in registry.entries() if entry.home}
+    if family != "methods" or file not in homes:
+        return ""
+    module, _, name = homes[file].partition(":")
+    known = documented()
+    places = [f"holdfast.{name}", f"holdfast.{module.split('.')[1]}.{name}"]
+    place = next((each for each in places if each in known), None)
+    return "" if place is None else f"\n\n**Reference.** [`{place}`](../reference/{known[place]}.md#{place})\n"
 
 
 def index() -> str:

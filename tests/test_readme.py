@@ -48,6 +48,14 @@ def test_links_lead_somewhere(page):
             assert (path.parent / target).exists(), f"{page} links to {target}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/**/*.md"])
+def test_a_table_ends_before_what_follows_it(page):
+    """Otherwise GitHub and package indices make the next paragraph the table's last row."""
+    for path in sorted(ROOT.glob(page)):
+        text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        assert re.findall(r"^\|.*\n(?!\||\n|\Z).*", text, re.MULTILINE) == [], path
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
 
