@@ -63,6 +63,27 @@ def test_states_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
+    ("torch", "torchvision", "typed"),
+    [
+        ("2.13.0+cpu", None, "pip install torchvision --index-url https://download.pytorch.org/whl/cpu"),
+        (
+            "2.13.0+cpu", "0.28.0",  # of the package index: built for CUDA
+            "pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/cpu",
+        ),
+        ("2.13.0+cpu", "0.28.0+cpu", ""), ("2.13.0", "0.28.0", ""), ("2.13.0", None, ""), ("2.13.0+cu128", None, ""),
+    ],
+)  # fmt: skip
+def test_what_must_be_of_pytorchs_build_is_asked_for_where_it_is_not(
+    torch: str, torchvision: str | None, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "_version", {"torch": torch, "torchvision": torchvision}.get)
+    timm = packages.Package("timm", "1.0.31", "1.0.31")
+    lines = list(packages.Need("vision", (timm,), packages._first("vision")).lines())
+    assert lines[0].startswith("missing" if typed else "ready") and packages._first("bench") == ""
+    assert not typed or " ".join(" ".join(lines[1:]).split()).endswith(f"the package index has another {typed}")
+
+
+@pytest.mark.parametrize(
     ("found", "floor"),
     [("2.6", "2.6.0"), ("2.10.0", "2.9.0"), ("1.1.0.post1", "1.1.0"), ("2.5.9", "2.6"), ("3.0.0rc1", "2.9")],
 )

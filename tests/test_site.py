@@ -13,7 +13,7 @@ import pytest
 
 import holdfast
 from handbook import gallery, navigation, reference
-from handbook.docstrings import left_out, spelled_out, to_markdown
+from handbook.docstrings import to_markdown
 from handbook.links import MOVED, rewritten
 from tests.bench.report import browser
 
@@ -64,7 +64,7 @@ def test_every_public_name_of_an_integration_has_an_entry() -> None:
         if path.stem not in inner:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             public = [name for node in tree.body for name in _listed(node)]
-            functions = {n for n in public if n != "Start" and not n.isupper()}
+            functions = {n for n in public if n not in ("FILE", "Start")}
             assert {f"holdfast.integrations.{path.stem}.{n}" for n in functions} <= names
 
 
@@ -107,24 +107,6 @@ def test_docstrings_become_markdown() -> None:
     said = "Sum.\n\n.. math:: a \\cdot b\n    + c\n\nSee :class:`~a.B`, :math:`T^2`.\n\nExample:\n    >>> 1"
     assert to_markdown("Sum.\n\nSource: one,\n    two.\n\nArgs:\n") == "Sum.\n\n**Source.** one, two.\n\nArgs:\n"
     assert to_markdown(said) == ("Sum.\n\n$$\na \\cdot b + c\n$$\n\nSee `B`, $T^2$.\n\nExamples:\n    >>> 1")
-
-
-def test_the_reference_says_what_the_further_keywords_of_penalties_do_and_what_they_are_by_default() -> None:
-    said = spelled_out("Args:\n    model: m.\n    **options: also these:\n        see there.\n\nRaises:\n    E: if.")
-    assert "**options" not in said and "see there" not in said and said.endswith("\n\nRaises:\n    E: if.")
-    for name in ("importance_dtype", "state_device", "fused"):
-        assert re.search(rf"^    {name}: \S.{{20}}", said, re.MULTILINE)
-    assert left_out() == {
-        "importance_dtype": None, "state_device": None, "fused": False,
-        "coupling": "gradient", "select": None, "objective": None,
-    }  # fmt: skip
-
-
-def test_every_method_of_the_library_leads_to_its_reference() -> None:
-    places = {path.stem: reference.of_method(f"methods/{path.name}") for path in (ROOT / "docs/methods").glob("*.md")}
-    assert {name for name, place in places.items() if not place} == {"adagrad", "finetune", "index", "joint"}
-    assert places["ewc"].strip() == "**Reference.** [`holdfast.EWC`](../reference/penalties.md#holdfast.EWC)"
-    assert reference.of_method("guide/ewc.md") == ""
 
 
 def test_links_that_leave_the_pages_lead_to_where_the_site_has_what_they_lead_to() -> None:
@@ -180,7 +162,5 @@ def test_an_equation_is_drawn_without_a_script() -> None:
     page = '<span class="arithmatex">\\(x^2\\)</span><div class="arithmatex">\\[\\tfrac12 \\Bigl(a &lt; b)\\]</div>'
     drawn = to_mathml(page)
     assert drawn.count("<math") == 2 and "arithmatex" not in drawn and "Bigl" not in drawn
-    norm = to_mathml('<span class="arithmatex">\\(\\lVert x \\rVert^2\\)</span>')
-    assert norm.count('<msup><mo stretchy="false">&#x02016;</mo>') == 1  # beside its other half, not below it
     with pytest.raises(Exception, match="nosuch"):
         to_mathml('<span class="arithmatex">\\(\\nosuch x\\)</span>')

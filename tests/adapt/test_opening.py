@@ -13,7 +13,7 @@ from holdfast.adapt.last import grown
 from holdfast.adapt.opening import open_model
 from holdfast.bench.data import found
 from holdfast.bench.data.parts import Part
-from holdfast.errors import ConfigurationError, DataError, StateError
+from holdfast.errors import ConfigurationError, DataError, DependencyError, StateError
 from tests.adapt.torchvision_stub import torchvision
 
 
@@ -199,3 +199,14 @@ def test_a_tokenizer_without_a_token_to_fill_up_with(sentiment: Path, tokenizer)
             path.write_text(json.dumps({k: v for k, v in known.items() if k not in ("pad_token", "eos_token")}))
     with pytest.raises(ConfigurationError, match="has neither a pad token nor an end-of-text token"):
         open_model(str(sentiment))
+
+
+def test_a_torchvision_of_another_pytorch_is_named_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As timm's import ends where torchvision was built for CUDA, and PyTorch was not."""
+    (tmp_path / "timm.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DependencyError, match=r"holdfast\[vision\].*\"holdfast doctor\" says.*nms does not exist"):
+        open_model("timm:resnet18")

@@ -45,8 +45,11 @@ class Timm(Opened):
         """
         try:
             import timm
-        except ImportError as error:
-            raise DependencyError(f"a model of timm needs: pip install 'holdfast[vision]' ({error})") from error
+        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another PyTorch
+            raise DependencyError(
+                f"a model of timm needs: pip install 'holdfast[vision]', with a torchvision of PyTorch's own build; "
+                f'"holdfast doctor" says what to type ({error})'
+            ) from error
         name = source.removeprefix(_PREFIX)
         if ":" not in name and not timm.is_model(name):
             near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)

@@ -30,6 +30,9 @@ USES = {
 OWN = ("dev", "docs")
 """Extras that only work on Holdfast itself takes."""
 
+_BUILT = {"vision": "torchvision"}
+"""Extra -> what it brings along that must be of the same build as PyTorch: an index has that of its own alone."""
+
 _MODULES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "PIL": "pillow", "mlflow": "mlflow-skinny"}
 """Module -> the package that has it, where their names differ."""
 
@@ -73,20 +76,28 @@ class Need:
     Attributes:
         extra: its name; empty: the core.
         packages: all that it needs, whatever other extras it takes in.
+        first: what to type before that, where the package index has no build that fits; mostly nothing.
     """
 
     extra: str
     packages: tuple[Package, ...]
+    first: str = ""
 
     def lines(self) -> Iterator[str]:
         """What to say of it: whether it is ready, and if not, what to type."""
         missing = [package for package in self.packages if not package.is_fine]
-        yield f"{'missing' if missing else 'ready':10}{self.extra or 'core':14}{USES[self.extra]}"
+        ready = not missing and not self.first
+        yield f"{'ready' if ready else 'missing':10}{self.extra or 'core':14}{USES[self.extra]}"
+        if self.first:
+            yield from _wrapped(
+                f"needs {_BUILT[self.extra]} of this CPU build of PyTorch; the package index has another"
+            )
+            yield from _wrapped(self.first)
         if missing:
             wanted = f'"holdfast[{self.extra}]"' if self.extra else "holdfast"
             yield from _wrapped(f"needs {', '.join(map(str, missing))}")
             yield from _wrapped(f"pip install {wanted}")
-        else:
+        if ready:
             yield from _wrapped(", ".join(map(str, self.packages)))
 
 
@@ -94,7 +105,7 @@ def needs() -> tuple[Need, ...]:
     """What the core and every extra for users need; empty where Holdfast is no installed package."""
     declared = _declared()
     return tuple(
-        Need(extra, tuple(_package(name, floor) for name, floor in _needed(declared, extra)))
+        Need(extra, tuple(_package(name, floor) for name, floor in _needed(declared, extra)), _first(extra))
         for extra in USES
         if extra in declared
     )
@@ -156,11 +167,25 @@ def _package(name: str, floor: str) -> Package:
     return Package(name, floor, there.version, tuple(each for each in asked if not _is_there(each)))
 
 
+def _first(extra: str) -> str:
+    """What to type where PyTorch is the CPU build of its own index, and what must fit it is not."""
+    name, torch = _BUILT.get(extra), _version("torch") or ""
+    there = None if name is None else _version(name)
+    if name is None or not torch.endswith("+cpu") or (there or "").endswith("+cpu"):
+        return ""
+    again = "--force-reinstall --no-deps " if there else ""
+    return f"pip install {again}{name} --index-url https://download.pytorch.org/whl/cpu"
+
+
 def _is_there(name: str) -> bool:
+    return _version(name) is not None
+
+
+def _version(name: str) -> str | None:
     try:
-        return bool(metadata.version(name))
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
+        return None
 
 
 def _numbers(version: str) -> tuple[int, ...]:
