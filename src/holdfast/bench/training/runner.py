@@ -126,6 +126,7 @@ class _Run:
                 # Of the same code and configuration, so it is the user's own model that has changed, or its data.
                 first = str(error).strip().split("\n")[0]
                 raise StateError(f"the checkpoint of {self.config.method} does not fit this run: {first}") from error
+        self.clock = time.perf_counter()
         if snapshot is None:
             self.learner.start(self.sessions)
         if self.cursor.session == 0:
@@ -134,7 +135,6 @@ class _Run:
         self.point_every = max(1, planned // _CURVE_POINTS)
         self.observer.begin(self.config, planned)
         self.observer.advance(self.ledger.steps)
-        self.clock = time.perf_counter()
         try:
             if not self.ledger.initial:
                 self.ledger.initial = self._tested("initial", "test" if self.read_test else "valid")
