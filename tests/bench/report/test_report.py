@@ -8,6 +8,7 @@ import re
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,24 @@ def test_settings_that_differ_make_rows_and_seeds_do_not() -> None:
     labels = {row.label for row in report.rows(records)}
     tunes = {"finetune (optimizer=adam)", "finetune (optimizer=sgd)"}
     assert labels == {"ewc (strength=[grid])", "ewc (strength=7)"} | tunes
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"model_options": {"lora": 8, "lora_start": "corda"}}, "model lora=8, model lora_start=corda"),
+        ({"model_options": {"dropout": 0.1}}, "model dropout=0.1"),
+        ({"memory": "generations"}, "memory=generations"),
+        ({"low_perplexity": 30.0}, "words=of perplexity up to 30"),
+    ],
+)
+def test_runs_of_other_models_or_memories_are_never_averaged(fields: dict[str, Any], label: str) -> None:
+    """Each with a seed of its own, so that nothing else would tell them apart."""
+    plain, other = report.rows([make_record("ewc", 0), make_record("ewc", 1, **fields)])
+    assert {plain.label, other.label} == {"ewc", f"ewc ({label})"}
+    assert sorted([plain.seeds, other.seeds]) == [(0,), (1,)]
+    same = {"model_options": {"text": {"vocabulary": 9}, "digest": "a"}}  # which follow from the rest
+    assert len(report.rows([make_record("ewc", 0, **same), make_record("ewc", 1, **same)])) == 1
 
 
 def test_a_value_tuned_for_each_seed_is_one_row() -> None:

@@ -248,8 +248,8 @@ def command(config: RunConfig, *, threads: int | None = None) -> str:
         words += [f"--{name.replace('_', '-')}", shown(value)] if own else ["--stream-option", f"{name}={_json(value)}"]
     if config.training_outputs != "all":
         words += ["--training-outputs", config.training_outputs]
-    for key in sorted(config.model_options.keys() - {"digest", "text"}):  # which follow from the rest
-        words += ["--model-option", f"{key}={_json(config.model_options[key])}"]
+    for key, value in sorted(config.asked_of_model.items()):
+        words += ["--model-option", f"{key}={_json(value)}"]
     usual = protocol(config.stream, "", config.model, adapters=config.model_options.get("lora") is not None)
     for name, default in {**dataclasses.asdict(usual), "model": protocol(config.stream).model}.items():
         own = entry.kind == "optimizer" and name in ("optimizer", "lr")

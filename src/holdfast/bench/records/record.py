@@ -176,6 +176,11 @@ class RunConfig(_Frozen):
         return None if self.pretraining is None else self.pretraining.epochs
 
     @property
+    def asked_of_model(self) -> dict[str, Any]:
+        """What the model was asked to be besides its name, without what follows from the rest."""
+        return {name: value for name, value in self.model_options.items() if name not in ("digest", "text")}
+
+    @property
     def automatic(self) -> bool:
         """Whether the strength is one that the run finds itself."""
         return "strength" in self.hyperparameters and self.hyperparameters["strength"].value == "auto"

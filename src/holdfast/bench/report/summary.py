@@ -269,6 +269,7 @@ def _settings(record: Record) -> dict[str, str]:
     }
     plain = {
         "model": config.model,
+        **{f"model {name}": _text(value) for name, value in sorted(config.asked_of_model.items())},
         "optimizer": config.optimizer,
         "lr": _text(config.lr),
         **{f"optimizer {name}": _text(value) for name, value in sorted(config.optimizer_options.items())},
@@ -281,6 +282,7 @@ def _settings(record: Record) -> dict[str, str]:
         **({} if config.backbone is None else {"backbone": config.backbone}),
         **({} if config.outputs == "fixed" else {"outputs": config.outputs}),
         **({} if config.pretrain_epochs is None else {"first task": f"{config.pretrain_epochs} epochs beforehand"}),
+        **({} if config.memory is None else {"memory": config.memory}),
         **({} if config.low_perplexity is None else {"words": f"of perplexity up to {_text(config.low_perplexity)}"}),
         **({} if config.prequential is None else {"window": f"{config.prequential} samples"}),
         **_unusual_test(config),
