@@ -138,9 +138,11 @@ def _part(experiment: Experiment, name: str, part: Part, drawn: bool, links: Lin
     lines = [f"## {name}: {part.stream}, {part.scenario}-incremental{outputs}", ""]
     if drawn:
         alt = f"Average accuracy of every row of {name}: seeds, mean and 95 % interval; rings are published numbers"
+        beside = []
         if texts.contained(experiment, name):
-            alt = f"Perplexity of the new text against that of the old for every row of {name}; a line joins a front"
-        lines += [f"![{alt}]({_picture(experiment, name)})", ""]
+            alt = f"Perplexity of the new text against that of the old for the rows of {name}; a line joins a front"
+            beside = ["Rows that lost more than plain fine-tuning and learned less are in the table alone.", ""]
+        lines += [f"![{alt}]({_picture(experiment, name)})", "", *beside]
     if texts.contained(experiment, name):
         return lines + _listed(texts.findings(experiment, name, links)) + texts.tables_of(experiment, name)
     lines += _listed(found(experiment, name, links))

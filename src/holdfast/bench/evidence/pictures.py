@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 
 from holdfast.bench.evidence.experiments import Experiment
-from holdfast.bench.report import Group, PublishedValue, groups
+from holdfast.bench.report import Group, PublishedValue, SummaryRow, groups
 from holdfast.bench.report.charts import Series, drawn_forest, drawn_scatter, series_of
 from holdfast.bench.report.panels import side_by_side
 
@@ -33,8 +35,8 @@ def of_part(experiment: Experiment, part: str) -> str | None:
         return None
     if group.rows[0].estimates["perplexity"] is not None:
         fronts = drawn_scatter(
-            group, "old_perplexity", "new_perplexity", looks(experiment), "↙ better", joined=True, width=2 * _WIDTH,
-            height=620.0,
+            _above_the_floor(group), "old_perplexity", "new_perplexity", looks(experiment), "↙ better",
+            joined=True, width=2 * _WIDTH, height=620.0,
         )  # fmt: skip
         return None if fronts is None else fronts.alone()
     published = [
@@ -47,6 +49,19 @@ def of_part(experiment: Experiment, part: str) -> str | None:
         group, "average_accuracy", looks(experiment), published, width=_WIDTH, names=_NAMES, key_to_marks=True
     )
     return None if drawing is None else drawing.alone()
+
+
+def _above_the_floor(group: Group) -> Group:
+    """Without the rows of texts that lost more than plain fine-tuning and learned less: far from all others."""
+
+    def lost_and_learned(row: SummaryRow) -> tuple[float, float]:
+        found = [row.estimates[key] for key in ("old_perplexity", "new_perplexity")]
+        old, new = (math.inf if each is None else each.mean for each in found)
+        return old, new
+
+    floor = next((lost_and_learned(row) for row in group.rows if row.bound == "floor"), (math.inf, math.inf))
+    rows = [row for row in group.rows if any(a <= b for a, b in zip(lost_and_learned(row), floor, strict=True))]
+    return dataclasses.replace(group, rows=tuple(rows))
 
 
 def overview(panels: Sequence[tuple[str, str, Group]], experiment: Experiment) -> str:
