@@ -57,7 +57,7 @@ _INTEGRATIONS = {
     "lightning": ("Protect",),
     "accelerate": ("register_for_checkpointing",),
     "checkpoint": ("load_memory", "memory_of"),
-    "peft": ("start_lora",),
+    "peft": ("start_lora", "check_settings"),
 }
 
 
