@@ -102,6 +102,8 @@ def test_a_teacher_is_held_in_parts(processes):
     _, said = processes
     parts = [each["placement"]["teacher"] for each in said]
     assert all(parts) and sum(parts) == said[0]["placement"]["whole"]
+    of_model, of_teacher = said[0]["placement"]["largest groups"]
+    assert of_teacher < of_model  # a layer that has much of a group is made whole by itself
 
 
 @pytest.mark.parametrize("kind", ["inrank", "efficient"])

@@ -17,14 +17,16 @@ import torch
 import torch.distributed
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 import holdfast
 from holdfast import registry
+from holdfast.distillation.teacher import frozen_copy
 from holdfast.integrations.checkpoint import load_memory, memory_of
 from holdfast.objectives import Batch
-from holdfast.sharding import local
+from holdfast.sharding import fsdp_modules, local
 from tests.distributed import heads
 from tests.distributed.cases import CASES, adam, classp, fsdp2, network, run, sgd, share, train, vectors
 
@@ -58,6 +60,7 @@ def placement(rank: int) -> dict[str, Any]:
         keep.consolidate(share(vectors(1), rank))
         keep.attach(optimizer)
     ewc, lwf = methods
+    one_group = fully_shard(network(), mesh=init_device_mesh("cpu", (2,)))
     pairs = [(ewc.params[name], t) for name, held in ewc.state.items() for t in held.values()]
     saved = [keep.state_dict() for keep in methods]
     again = [holdfast.EWC(model, strength=1.0), holdfast.LwF(model, strength=1.0)]
@@ -77,7 +80,16 @@ def placement(rank: int) -> dict[str, Any]:
         ),
         "teacher": sum(local(t).numel() for t in lwf.buffers.values()),
         "whole": sum(t.numel() for t in lwf.buffers.values()),
+        "largest groups": [largest_group(one_group), largest_group(frozen_copy(one_group))],
     }
+
+
+def largest_group(model: nn.Module) -> int:
+    """The most entries that FSDP2 makes whole at once."""
+    states = {id(state): state for module in fsdp_modules(model) if (state := module._get_fsdp_state())}
+    groups = [vars(state).get("_fsdp_param_groups") or [state._fsdp_param_group] for state in states.values()]
+    sizes = [[p.sharded_param.numel() for p in one.fsdp_params] for each in groups for one in each if one is not None]
+    return max(map(sum, sizes))
 
 
 def checkpoints(rank: int, folder: Path) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import inspect
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -18,13 +19,16 @@ from holdfast.sharding import fsdp_modules, is_sharded, kind_of, local, place_li
 
 __all__ = ["frozen_copy", "set_tensors", "tensors_of"]
 
+_MUCH = 0.25  # of a group's entries
+
 
 def frozen_copy(model: nn.Module, shared: Iterable[nn.Parameter] = ()) -> nn.Module:
     """A copy without wrappers, in eval mode, that nothing can train.
 
     Args:
         model: any module. If it is one of FSDP2, every process must ask, and each gets its part of the copy: a process
-            holds as much of the teacher as of the model, and the whole of no more than one group at a time.
+            holds as much of the teacher as of the model, and the whole of no more than one group at a time. A layer
+            that has much of a group, such as an embedding, is a group of its own in the copy.
         shared: parameters that the copy has in common with the model; none of a model of FSDP2.
 
     Raises:
@@ -116,12 +120,42 @@ def _sharded_copy(model: nn.Module) -> nn.Module:
                 vars(twins[id(module)])[key] = copy.deepcopy(_without_fsdp(value), memo)
     found: nn.Module = copy.deepcopy(model, memo)
     waiting: dict[int, int] = {}  # id of a group's state -> how many of its modules are still to come
+    groups = []
     for module in reversed(inside):  # children first, as it was done to the model
         state = module._get_fsdp_state()  # type: ignore[operator]  # FSDP2's own, of every such module
         waiting[id(state)] = waiting.get(id(state), len(state._modules)) - 1
         if waiting[id(state)] == 0:
-            _shard([twins[id(member)] for member in state._modules], state, module, wanted)
+            groups.append(([twins[id(member)] for member in state._modules], state, module))
+    for members, state, module in groups:  # what is large is made whole while little else is there
+        alone = dataclasses.replace(state._mp_policy, output_dtype=None)  # what the group gives out is cast there
+        others = {id(twin) for twin in twins.values()} - {id(member) for member in members}
+        for layer in _large_layers(members, others, wanted):
+            _shard([layer], state, module, wanted, alone)
+    for members, state, module in groups:
+        _shard(members, state, module, wanted, state._mp_policy)
     return found
+
+
+def _large_layers(members: list[nn.Module], others: Set[int], wanted: Mapping[int, nn.Parameter]) -> list[nn.Module]:
+    """The layers that have a large share of a group's entries, and share no parameter with another layer."""
+    inside = {id(m): m for member in members for m in _within(member, others)}.values()
+    owners = Counter(id(p) for m in inside for p in m._parameters.values() if id(p) in wanted)
+    total = sum(wanted[p].numel() for p in owners)
+
+    def own(layer: nn.Module) -> list[int]:
+        return [id(p) for p in layer._parameters.values() if p is not None]
+
+    leaves = [m for m in inside if not any(True for _ in m.children()) and m not in members and own(m)]
+    alone = [m for m in leaves if all(owners[p] == 1 for p in own(m))]
+    return [m for m in alone if sum(wanted[p].numel() for p in own(m)) > _MUCH * total]
+
+
+def _within(module: nn.Module, others: Set[int]) -> Iterator[nn.Module]:
+    """A module and what is in it, but for the modules of other groups."""
+    yield module
+    for child in module.children():
+        if id(child) not in others:
+            yield from _within(child, others)
 
 
 def _bare(kind: type[nn.Module]) -> nn.Module:
@@ -139,7 +173,9 @@ def _without_fsdp(value: Any) -> Any:
     )
 
 
-def _shard(twins: list[nn.Module], state: Any, module: nn.Module, wanted: dict[int, nn.Parameter]) -> None:
+def _shard(
+    twins: list[nn.Module], state: Any, module: nn.Module, wanted: Mapping[int, nn.Parameter], policy: Any
+) -> None:
     from torch.distributed.fsdp import OffloadPolicy, fully_shard
     from torch.distributed.tensor import Shard
 
@@ -166,7 +202,7 @@ def _shard(twins: list[nn.Module], state: Any, module: nn.Module, wanted: dict[i
         twins if len(twins) > 1 else twins[0],
         mesh=mesh,
         reshard_after_forward=True,
-        mp_policy=state._mp_policy,
+        mp_policy=policy,
         offload_policy=offload,
         **others,
     )

@@ -109,10 +109,9 @@ class CoFiMA(CoMA):
 
     The importance of what came out is :math:`(1 - \alpha) F_{t-1} + \alpha F_t`.
 
-    Source: Marouf et al. 2024, arXiv:2312.08977, sec. 3.3. Differs: the Fisher is per sample and exact by default,
-        where
-    the release squares gradients of batches and clips them; 0/0 is the plain mean; rows that a head gained are left as
-    they are, which the release multiplies by their Fisher.
+    Source: Marouf et al. 2024, arXiv:2312.08977, sec. 3.3. Differs: the Fisher is per sample, as in :class:`EWC`,
+    where the release squares gradients of batches and clips them; 0/0 is the plain mean; rows that a head gained are
+    left as they are, which the release multiplies by their Fisher.
 
     Args:
         model: the model to protect.

@@ -53,8 +53,8 @@ class EWC(_FisherPenalty):
 
     .. math:: \tfrac{\lambda}{2} \sum_t \sum_i F_{t,i} (\theta_i - \theta_{t,i})^2
 
-    Source: Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3. Differs: the Fisher is per sample and exact by
-    default, and the sum over tasks is folded into one term (exactly).
+    Source: Kirkpatrick et al. 2017, arXiv:1612.00796, eq. 3. Differs: the Fisher is per sample (by
+    default summed over all outputs, see ``fisher``), and the sum over tasks is folded into one term (exactly).
 
     Args:
         model: the model to protect.
@@ -81,7 +81,7 @@ class OnlineEWC(_FisherPenalty):
 
     .. math:: \tfrac{\lambda}{2} \sum_i \bar F_i (\theta_i - \theta_i^*)^2, \qquad \bar F \leftarrow \gamma \bar F + F_t
 
-    Source: Schwarz et al. 2018, arXiv:1805.06370, sec. 4. Differs: the Fisher is per sample and exact by default.
+    Source: Schwarz et al. 2018, arXiv:1805.06370, sec. 4. Differs: the Fisher is per sample, as in :class:`EWC`.
 
     Args:
         model: the model to protect.
