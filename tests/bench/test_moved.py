@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 
 import pytest
 
 from holdfast.bench import moved
+from holdfast.bench.comparing import calling
 
 ORDINARY = {
     "holdfast.bench.runner": "run",
@@ -43,6 +45,8 @@ def test_the_door_stays_a_function_beside_the_old_module_of_its_name() -> None:
     from holdfast.bench import compare
 
     assert callable(compare)
+    assert inspect.signature(compare) == inspect.signature(calling.compare)
+    assert not hasattr(importlib.import_module("holdfast.bench.runner"), "__wrapped__")
     sys.modules.pop("holdfast.bench.compare")
 
 

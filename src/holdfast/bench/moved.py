@@ -117,6 +117,13 @@ class _Callable(ModuleType):
     def __call__(self, *args: Any, **options: Any) -> Any:
         return importlib.import_module("holdfast.bench.comparing.calling").compare(*args, **options)
 
+    @property
+    def __wrapped__(self) -> Any:
+        """That function, for whoever asks what can be given to it: its signature, and its help."""
+        if self.__name__ != "holdfast.bench.compare":
+            raise AttributeError(f"module {self.__name__!r} has no attribute '__wrapped__'")
+        return importlib.import_module("holdfast.bench.comparing.calling").compare
+
 
 class OldNames(MetaPathFinder, Loader):
     """Finds a module by the name that it had before the bench had wings."""
