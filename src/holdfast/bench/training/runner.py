@@ -198,8 +198,7 @@ class _Run:
         cursor, learner = self.cursor, self.learner
         if cursor.between_sessions:
             learner.begin(session)
-            with self._explaining():
-                learner.choose(session)
+            learner.choose(session)
         session = learner.as_chosen(session)
         last = session.index == len(self.sessions) - 1
         while True:
